@@ -1,0 +1,33 @@
+"""Llasa: text-to-speech as one plain Llama, slim and runnable. See README.md.
+
+Importing this package is quick and changes nothing global; torch is loaded when a model is.
+"""
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Llasa": "pipeline",
+    "Speech": "pipeline",
+    "Transcript": "pipeline",
+    "Voice": "voices",
+    "builtin_voices": "voices",
+    "Codec": "codec",
+    "Engine": "engine",
+    "Sampling": "engine",
+    "CHECKPOINTS": "checkpoints",
+    "Checkpoint": "checkpoints",
+    "NotReachable": "checkpoints",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module 'llasa_lite' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,150 @@
+"""Waves in and out of files and arrays; knows sample rates and loudness, nothing of codecs or models.
+
+Inside the library a wave is always a float32 NumPy array of shape (samples,), mono, 16 kHz, in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_RATE = 16_000  # X-codec2's rate, in and out
+HOP_LENGTH = 320  # samples a code
+FRAME_RATE = SAMPLE_RATE // HOP_LENGTH  # 50 codes a second
+
+MAX_FILE_BYTES = 100 * 2**20  # larger files are refused before they are decoded
+MAX_FILE_SECONDS = 3600.0  # a header that promises more is refused before memory is taken
+SILENCE_PEAK = 1e-3  # a wave whose peak is below this (-60 dBFS) holds no speech
+
+
+def load(source: str | os.PathLike | bytes | tuple, name: str = "audio") -> np.ndarray:
+    """Read a wave from a file, from bytes, or from the `(rate, array)` pair that Gradio hands over.
+
+    Args:
+        source: path or bytes of anything libsndfile reads (wav, flac, ogg, mp3 ...), or `(sample_rate, samples)`
+            with samples of shape (n,), (n, channels) or (channels, n), integer or float.
+        name: what to call it in an error ("voice clip", "the clip to continue").
+    Returns:
+        float32 array of shape (samples,), mono, 16 kHz, clipped to [-1, 1].
+    Raises:
+        ValueError: no such file, not audio, too large, empty, silent, or not finite; one plain sentence.
+    """
+    if isinstance(source, tuple):
+        rate, samples = source
+        samples = _to_float(np.asarray(samples))
+    else:
+        samples, rate = _read(source, name)
+    wav = resample(mono(samples), int(rate))
+    if wav.size == 0:
+        raise ValueError(f"The {name} is empty: it holds no samples.")
+    if not np.isfinite(wav).all():
+        raise ValueError(f"The {name} holds values that are not numbers (NaN or infinity).")
+    if np.abs(wav).max() < SILENCE_PEAK:
+        raise ValueError(f"The {name} is silent: nothing in it is louder than -60 dBFS. Record it again, closer.")
+    return np.clip(wav, -1.0, 1.0)
+
+
+def _read(source, name: str) -> tuple[np.ndarray, int]:
+    import soundfile  # heavy: not before a file is read
+
+    if isinstance(source, (bytes, bytearray)):
+        size, handle, shown = len(source), io.BytesIO(source), f"the {name}"
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ValueError(f"There is no file '{path}' to read the {name} from.")
+        size, handle, shown = path.stat().st_size, path, f"'{path.name}'"
+    if size == 0:
+        raise ValueError(f"The {name} is an empty file.")
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"The {name} is {size / 2**20:.0f} MB; at most {MAX_FILE_BYTES / 2**20:.0f} MB are read.")
+    try:
+        with soundfile.SoundFile(handle) as file:
+            if file.frames > MAX_FILE_SECONDS * file.samplerate:
+                raise ValueError(
+                    f"The {name} is longer than {MAX_FILE_SECONDS / 60:.0f} minutes. Cut out the part you need."
+                )
+            return file.read(dtype="float32", always_2d=True), file.samplerate
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Cannot read {shown} as audio. Give a wav, flac, ogg or mp3 file; convert others first."
+        ) from error
+
+
+def _to_float(samples: np.ndarray) -> np.ndarray:
+    if np.issubdtype(samples.dtype, np.integer):
+        info = np.iinfo(samples.dtype)
+        offset = 0 if info.min < 0 else (info.max + 1) / 2  # 8-bit wav is unsigned
+        return ((samples.astype(np.float32) - offset) / max(abs(info.min), (info.max + 1) / 2)).astype(np.float32)
+    return samples.astype(np.float32)
+
+
+def mono(samples: np.ndarray) -> np.ndarray:
+    """(n,), (n, channels) or (channels, n) -> (n,): channels are averaged."""
+    samples = np.asarray(samples, np.float32)
+    if samples.ndim == 1:
+        return samples
+    if samples.ndim != 2:
+        raise ValueError(f"Audio must have one or two dimensions, not {samples.ndim}.")
+    return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
+
+
+def resample(wav: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarray:
+    """Any rate -> 16 kHz with librosa's soxr. Raises ValueError on a rate outside 1 to 768 kHz."""
+    if not 1_000 <= rate <= 768_000:
+        raise ValueError(f"A sample rate of {rate} Hz is not audio; 8,000 to 192,000 Hz is usual.")
+    if rate == target or wav.size == 0:
+        return np.ascontiguousarray(wav, np.float32)
+    import librosa
+
+    return librosa.resample(wav, orig_sr=rate, target_sr=target).astype(np.float32)
+
+
+def trim(wav: np.ndarray, top_db: float = 40.0, margin_seconds: float = 0.1) -> np.ndarray:
+    """Cut silence more than `top_db` below the peak from both ends, and leave a margin of it."""
+    import librosa
+
+    _, (start, end) = librosa.effects.trim(wav, top_db=top_db, frame_length=512, hop_length=128)
+    margin = int(margin_seconds * SAMPLE_RATE)
+    return wav[max(0, start - margin) : min(len(wav), end + margin)]
+
+
+def normalize(wav: np.ndarray, peak: float = 0.7) -> np.ndarray:
+    """Scale to a peak of `peak`, the level of the built-in codec's training clips; a silent wave stays as it is."""
+    top = float(np.abs(wav).max(initial=0.0))
+    return wav if top < SILENCE_PEAK else (wav * (peak / top)).astype(np.float32)
+
+
+def save(wav: np.ndarray, path: str | os.PathLike) -> Path:
+    """Write a wave as 16-bit PCM (format by the suffix: wav, flac; ogg is Opus); the file appears whole or not at all.
+
+    Raises:
+        ValueError: unknown suffix, or the folder is missing or the disk full, in one sentence.
+    """
+    import soundfile
+
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    formats = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "OPUS")}
+    if kind not in formats:
+        raise ValueError(f"Cannot write '{path.name}': choose one of the endings .wav, .flac, .ogg.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        soundfile.write(
+            partial, np.clip(wav, -1.0, 1.0), SAMPLE_RATE, format=formats[kind][0], subtype=formats[kind][1]
+        )
+        os.replace(partial, path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"Cannot write '{path}': {error}.") from error
+    return path
+
+
+def join(waves: list[np.ndarray], gap_seconds: float = 0.0) -> np.ndarray:
+    """Waves one after the other, `gap_seconds` of silence between two."""
+    gap = np.zeros(int(gap_seconds * SAMPLE_RATE), np.float32)
+    parts = [part for wav in waves for part in (wav, gap)][:-1]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)

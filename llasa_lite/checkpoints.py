@@ -1,0 +1,205 @@
+"""Names people type -> where weights are, under which licence; loading; clear words when it cannot be done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+NANO = Path(__file__).parent / "nano"  # ships with the package: lm/, codec/, voices/
+
+CC_BY_NC = "CC BY-NC 4.0"
+RELEASED_CODEC = "HKUSTAudio/xcodec2-hf"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A language model and what one must know to use it."""
+
+    name: str  # short name
+    source: str  # local folder or hub id
+    codec: str  # "nano", local folder or hub id
+    licence: str
+    languages: tuple[str, ...]
+    parameters: str
+    gigabytes: float  # of GPU memory in 16 bit, codec included
+    tasks: tuple[str, ...] = ("tts",)  # "asr" too where it was trained to read speech back
+    chunk_chars: int = 100  # longer text is cut (the paper's rule)
+    chunk_seconds: float = 25.0  # what a chunk may take before it is stopped
+    speakers: tuple[str, ...] = ()  # names of finetuned speakers
+    revision: str | None = None
+
+    @property
+    def can_transcribe(self) -> bool:
+        return "asr" in self.tasks
+
+
+def _hkust(name, repo, languages, parameters, gigabytes, **more) -> Checkpoint:
+    return Checkpoint(name, f"HKUSTAudio/{repo}", RELEASED_CODEC, CC_BY_NC, languages, parameters, gigabytes, **more)
+
+
+_ZH_EN = ("zh", "en")
+_MANY = ("zh", "en", "de", "fr", "ja", "ko", "nl", "es", "it", "pt", "pl")
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    c.name: c
+    for c in (
+        Checkpoint("nano", str(NANO / "lm"), "nano", "Apache-2.0", ("en",), "8M", 0.1, ("tts", "asr"), 60, 8.0),
+        _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 5),
+        _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),
+        _hkust("llasa-8b", "Llasa-8B", _ZH_EN, "8B", 20),
+        _hkust("llasa-1b-multilingual", "Llasa-1B-Multilingual", _MANY, "1B", 5),
+        _hkust(
+            "llasa-1b-kore-puck",
+            "Llasa-1B-two-speakers-kore-puck",
+            _ZH_EN,
+            "1B",
+            5,
+            speakers=("kore", "puck"),
+        ),
+        _hkust("llasa-1b-genshin", "Llasa-1B-multi-speakers-genshin-zh-en-ja-ko", ("zh", "en", "ja", "ko"), "1B", 5),
+        _hkust("llasa-3b-textchat", "Llasa-3B-Preserve-TextChat", _ZH_EN, "3B", 10),
+    )
+}
+
+
+class NotReachable(ValueError):
+    """Weights that are neither here nor to be had from the hub now."""
+
+
+def find(name: str | None) -> Checkpoint:
+    """What a name stands for: nothing (nano), a short name, a hub id, or a folder with a checkpoint.
+
+    A folder (or hub checkpoint) trained by this library says in its config, under "llasa", which codec and tasks it has;
+    others are taken for the released kind: speech only, X-codec2.
+
+    Raises:
+        ValueError: neither known, nor a folder, nor of the form of a hub id.
+    """
+    if name is None:
+        return CHECKPOINTS["nano"]
+    name = str(name)
+    if name.lower() in CHECKPOINTS:
+        return CHECKPOINTS[name.lower()]
+    for checkpoint in CHECKPOINTS.values():
+        if checkpoint.source.lower() == name.lower():
+            return checkpoint
+    path = Path(name)
+    if path.is_dir():
+        config = path / "config.json"
+        if not config.is_file():
+            raise ValueError(f"The folder '{name}' holds no checkpoint: there is no config.json in it.")
+        try:
+            facts = json.loads(config.read_text()).get("llasa", {})
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"'{config}' is not a model configuration.") from error
+        return described(path.name, str(path), facts)
+    if name.count("/") == 1 and not path.exists() and all(name.split("/")):
+        return described(name, name, {})
+    raise ValueError(
+        f"Unknown model '{name}'. Choose from: {', '.join(CHECKPOINTS)}; or give a hub id (owner/name) or a folder."
+    )
+
+
+def described(name: str, source: str, facts: dict) -> Checkpoint:
+    """A checkpoint from the "llasa" entry of its own config."""
+    return Checkpoint(
+        name,
+        source,
+        facts.get("codec", RELEASED_CODEC),
+        facts.get("licence", "see its model card"),
+        tuple(facts.get("languages", ())),
+        facts.get("parameters", "?"),
+        facts.get("gigabytes", 0.0),
+        tuple(facts.get("tasks", ("tts",))),
+        facts.get("chunk_chars", 100),
+        facts.get("chunk_seconds", 25.0),
+    )
+
+
+def pick_device(device: str | None = None) -> str:
+    """The device asked for, else CUDA, else Apple's MPS, else the CPU. Raises ValueError where it is not there."""
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device in (None, "auto"):
+        return next(name for name, is_there in there.items() if is_there)
+    kind = str(device).split(":")[0]
+    if kind not in there:
+        raise ValueError(f"Unknown device '{device}'. Choose from: {', '.join(there)}.")
+    if not there[kind]:
+        raise ValueError(f"There is no '{device}' on this machine. Use the CPU: device='cpu'.")
+    return str(device)
+
+
+def pick_dtype(device: str, dtype: str | None = None, small: bool = False):
+    """The dtype asked for; else bfloat16 on GPUs that have it, float16 on those that do not (T4) and on MPS, and on
+    the CPU float32 for small models and where bfloat16 is slow. Raises ValueError on another name."""
+    import torch
+
+    names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in (None, "auto"):
+        name = str(dtype).removeprefix("torch.")
+        if name not in names:
+            raise ValueError(f"Unknown dtype '{dtype}'. Choose from: {', '.join(names)}.")
+        return names[name]
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.startswith("mps"):
+        return torch.float16
+    return torch.bfloat16 if not small and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def load_lm(checkpoint: Checkpoint, device: str, dtype):
+    """Tokenizer and `LlamaForCausalLM` of a checkpoint, on its device; its "llasa" facts override the guessed ones.
+
+    Returns:
+        (tokenizer, model, checkpoint)
+    Raises:
+        NotReachable: not in the cache and no hub; ValueError: not a Llama.
+    """
+    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+
+    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    with reaching(checkpoint.source):
+        config = AutoConfig.from_pretrained(checkpoint.source, **hub)
+        if config.model_type != "llama":
+            raise ValueError(f"'{checkpoint.source}' is a {config.model_type} model; Llasa checkpoints are Llamas.")
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **hub)
+        model = LlamaForCausalLM.from_pretrained(checkpoint.source, config=config, dtype=dtype, **hub).to(device)
+    facts = getattr(config, "llasa", None)
+    if facts and checkpoint.name not in CHECKPOINTS:
+        checkpoint = described(checkpoint.name, checkpoint.source, facts)
+    return tokenizer, model, checkpoint
+
+
+def load_codec(name: str, device: str, dtype):
+    """A codec by name: "nano", a folder or a hub id. Raises NotReachable as `load_lm` does."""
+    from .codec import Codec
+
+    source = str(NANO / "codec") if name == "nano" else name
+    with reaching(source):
+        codec = Codec.from_pretrained(source, device, dtype)
+    codec.name = name if name in ("nano", RELEASED_CODEC) else Path(name).name
+    return codec
+
+
+class reaching:
+    """Turns what goes wrong while weights are fetched into one sentence that says how to go on."""
+
+    def __init__(self, source: str):
+        self.source = source
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if not isinstance(error, OSError) or isinstance(error, NotReachable):
+            return False
+        full = getattr(error, "errno", None) == 28
+        why = "the disk is full" if full else "it is not in the local cache and the hub did not answer"
+        if Path(self.source).is_dir():
+            why = f"a file in it is missing or broken ({str(error).splitlines()[0]})"
+        raise NotReachable(
+            f"Cannot load '{self.source}': {why}. The built-in model works offline: leave the model out, or say 'nano'."
+        ) from error

@@ -1,0 +1,366 @@
+"""The command line: one subcommand a verb. Prints results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("llasa-lite", description="Llasa: text-to-speech as one plain Llama.")
+    top.add_argument("--version", action="version", version=__version__)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", help="short name, hub id or folder (default: nano, which ships with the package)")
+    model.add_argument("--codec", help="another codec than the model's own")
+    model.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device)")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    speaking = argparse.ArgumentParser(add_help=False)
+    speaking.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
+    speaking.add_argument("--seed", type=int, help="the same seed gives the same speech (default: drawn, and shown)")
+    speaking.add_argument("--temperature", type=float, help="0 to 2 (default: the checkpoint's)")
+    speaking.add_argument("--top-p", type=float, help="above 0, up to 1 (default: the checkpoint's)")
+    speaking.add_argument("--top-k", type=int, help="at most this many choices (default: no limit)")
+    voicing = argparse.ArgumentParser(add_help=False)
+    voicing.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
+    voicing.add_argument("--voice", help="built-in voice, a voice saved as .json, or a clip of your own")
+    voicing.add_argument("--voice-text", help="what is said in that clip (recognised where the model can)")
+    voicing.add_argument("--speaker", help="speaker name of a finetuned checkpoint")
+
+    def verb(name, handler, help, *parents):
+        sub = verbs.add_parser(name, help=help, description=help, parents=parents)
+        sub.set_defaults(handler=handler)
+        return sub
+
+    verb("speak", speak, "Speak text into a file.", voicing, speaking, model, output)
+    verb("stream", stream, "Speak text and write the file while it is made.", voicing, speaking, model, output)
+    sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
+    sub.add_argument("clip", metavar="CLIP", help="audio file")
+    sub.add_argument("text", metavar="TEXT", help="what is said next; - reads it from standard input")
+    sub.add_argument("--transcript", help="what is said in the clip (recognised where the model can)")
+    sub = verb("transcribe", transcribe, "Read speech back as text.", model, output)
+    sub.add_argument("clip", metavar="CLIP", help="audio file")
+    sub = verb("encode", encode, "Turn a clip into codec codes.", model, output)
+    sub.add_argument("clip", metavar="CLIP", help="audio file")
+    sub.add_argument("-o", "--out", help="JSON file for the codes (default: standard output)")
+    sub = verb("decode", decode, "Turn codec codes back into a wave.", model, output)
+    sub.add_argument("codes", metavar="CODES", help="JSON file as written by encode")
+    sub.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
+    sub = verb("voices", voices, "List the built-in voices, or make one from a clip.", model, output)
+    sub.add_argument("--from-audio", metavar="CLIP", help="make a voice from this clip of 0.5 to 15 s")
+    sub.add_argument("--text", help="what is said in the clip (recognised where the model can)")
+    sub.add_argument("--name", default="my voice", help="name of the voice made")
+    sub.add_argument("-o", "--out", default="voice.json", help="file for the voice made (default: voice.json)")
+    verb("models", models, "List the checkpoints that have a short name.", output)
+    verb("replay", replay, "Make speech again from its receipt.", speaking, output).add_argument("receipt")
+
+    train = verbs.add_parser("train", help="Train the built-in family.", description="Train the built-in family.")
+    kinds = train.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    sub = kinds.add_parser("codec", help="a small X-codec2, from clips", parents=[output])
+    sub.set_defaults(handler=train_codec)
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
+    sub.add_argument("--out", required=True, help="folder for weights, log and state; an unfinished run goes on")
+    sub.add_argument("--minutes", type=float, default=45.0)
+    sub.add_argument("--init", help="codec folder to start from")
+    sub.add_argument("--freeze-codes", action="store_true", help="train the decoder only: codes keep their meaning")
+    sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
+    sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
+    sub.set_defaults(handler=train_tokens)
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders")
+    sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
+    sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
+    sub.set_defaults(handler=train_lm)
+    sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
+    sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
+    sub.add_argument("--steps", type=int, help="optimizer steps of about 4,096 ids")
+    sub.add_argument("--hidden-size", type=int, default=256)
+    sub.add_argument("--layers", type=int, default=8)
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = verbs.add_parser("demo", help="Open the Gradio app.", description="Open the Gradio app.")
+    sub.set_defaults(handler=demo)
+    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    sub.add_argument("--port", type=int, help="default: the first free one from 7860")
+    sub.add_argument("--model", help="checkpoint shown first (default: nano)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 bad input (one sentence on standard error), 130 interrupted."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    _quiet_transformers()
+    try:
+        options.handler(options)
+    except (ValueError, OSError) as error:
+        print(f"llasa-lite: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("llasa-lite: stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+# -- verbs -----------------------------------------------------------------------------------------------------------
+
+
+def speak(o) -> None:
+    llasa, words = _load(o), _text(o.text)
+    with _Progress("speaking", o):
+        speech = llasa.tts(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
+    _finish(speech, o)
+
+
+def stream(o) -> None:
+    import time
+
+    import numpy as np
+    import soundfile
+
+    from . import audio
+
+    if Path(o.out).suffix.lower() != ".wav":
+        raise ValueError(f"Streams are written as .wav, not '{Path(o.out).suffix}'.")
+    llasa, words = _load(o), _text(o.text)
+    began, first, chunks = time.perf_counter(), None, 0
+    generator = llasa.stream(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
+    with soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16") as file, _Progress("streaming", o) as bar:
+        while True:
+            try:
+                wav = next(generator)
+            except StopIteration as stop:
+                speech = stop.value
+                break
+            first = first or time.perf_counter() - began
+            chunks += 1
+            file.write(np.clip(wav, -1, 1))
+            file.flush()
+            bar.update(len(wav) / audio.SAMPLE_RATE)
+    _finish(speech, o, save=False, more={"first_audio_seconds": round(first or 0.0, 3), "chunks": chunks})
+
+
+def continue_(o) -> None:
+    llasa = _load(o)
+    with _Progress("continuing", o):
+        speech = llasa.continue_speech(o.clip, _text(o.text), o.transcript, o.seed, _sampling(o, llasa))
+    _finish(speech, o)
+
+
+def transcribe(o) -> None:
+    llasa = _load(o)
+    with _Progress("listening", o):
+        heard = llasa.transcribe(o.clip)
+    row = {"text": heard.text, "probability": round(heard.probability, 4), "seconds": round(heard.seconds, 2)}
+    _print(row | {"complete": heard.complete}, o, heard.text)
+
+
+def encode(o) -> None:
+    from . import audio
+
+    codec = _load_codec(o)
+    codes = codec.encode(audio.load(o.clip, "clip to encode"))
+    row = {"codec": codec.name, "codes": codes.tolist()}
+    if o.out:
+        Path(o.out).write_text(json.dumps(row))
+        _print(row | {"file": o.out}, o, f"{len(codes)} codes of '{codec.name}' in {o.out}")
+    else:
+        print(json.dumps(row))
+
+
+def decode(o) -> None:
+    from . import audio
+
+    try:
+        row = json.loads(Path(o.codes).read_text())
+        name, codes = row["codec"], [int(c) for c in row["codes"]]
+    except FileNotFoundError:
+        raise ValueError(f"There is no file '{o.codes}'.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{o.codes}' holds no codes: make it with `encode -o FILE`.") from error
+    codec = _load_codec(o)
+    if codec.name != name:
+        raise ValueError(f"These codes are of the codec '{name}', not '{codec.name}'. Give --codec {name}.")
+    wav = codec.decode(codes)
+    audio.save(wav, o.out)
+    seconds = round(len(wav) / audio.SAMPLE_RATE, 2)
+    _print({"file": o.out, "seconds": seconds, "codes": len(codes)}, o, f"{seconds} s in {o.out}")
+
+
+def voices(o) -> None:
+    from .voices import Voice, builtin_voices
+
+    if o.from_audio:
+        voice = _load(o).prepare(Voice.from_audio(o.from_audio, o.text, o.name))
+        voice.save(o.out)
+        _print({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
+        return
+    known = builtin_voices()
+    rows = [{"name": k, "description": v.description, "text": v.text} for k, v in known.items()]
+    _print({"voices": rows}, o, "\n".join(f"{r['name']:10} {r['description']}" for r in rows))
+
+
+def models(o) -> None:
+    from .checkpoints import CHECKPOINTS
+
+    rows = [
+        {
+            "name": c.name,
+            "source": c.source if c.name != "nano" else "ships with the package",
+            "parameters": c.parameters,
+            "languages": list(c.languages),
+            "tasks": list(c.tasks),
+            "licence": c.licence,
+            "gigabytes": c.gigabytes,
+        }
+        for c in CHECKPOINTS.values()
+    ]
+    lines = [
+        f"{r['name']:22} {r['parameters']:>3}  {r['licence']:13} {','.join(r['languages']):33} {r['source']}"
+        for r in rows
+    ]
+    _print({"models": rows}, o, "\n".join(lines))
+
+
+def replay(o) -> None:
+    from .pipeline import Llasa
+
+    try:
+        receipt = json.loads(Path(o.receipt).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"There is no receipt '{o.receipt}'.") from None
+    except ValueError as error:
+        raise ValueError(f"'{o.receipt}' is not a receipt.") from error
+    with _Progress("speaking", o):
+        speech = Llasa.replay(receipt)
+    _finish(speech, o)
+
+
+def train_codec(o) -> None:
+    from .codec_training import CodecTraining, train_codec
+    from .data import read_corpus
+
+    clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
+    settings = CodecTraining(
+        minutes=o.minutes, train_encoder=not o.freeze_codes, adversarial_after=o.adversarial_after
+    )
+    out = train_codec(clips, o.out, settings, o.init)
+    _print({"codec": str(out), "clips": len(clips)}, o, f"codec in {out}")
+
+
+def train_tokens(o) -> None:
+    from .data import encode_corpus, read_corpus
+
+    clips = [clip for folder in o.data for clip in read_corpus(folder)]
+    with _Progress("encoding", o, total=len(clips)) as bar:
+        out = encode_corpus(clips, _load_codec(o), o.out, lambda done, total: bar.update(done - bar.n))
+    _print({"tokens": str(out), "clips": len(clips)}, o, f"{len(clips)} clips in {out}")
+
+
+def train_lm(o) -> None:
+    from .data import read_tokens
+    from .training import Training, train_lm
+
+    settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
+    utterances = [u for file in o.data for u in read_tokens(file)]
+    levels = _load_codec(o).model.config.quantization_levels
+    out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers)
+    _print({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
+
+
+def demo(o) -> None:
+    _demo_package().launch(model=o.model, host=o.host, port=o.port)
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _demo_package():
+    """The app: inside the installed package, beside it in a checkout."""
+    import importlib
+
+    try:
+        return importlib.import_module("llasa_lite.demo")
+    except ModuleNotFoundError as error:
+        if error.name != "llasa_lite.demo":
+            raise ValueError(f"The app needs '{error.name}': pip install llasa-lite[demo].") from error
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    return importlib.import_module("demo")
+
+
+def _load(o):
+    from .pipeline import Llasa
+
+    return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
+
+
+def _load_codec(o):
+    from .checkpoints import find, load_codec, pick_device, pick_dtype
+
+    device = pick_device(o.device)
+    return load_codec(o.codec or find(o.model).codec, device, pick_dtype(device, "float32"))
+
+
+def _text(given: str) -> str:
+    return sys.stdin.read() if given == "-" else given
+
+
+def _voice(o):
+    from .voices import Voice
+
+    if not o.voice:
+        if o.voice_text:
+            raise ValueError("--voice-text belongs to a clip: give that with --voice.")
+        return None
+    if o.voice.endswith(".json"):
+        return Voice.load(o.voice)
+    if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
+        return Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem)
+    return o.voice
+
+
+def _sampling(o, llasa):
+    from dataclasses import replace
+
+    given = {"temperature": o.temperature, "top_p": o.top_p, "top_k": o.top_k}
+    return replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
+
+
+def _finish(speech, o, save: bool = True, more: dict | None = None) -> None:
+    if save:
+        speech.save(o.out)
+    else:
+        Path(o.out).with_suffix(".json").write_text(json.dumps(speech.receipt, indent=1, ensure_ascii=False))
+    seconds, taken = round(speech.seconds, 2), speech.receipt["seconds_taken"]
+    row = {"file": str(o.out), "seconds": seconds, "seconds_taken": taken, "seed": speech.seed}
+    row |= {"complete": speech.complete, "receipt": speech.receipt} | (more or {})
+    line = f"{o.out}: {seconds} s in {taken} s, seed {speech.seed}"
+    if not speech.complete:
+        line += "; cut off at its limit before the model ended it: listen before you use it, or try another seed"
+    _print(row, o, line)
+
+
+def _print(row: dict, o, line: str) -> None:
+    print(json.dumps(row, ensure_ascii=False) if o.json else line)
+
+
+def _Progress(name: str, o, total: float | None = None):
+    from tqdm import tqdm
+
+    unit = "clip" if total else "s"
+    return tqdm(desc=name, total=total, unit=unit, file=sys.stderr, leave=False, disable=None if not o.json else True)
+
+
+def _quiet_transformers() -> None:
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")

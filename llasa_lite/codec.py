@@ -1,0 +1,205 @@
+"""Waves to codes and back with X-codec2; knows nothing of text, token ids or language models.
+
+codes: one integer in [0, codebook_size) for every 320 samples (50 a second), one codebook.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .audio import HOP_LENGTH, SAMPLE_RATE
+
+# Streaming decode: the decoder looks both ways and normalises over time, so each chunk is decoded with context
+# on both sides, and neighbours are cross-faded. Chunk, history and look-ahead as NeuTTS streams X-codec-like codes.
+CHUNK_CODES = 25
+HISTORY_CODES = 50
+LOOKAHEAD_CODES = 5
+FADE_SAMPLES = HOP_LENGTH  # cross-fade between two chunks, inside the look-ahead
+
+MAX_ENCODE_SECONDS = 60.0  # memory grows with the square of the length in the semantic encoder
+
+
+class Codec:
+    """`Xcodec2Model` with NumPy at both doors.
+
+    Example:
+        >>> codec = Codec.from_pretrained("…/nano/codec")   # doctest: +SKIP
+        >>> codes = codec.encode(wav)                       # (samples // 320 + 1,) int64   # doctest: +SKIP
+        >>> wav = codec.decode(codes)                       # (320 * len(codes),) float32   # doctest: +SKIP
+    """
+
+    sample_rate = SAMPLE_RATE
+    hop_length = HOP_LENGTH
+
+    def __init__(self, model, name: str = "codec"):
+        if model.config.hop_length != HOP_LENGTH or model.config.sampling_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"The codec '{name}' has {model.config.sampling_rate} Hz and a hop of {model.config.hop_length}; "
+                f"Llasa needs {SAMPLE_RATE} Hz and {HOP_LENGTH}."
+            )
+        self.model = model.eval()
+        self.name = name
+        # A small codec may have been trained on its semantic half alone; then the costly other half is not run.
+        semantic = model.config.semantic_model_config.hidden_size
+        self._acoustic_is_silent = not model.fc_encoder.weight[:, semantic:].any().item()
+
+    @classmethod
+    def from_pretrained(cls, source: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **hub):
+        """Load from a local folder or a hub id in Transformers format (`HKUSTAudio/xcodec2-hf`).
+
+        `hub` goes to `Xcodec2Model.from_pretrained` (revision, local_files_only).
+        """
+        from transformers import Xcodec2Model
+
+        return cls(Xcodec2Model.from_pretrained(source, dtype=dtype, **hub).to(device), name=str(source))
+
+    @property
+    def codebook_size(self) -> int:
+        return math.prod(self.model.config.quantization_levels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @torch.inference_mode()
+    def encode(self, wav: np.ndarray) -> np.ndarray:
+        """(samples,) float32 at 16 kHz -> codes (samples // 320 + 1,) int64.
+
+        Raises:
+            ValueError: empty, not one-dimensional, or longer than 60 s.
+        """
+        wav = np.asarray(wav, np.float32)
+        if wav.ndim != 1 or wav.size == 0:
+            raise ValueError(f"Encode one mono wave of at least one sample, not an array of shape {wav.shape}.")
+        if len(wav) > MAX_ENCODE_SECONDS * SAMPLE_RATE:
+            raise ValueError(
+                f"{len(wav) / SAMPLE_RATE:.0f} s are too long to encode at once; at most {MAX_ENCODE_SECONDS:.0f} s."
+            )
+        padded = pad_to_hop(torch.from_numpy(wav)).to(self.device)[None]  # (1, samples)
+        features = semantic_features(padded).to(self.model.dtype)
+        if not self._acoustic_is_silent:
+            codes = self.model.encode(padded[:, None].to(self.model.dtype), features).audio_codes[0, 0]
+        else:
+            semantic = self.model.semantic_encoder(features).last_hidden_state.transpose(1, 2)
+            semantic = self.model.semantic_adapter(semantic).transpose(1, 2)  # (1, codes, semantic)
+            silent = semantic.new_zeros(*semantic.shape[:2], self.model.config.hidden_size)
+            codes = self.model.quantizer(self.model.fc_encoder(torch.cat([semantic, silent], -1)))[1][0, :, 0]
+        return codes.long().cpu().numpy()
+
+    def decode(self, codes: np.ndarray | list[int]) -> np.ndarray:
+        """codes (n,) -> wave (320 n,) float32; no codes give an empty wave. Raises ValueError on a code out of range."""
+        return self.decode_batch([codes])[0]
+
+    @torch.inference_mode()
+    def decode_batch(self, batch: list[np.ndarray | list[int]]) -> list[np.ndarray]:
+        """Several code sequences -> several waves. Equal lengths share a pass: padding would change the sound,
+        since the decoder normalises over time and has no mask."""
+        batch = [self._checked(codes) for codes in batch]
+        waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(batch)
+        by_length: dict[int, list[int]] = {}
+        for row, codes in enumerate(batch):
+            by_length.setdefault(len(codes), []).append(row)
+        for length, rows in by_length.items():
+            if length == 0:
+                continue
+            codes = torch.from_numpy(np.stack([batch[row] for row in rows])).to(self.device)  # (rows, length)
+            decoded = self.model.decode(audio_codes=codes[:, None]).audio_values[:, 0].float().cpu().numpy()
+            for row, wav in zip(rows, decoded):
+                waves[row] = np.clip(wav, -1.0, 1.0)
+        return waves
+
+    def decode_stream(self, codes: Iterable[int], history: np.ndarray | list[int] = ()) -> Iterator[np.ndarray]:
+        """Codes as they come -> waves as soon as they can be heard, close to the whole decode.
+
+        Each chunk of 25 codes is decoded with up to 50 codes before it and 5 after it, and cross-faded over 20 ms
+        with the one before. The first wave comes after 30 codes (0.6 s of speech).
+
+        Args:
+            codes: an iterable of codes; consumed as the result is iterated.
+            history: codes that were there before (a voice prompt); context only, they are not played.
+        Yields:
+            float32 waves; joined they have 320 samples a code.
+        """
+        seen = list(self._checked(list(history)[-HISTORY_CODES:]))  # context and codes so far
+        start = played = len(seen)
+        tail = np.zeros(0, np.float32)  # what the last chunk decoded of this one's first samples
+        for code in codes:
+            seen.append(int(code))
+            if len(seen) >= played + CHUNK_CODES + LOOKAHEAD_CODES:
+                wav, tail = self._decode_chunk(seen, played, played + CHUNK_CODES, tail)
+                played += CHUNK_CODES
+                yield wav
+        if len(seen) > max(played, start):
+            yield self._decode_chunk(seen, played, len(seen), tail)[0]
+
+    def _decode_chunk(self, seen: list[int], begin: int, end: int, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = max(0, begin - HISTORY_CODES)
+        wav = self.decode(seen[first : end + LOOKAHEAD_CODES])[(begin - first) * HOP_LENGTH :]
+        if len(tail):
+            fade = np.linspace(0.0, 1.0, len(tail), dtype=np.float32)
+            wav[: len(tail)] = fade * wav[: len(tail)] + (1 - fade) * tail
+        cut = (end - begin) * HOP_LENGTH
+        return wav[:cut], wav[cut : cut + FADE_SAMPLES]
+
+    def _checked(self, codes) -> np.ndarray:
+        codes = np.asarray(codes, np.int64).reshape(-1)
+        if codes.size and not (0 <= codes.min() and codes.max() < self.codebook_size):
+            raise ValueError(
+                f"Codes must lie in 0..{self.codebook_size - 1}; these go from {codes.min()} to {codes.max()}."
+            )
+        return codes
+
+
+def pad_to_hop(wav: torch.Tensor) -> torch.Tensor:
+    """(..., samples) -> (..., multiple of 320): always appends 320 - samples % 320 zeros, as X-codec2 was trained."""
+    return F.pad(wav, (0, HOP_LENGTH - wav.shape[-1] % HOP_LENGTH))
+
+
+def semantic_features(wav: torch.Tensor) -> torch.Tensor:
+    """What X-codec2's semantic encoder reads: normalised log-mel energies, two 10 ms frames side by side.
+
+    Args:
+        wav: (batch, samples) in [-1, 1] at 16 kHz, samples a multiple of 320.
+    Returns:
+        (batch, samples // 320, 160) float32.
+
+    Equal to `SeamlessM4TFeatureExtractor` on the wave padded by 160 samples on both sides, without torchaudio.
+    """
+    mel = kaldi_fbank(F.pad(wav, (HOP_LENGTH // 2, HOP_LENGTH // 2)))  # (batch, frames, 80)
+    mel = (mel - mel.mean(1, keepdim=True)) / (mel.var(1, keepdim=True) + 1e-7).sqrt()
+    frames = mel.shape[1] // 2
+    return mel[:, : 2 * frames].reshape(mel.shape[0], frames, 2 * mel.shape[2])
+
+
+def kaldi_fbank(wav: torch.Tensor) -> torch.Tensor:
+    """(..., samples) in [-1, 1] -> (..., frames, 80) natural-log mel energies of 25 ms frames every 10 ms.
+
+    The operations of `torchaudio.compliance.kaldi.fbank` (povey window, pre-emphasis 0.97, no dither) in the same
+    order, so that the released codec sees the numbers it was trained on; torchaudio itself is not needed.
+    """
+    bank, window = _fbank_tables(str(wav.device))
+    frames = (wav.float() * 2**15).unfold(-1, 400, 160)
+    frames = frames - frames.mean(-1, keepdim=True)
+    frames = frames - 0.97 * torch.cat([frames[..., :1], frames[..., :-1]], -1)
+    power = torch.fft.rfft(frames * window, 512).abs().pow(2.0)
+    return (power @ bank).clamp_min(torch.finfo(torch.float32).eps).log()
+
+
+@functools.lru_cache(None)
+def _fbank_tables(device: str, n_mels: int = 80, n_fft: int = 512, low: float = 20.0, high: float = 8000.0):
+    def mel(hertz):
+        return 1127.0 * math.log(1.0 + hertz / 700.0)
+
+    step = (mel(high) - mel(low)) / (n_mels + 1)
+    index = torch.arange(n_mels)[:, None]
+    left, center, right = (mel(low) + (index + k) * step for k in (0.0, 1.0, 2.0))
+    bins = 1127.0 * (1.0 + (SAMPLE_RATE / n_fft * torch.arange(n_fft / 2)) / 700.0).log()[None]
+    bank = torch.minimum((bins - left) / (center - left), (right - bins) / (right - center)).clamp(min=0.0)
+    window = torch.hann_window(400, periodic=False).pow(0.85)
+    return F.pad(bank, (0, 1)).T.to(device), window.to(device)

@@ -1,0 +1,311 @@
+"""Trains a small X-codec2 from speech alone; knows clips and the codec, nothing of text or language models.
+
+    python -m llasa_lite train codec --data CORPUS --out DIR --minutes 45
+
+Recipe: crops of whole clips; multi-resolution mel and STFT losses; bf16 autocast. The semantic encoder (log-mel in)
+carries everything: the acoustic encoder, which reads the raw wave, stays silent (its columns of `fc_encoder` are zero),
+since its anti-aliased activations would take five times the rest of a step on a CPU. Whoever has a GPU trains it too:
+`train_acoustic=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .audio import HOP_LENGTH, SAMPLE_RATE
+from .codec import semantic_features
+from .data import Clip
+
+log = logging.getLogger(__name__)
+
+# (FFT size, hop, mel bands) of the reconstruction losses
+RESOLUTIONS = ((256, 64, 40), (512, 128, 80), (1024, 256, 80), (2048, 512, 80))
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """Settings of a codec run."""
+
+    minutes: float = 45.0  # wall time; the learning rate falls along a cosine over it
+    batch: int = 12  # crops a step
+    crop_seconds: tuple[float, ...] = (1.6, 1.6, 2.4, 3.2)  # drawn per step; batch shrinks for longer ones
+    learning_rate: float = 5e-4
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    train_acoustic: bool = False
+    adversarial_after: float = math.inf  # minutes after which discriminators join; inf: never
+    train_encoder: bool = True  # False: codes stay what they are and only the decoder learns
+    save_every: int = 500  # steps
+    seed: int = 0
+
+
+def small_codec_config():
+    """nano's codec: 7.8M parameters, 4^6 = 4,096 codes, 600 bit/s."""
+    from transformers import Wav2Vec2BertConfig, Xcodec2Config
+
+    off = dict.fromkeys(
+        ("layerdrop", "hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), 0.0
+    )
+    semantic = Wav2Vec2BertConfig(
+        hidden_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=384,
+        feature_projection_input_dim=160,
+        conv_depthwise_kernel_size=15,
+        conformer_conv_dropout=0.0,
+        apply_spec_augment=False,
+        position_embeddings_type=None,
+        **off,
+    )
+    return Xcodec2Config(
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        encoder_hidden_size=4,
+        # 2.5 times cheaper than the released (2, 2, 4, 4, 5) at the same hop of 320
+        downsampling_ratios=(5, 8, 8),
+        quantization_dim=256 + 192,
+        quantization_levels=[4] * 6,
+        semantic_model_config=semantic.to_dict(),
+        activation_dropout=0.0,
+    )
+
+
+def new_codec(config=None):
+    """A fresh `Xcodec2Model` that can learn: Transformers' own initialisation (std 0.02) leaves one code alive."""
+    from transformers import Xcodec2Model
+
+    model = Xcodec2Model(config or small_codec_config())
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            module.reset_parameters()
+    return model
+
+
+def warm_start(path: str | Path):
+    """A fresh codec that takes every weight of the one in `path` whose name and shape fit."""
+    from safetensors.torch import load_file
+
+    model = new_codec()
+    own = model.state_dict()
+    found = {k: v.float() for k, v in load_file(Path(path) / "model.safetensors").items()}
+    taken = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(taken, strict=False)
+    log.info("warm start: %d of %d tensors taken from %s", len(taken), len(own), path)
+    return model
+
+
+def silence_acoustic(model) -> None:
+    """Zero the columns of `fc_encoder` that read the acoustic encoder: (out, semantic + acoustic)."""
+    with torch.no_grad():
+        model.fc_encoder.weight[:, model.config.semantic_model_config.hidden_size :] = 0.0
+
+
+def encode_latents(model, wav: torch.Tensor, acoustic: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Xcodec2Model.encode` with gradients (its own runs the semantic encoder under `no_grad`).
+
+    Args:
+        wav: (batch, samples), samples a multiple of 320.
+    Returns:
+        latents (batch, codes, dim) float32 with straight-through gradients, and codes (batch, codes, 1).
+    """
+    with torch.no_grad():
+        features = semantic_features(wav)
+    with torch.autocast(wav.device.type, torch.bfloat16):
+        semantic = model.semantic_adapter(model.semantic_encoder(features).last_hidden_state.transpose(1, 2))
+        if acoustic:
+            sound = model.acoustic_encoder(wav[:, None])
+        else:
+            sound = semantic.new_zeros(semantic.shape[0], model.config.hidden_size, semantic.shape[2])
+        hidden = model.fc_encoder(torch.cat([semantic, sound], 1).transpose(1, 2))
+    return model.quantizer(hidden.float())
+
+
+def decode_latents(model, latents: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        return model.acoustic_decoder(latents)[:, 0].float()  # (batch, samples)
+
+
+class SpectralLoss(nn.Module):
+    """Log-mel L1 + half log-magnitude L1 + half spectral convergence, averaged over the resolutions."""
+
+    def __init__(self):
+        super().__init__()
+        import librosa
+
+        for n_fft, _, bands in RESOLUTIONS:
+            bank = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands).astype(np.float32)
+            self.register_buffer(f"bank_{n_fft}", torch.from_numpy(bank), persistent=False)
+
+    def forward(self, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        total = made.new_zeros(())
+        for n_fft, hop, _ in RESOLUTIONS:
+            bank = getattr(self, f"bank_{n_fft}")
+            a, b = stft(made, n_fft, hop).abs(), stft(real, n_fft, hop).abs()  # (batch, bins, frames)
+            log_a, log_b = a.clamp(min=1e-4).log(), b.clamp(min=1e-4).log()
+            mel_a, mel_b = (bank @ a).clamp(min=1e-4).log(), (bank @ b).clamp(min=1e-4).log()
+            convergence = ((a - b).norm(dim=(1, 2)) / (b.norm(dim=(1, 2)) + 1e-3)).mean()
+            total = total + (mel_a - mel_b).abs().mean() + 0.5 * (log_a - log_b).abs().mean() + 0.5 * convergence
+        return total / len(RESOLUTIONS)
+
+
+def stft(wav: torch.Tensor, n_fft: int, hop: int) -> torch.Tensor:
+    return torch.stft(wav, n_fft, hop, n_fft, torch.hann_window(n_fft, device=wav.device), return_complex=True)
+
+
+class Discriminator(nn.Module):
+    """One complex-STFT discriminator (EnCodec's MS-STFT, small)."""
+
+    def __init__(self, n_fft: int, hop: int, width: int = 16):
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        plan = [(2, width, (1, 1)), (width, width, (2, 1)), (width, 2 * width, (2, 2)), (2 * width, 2 * width, (2, 1))]
+        self.layers = nn.ModuleList(
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(i, o, (9, 3), stride, (4, 1))) for i, o, stride in plan
+        )
+        self.out = nn.Conv2d(2 * width, 1, 3, 1, 1)
+
+    def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        spectrum = stft(wav, self.n_fft, self.hop)
+        x = torch.stack([spectrum.real, spectrum.imag], 1) / self.n_fft**0.5
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.1)
+            features.append(x)
+        return self.out(x), features
+
+
+class Crops:
+    """Random crops of clips, kept in memory as int16 after their first use."""
+
+    def __init__(self, clips: list[Clip], seed: int):
+        self.clips, self.random, self.cache = clips, np.random.default_rng(seed), {}
+
+    def batch(self, count: int, samples: int) -> torch.Tensor:
+        """(count, samples) float32"""
+        rows = []
+        while len(rows) < count:
+            clip = self.clips[self.random.integers(len(self.clips))]
+            if clip.path not in self.cache:
+                self.cache[clip.path] = (clip.load() * 32767).astype(np.int16)
+            wav = self.cache[clip.path].astype(np.float32) / 32767
+            if len(wav) < samples:
+                if len(wav) < 0.6 * samples:
+                    continue  # mostly padding
+                wav = np.pad(wav, (0, samples - len(wav)))
+            start = self.random.integers(len(wav) - samples + 1)
+            rows.append(wav[start : start + samples])
+        return torch.from_numpy(np.stack(rows))
+
+
+def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, init: str | Path | None = None) -> Path:
+    """Train and save `out/` as an `Xcodec2Model` in fp16; log to `out/log.jsonl`; resume where `out/` left off.
+
+    Args:
+        clips: training clips, at 16 kHz after loading.
+        init: a codec folder to start from (weights that fit are taken).
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    state_file = out / "state.pt"
+    model = (warm_start(init) if init else new_codec()).to(device)
+    if not settings.train_acoustic:
+        silence_acoustic(model)
+    if not settings.train_encoder:
+        for part in (model.semantic_encoder, model.semantic_adapter, model.fc_encoder, model.quantizer.project_in):
+            part.requires_grad_(False)
+    if not settings.train_acoustic:
+        model.acoustic_encoder.requires_grad_(False)
+    judges = nn.ModuleList(Discriminator(n_fft, hop) for n_fft, hop, _ in RESOLUTIONS[1:]).to(device)
+    spectral = SpectralLoss().to(device)
+    betas, decay = (0.8, 0.99), settings.weight_decay
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, settings.learning_rate, betas, weight_decay=decay)
+    judge_optimizer = torch.optim.AdamW(judges.parameters(), 3e-4, betas, weight_decay=decay)
+    parts = {"model": model, "judges": judges, "optimizer": optimizer, "judge_optimizer": judge_optimizer}
+    step, spent = 0, 0.0  # steps, seconds
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True, map_location=device)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        step, spent = state["step"], state["seconds"]
+
+    def checkpoint():
+        torch.save({n: p.state_dict() for n, p in parts.items()} | {"step": step, "seconds": spent}, state_file)
+        half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+        model.save_pretrained(out, state_dict=half)
+
+    crops = Crops(clips, settings.seed + step)
+    model.train()
+    losses: list[float] = []
+    (out / "settings.json").write_text(json.dumps(asdict(settings) | {"clips": len(clips)}, indent=1, default=str))
+    with open(out / "log.jsonl", "a") as record:
+        while spent < settings.minutes * 60:
+            began = time.monotonic()
+            done = spent / (settings.minutes * 60)
+            rate = min(1.0, (step + 1) / settings.warmup_steps) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate
+            seconds = settings.crop_seconds[crops.random.integers(len(settings.crop_seconds))]
+            count = max(1, round(settings.batch * min(settings.crop_seconds) / seconds))
+            real = crops.batch(count, int(seconds * SAMPLE_RATE) // HOP_LENGTH * HOP_LENGTH).to(device)
+            latents, codes = encode_latents(model, real, settings.train_acoustic)
+            made = decode_latents(model, latents)
+            loss = reconstruction = spectral(made, real)
+            if spent / 60 >= settings.adversarial_after:
+                judge_loss = sum(
+                    F.relu(1 - judge(real)[0]).mean() + F.relu(1 + judge(made.detach())[0]).mean() for judge in judges
+                )
+                judge_optimizer.zero_grad()
+                judge_loss.backward()
+                judge_optimizer.step()
+                loss = loss + adversarial_loss(judges, made, real)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(learned, 1.0)
+            optimizer.step()
+            losses.append(reconstruction.item())
+            step += 1
+            spent += time.monotonic() - began
+            if step % 50 == 0:
+                row = {
+                    "step": step,
+                    "minutes": round(spent / 60, 2),
+                    "reconstruction": round(float(np.mean(losses[-50:])), 4),
+                    "codes_in_batch": int(codes.unique().numel()),
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                }
+                record.write(json.dumps(row) + "\n")
+                record.flush()
+                log.info("%s", row)
+            if step % settings.save_every == 0:
+                checkpoint()
+    checkpoint()
+    return out
+
+
+def adversarial_loss(judges: nn.ModuleList, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Hinge generator loss x 0.1 + relative feature matching, averaged over discriminators."""
+    total = made.new_zeros(())
+    for judge in judges:
+        verdict, made_features = judge(made)
+        with torch.no_grad():
+            _, real_features = judge(real)
+        matching = sum((a - b).abs().mean() / (b.abs().mean() + 1e-4) for a, b in zip(made_features, real_features))
+        total = total - 0.1 * verdict.mean() + matching / len(made_features)
+    return total / len(judges)

@@ -1,0 +1,230 @@
+"""Corpora and token rows: clips with transcripts -> codes -> training examples. Knows no model but the codec.
+
+A corpus is a folder with `manifest*.jsonl`, one clip a line:
+    {"id": 2, "text": "...", "speaker": "emma", "seconds": 2.5, "split": "train", "audio": "clips/000/00002.ogg"}
+`audio` may be left out: it is `clips/<id // 1000>/<id>.ogg` then. Splits: train, test, test_speaker (voices kept out).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .audio import FRAME_RATE
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance of a corpus, still audio."""
+
+    id: int
+    text: str
+    speaker: str
+    seconds: float
+    split: str
+    path: Path
+
+    def load(self) -> np.ndarray:
+        """(samples,) float32, mono, 16 kHz."""
+        from . import audio
+
+        return audio.load(self.path, name=f"clip {self.id}")
+
+
+def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
+    """All clips of a corpus (or of one split), in the order of the manifest.
+
+    Raises:
+        ValueError: no manifest there, or a line of it is not a clip.
+    """
+    folder = Path(folder)
+    manifests = sorted(folder.glob("manifest*.jsonl"))
+    if not manifests:
+        raise ValueError(f"'{folder}' holds no corpus: there is no manifest.jsonl in it.")
+    clips = []
+    for manifest in manifests:
+        for number, line in enumerate(manifest.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                path = row.get("audio") or f"clips/{row['id'] // 1000:03d}/{row['id']:05d}.ogg"
+                clip = Clip(
+                    row["id"], row["text"], row["speaker"], row["seconds"], row.get("split", "train"), folder / path
+                )
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{manifest.name}, line {number}, is not a clip: {error!r}.") from error
+            if split is None or clip.split == split:
+                clips.append(clip)
+    return clips
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance as tokens: what the language model learns from."""
+
+    text: str
+    speaker: str
+    split: str
+    codes: np.ndarray  # (n,) uint16, or uint32 for a codebook above 65,536
+
+    @property
+    def seconds(self) -> float:
+        return len(self.codes) / FRAME_RATE
+
+
+def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda done, total: None) -> Path:
+    """Encode clips into one token file (safetensors: codes, lengths; transcripts and speakers as JSON metadata).
+
+    Resumable: a part of the file is written every 2,000 clips and read back on the next call.
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = read_tokens(out) if out.exists() else []
+    for start in range(len(done), len(clips), 2000):
+        for clip in clips[start : start + 2000]:
+            # the last code of `encode` stands for appended zeros: a clip is heard without it
+            codes = codec.encode(clip.load())[:-1]
+            done.append(Utterance(clip.text, clip.speaker, clip.split, codes.astype(np.uint16)))
+            progress(len(done), len(clips))
+        write_tokens(done, out)
+    return out
+
+
+def write_tokens(utterances: list[Utterance], path: str | Path) -> None:
+    """Save a token corpus as one safetensors file. Codes are kept as uint16."""
+    from safetensors.numpy import save_file
+
+    rows = [[u.text, u.speaker, u.split] for u in utterances]
+    tensors = {
+        "codes": np.concatenate([u.codes for u in utterances]).astype(np.uint16),
+        "lengths": np.array([len(u.codes) for u in utterances], np.int32),
+    }
+    partial = Path(f"{path}.part")
+    save_file(tensors, partial, metadata={"rows": json.dumps(rows)})
+    partial.replace(path)
+
+
+def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
+    """Read a token corpus, all of it or one split. Raises ValueError where there is none."""
+    from safetensors import safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"There is no token corpus '{path}'. Make one with `train tokens`.")
+    with safe_open(path, "numpy") as file:
+        rows = json.loads(file.metadata()["rows"])
+        codes = np.split(file.get_tensor("codes"), np.cumsum(file.get_tensor("lengths"))[:-1])
+    return [Utterance(*row, codes=c) for row, c in zip(rows, codes) if split is None or row[2] == split]
+
+
+# -- rows for the language model ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a training row holds, and how much of each kind."""
+
+    recognition: float = 0.15  # share of rows that go from speech to text
+    clips_per_row: tuple[float, ...] = (0.4, 0.45, 0.15)  # shares of 1, 2, 3 clips of one voice: 2+ teach cloning
+    max_ids: int = 640  # rows longer than this are drawn again
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training row and, for every position, how far through its clip it is.
+
+    `progress` is 10 * (index of the clip) + a fraction in [0, 1] for text characters and for the positions that
+    predict an answer; NO_PROGRESS elsewhere. `task` is 0 for speech, 1 for recognition. `keys` marks what is read.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    progress: list[float]
+    keys: list[bool]
+    task: int
+
+
+NO_PROGRESS = -1000.0
+
+
+def make_row(protocol, clips: list[Utterance], recognition: bool) -> Row:
+    """Clips of one voice, joined as a voice prompt and its target are joined, as one training row."""
+    text = " ".join(c.text.strip() for c in clips)
+    codes = np.concatenate([c.codes for c in clips])
+    example = protocol.asr_example(text, codes) if recognition else protocol.tts_example(text, codes)
+    total = len(example.input_ids)
+    progress, keys = [NO_PROGRESS] * total, [False] * total
+    pieces = [protocol.text_to_ids(c.text.strip() + " ") for c in clips]
+    lengths = {"text": [len(p) for p in pieces], "speech": [len(c.codes) for c in clips]}
+    lengths["text"][-1] -= 1  # no space after the last
+    read, said = ("speech", "text") if recognition else ("text", "speech")
+    answer = total - 1 - sum(lengths[said])  # first id of the answer; the last id is END
+    first = example.input_ids.index(protocol.code_offset + int(codes[0])) if recognition else _find(
+        example.input_ids, protocol.text_to_ids(text)
+    )
+    for begin, counts, is_key in ((first, lengths[read], True), (answer - 1, lengths[said], False)):
+        position = begin
+        for index, count in enumerate(counts):
+            for k in range(count):
+                progress[position] = 10.0 * index + (k + 0.5) / count
+                keys[position] = is_key
+                position += 1
+    return Row(example.input_ids, example.labels, progress, keys, int(recognition))
+
+
+def _find(ids: list[int], part: list[int]) -> int:
+    for start in range(len(ids) - len(part) + 1):
+        if ids[start : start + len(part)] == part:
+            return start
+    raise AssertionError("the text is not in its own prompt")
+
+
+class RowSampler:
+    """An endless, seeded stream of training rows."""
+
+    def __init__(self, utterances: list[Utterance], protocol, mixture: Mixture, seed: int = 0):
+        self.protocol, self.mixture, self.random = protocol, mixture, np.random.default_rng(seed)
+        self.utterances = utterances
+        self.by_speaker: dict[str, list[Utterance]] = {}
+        for utterance in utterances:
+            self.by_speaker.setdefault(utterance.speaker, []).append(utterance)
+
+    def row(self) -> Row:
+        while True:
+            first = self.utterances[self.random.integers(len(self.utterances))]
+            shares = np.array(self.mixture.clips_per_row)
+            count = 1 + self.random.choice(len(shares), p=shares / shares.sum())
+            same = self.by_speaker[first.speaker]
+            clips = [first, *(same[self.random.integers(len(same))] for _ in range(count - 1))]
+            row = make_row(self.protocol, clips, self.random.random() < self.mixture.recognition)
+            if len(row.input_ids) <= self.mixture.max_ids:
+                return row
+
+    def batches(self, ids_per_batch: int, widths: tuple[int, ...] = (128, 192, 256, 320, 384, 512, 640)):
+        """Batches of rows of about equal length, each padded to one of a few widths (new shapes cost memory and
+        compiling): yields dicts of arrays of shape (rows, width)."""
+        pools: dict[int, list[Row]] = {width: [] for width in widths}
+        while True:
+            row = self.row()
+            width = next(w for w in widths if len(row.input_ids) <= w)
+            pools[width].append(row)
+            if len(pools[width]) == max(1, ids_per_batch // width):
+                yield pad_rows(pools[width], width, self.protocol.pad)
+                pools[width] = []
+
+
+def pad_rows(rows: list[Row], width: int, pad: int) -> dict[str, np.ndarray]:
+    """Rows -> arrays (rows, width), padded on the right: a causal model needs no mask for that."""
+    from .tokens import IGNORE
+
+    def stack(name, fill, dtype):
+        return np.array([[*getattr(r, name), *[fill] * (width - len(r.input_ids))] for r in rows], dtype)
+
+    return {
+        "input_ids": stack("input_ids", pad, np.int64),
+        "labels": stack("labels", IGNORE, np.int64),
+        "progress": stack("progress", NO_PROGRESS, np.float32),
+        "keys": stack("keys", False, bool),
+        "task": np.array([r.task for r in rows], np.int64),
+    }

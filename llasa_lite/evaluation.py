@@ -1,0 +1,132 @@
+"""Word error rates with their uncertainty, heard by a recogniser that is not ours. Knows the pipeline; changes nothing.
+
+    python -m llasa_lite evaluate tts   --judge openai/whisper-base --sentences FILE --voice joe
+    python -m llasa_lite evaluate codec --judge openai/whisper-base --data CORPUS
+    python -m llasa_lite evaluate asr   --data CORPUS
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import audio
+from .text import normalize_transcript
+
+
+@dataclass(frozen=True)
+class Item:
+    """One judged utterance."""
+
+    name: str
+    truth: str
+    heard: str
+    edits: int  # word substitutions, insertions and deletions
+    words: int  # of the truth
+    seconds: float  # of audio
+    seconds_taken: float
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Judged utterances and what they add up to."""
+
+    items: list[Item]
+
+    def summary(self, draws: int = 2000, seed: int = 0) -> dict:
+        """Corpus WER (edits / words) with its 95 % bootstrap interval over utterances, n and the real-time factor."""
+        edits, words = (np.array([getattr(i, k) for i in self.items]) for k in ("edits", "words"))
+        rows = np.random.default_rng(seed).integers(len(edits), size=(draws, len(edits)))
+        low, high = np.percentile(edits[rows].sum(1) / words[rows].sum(1), [2.5, 97.5])
+        spoken = sum(i.seconds for i in self.items)
+        return {
+            "wer": round(edits.sum() / words.sum(), 4),
+            "wer_low": round(float(low), 4),
+            "wer_high": round(float(high), 4),
+            "n": len(self.items),
+            "words": int(words.sum()),
+            "incomplete": sum(not i.complete for i in self.items),
+            "real_time_factor": round(sum(i.seconds_taken for i in self.items) / max(spoken, 1e-9), 4),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Every item and the summary as one JSON file."""
+        rows = {"summary": self.summary(), "items": [asdict(i) for i in self.items]}
+        Path(path).write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+
+
+class Judge:
+    """A Whisper-like checkpoint from the hub or a folder; hears waves at 16 kHz, up to 30 s."""
+
+    def __init__(self, source: str, device: str = "cpu"):
+        import torch
+        from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+        self.torch, self.name = torch, str(source)
+        self.processor = AutoProcessor.from_pretrained(source)
+        self.model = AutoModelForSpeechSeq2Seq.from_pretrained(source, dtype=torch.float32).to(device).eval()
+
+    def __call__(self, wav: np.ndarray) -> str:
+        wav = np.asarray(wav, np.float32)
+        inputs = self.processor(wav, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").to(self.model.device)
+        with self.torch.inference_mode():
+            ids = self.model.generate(**inputs, language="en", task="transcribe", max_new_tokens=120, do_sample=False)
+        return self.processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+
+
+def judged(name: str, truth: str, heard: str, seconds: float, taken: float, complete: bool = True) -> Item:
+    """Count the word edits between two transcripts, both normalised as seed-tts-eval does."""
+    import jiwer
+
+    reference, hypothesis = normalize_transcript(truth), normalize_transcript(heard)
+    measures = jiwer.process_words(reference, hypothesis or " ")
+    edits = measures.substitutions + measures.insertions + measures.deletions
+    return Item(name, truth, heard, edits, len(reference.split()), round(seconds, 2), round(taken, 3), complete)
+
+
+def evaluate_tts(llasa, sentences: Iterable[str], judge: Judge, voice=None, seed: int = 0, keep=None) -> Table:
+    """Speak each sentence once (sentence k with seed + k) and let the judge read it back.
+
+    Args:
+        keep: folder for the waves; None keeps nothing.
+    """
+    voice = llasa.prepare(voice) if voice is not None else None
+    items = []
+    for index, sentence in enumerate(sentences):
+        speech = llasa.tts(sentence, voice, seed + index)
+        if keep:
+            Path(keep).mkdir(parents=True, exist_ok=True)
+            speech.save(Path(keep) / f"{index:04d}.wav")
+        taken = speech.receipt["seconds_taken"]
+        items.append(judged(str(index), sentence, judge(speech.wav), speech.seconds, taken, speech.complete))
+    return Table(items)
+
+
+def evaluate_codec(codec, clips, judge: Judge) -> tuple[Table, Table]:
+    """Originals and their resynthesis through the codec, both read by the judge."""
+    originals, resynthesis = [], []
+    for clip in clips:
+        wav = clip.load()
+        seconds = len(wav) / audio.SAMPLE_RATE
+        began = time.perf_counter()
+        again = codec.decode(codec.encode(wav))[: len(wav)]
+        taken = time.perf_counter() - began
+        originals.append(judged(str(clip.id), clip.text, judge(wav), seconds, 0.0))
+        resynthesis.append(judged(str(clip.id), clip.text, judge(again), seconds, taken))
+    return Table(originals), Table(resynthesis)
+
+
+def evaluate_asr(hear: Callable[[np.ndarray], str], clips) -> Table:
+    """Recognition of clips: `hear` is `lambda wav: llasa.transcribe(wav).text`, or a Judge."""
+    items = []
+    for clip in clips:
+        wav, began = clip.load(), time.perf_counter()
+        heard = hear(wav)
+        items.append(judged(str(clip.id), clip.text, heard, len(wav) / audio.SAMPLE_RATE, time.perf_counter() - began))
+    return Table(items)

@@ -1,0 +1,375 @@
+"""`Llasa`: text and voices in, speech with its receipt out. Ties tokens, engine, codec and voices together."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, audio, text
+from .checkpoints import CHECKPOINTS, Checkpoint, find, load_codec, load_lm, pick_device, pick_dtype
+from .codec import CHUNK_CODES, Codec
+from .engine import END, LENGTH, Engine, Sampling
+from .tokens import Protocol
+from .voices import Voice
+
+MAX_TEXT_CHARS = 20_000
+# Speech that is sure to be too long for its text is stopped: slow reading takes 0.12 s a character.
+SECONDS_PER_CHARACTER = 0.2
+SECONDS_TO_SPARE = 2.0
+GAP_SECONDS = 0.15  # of silence between two pieces of long text
+TRANSCRIPT_MAX_IDS = 400
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What came out, with all that is needed to make it again.
+
+    Attributes:
+        wav: (samples,) float32, 16 kHz, without the voice prompt.
+        codes: codes of each piece of text, without the voice prompt.
+        stopped: for each piece, "end" (the model closed it) or "length" (cut off at the limit: something is wrong).
+        receipt: JSON-ready settings: model, codec, voice, text, seed, sampling, versions, seconds.
+    """
+
+    wav: np.ndarray = field(repr=False)
+    codes: list[np.ndarray] = field(repr=False)
+    stopped: list[str]
+    receipt: dict
+
+    sample_rate = audio.SAMPLE_RATE
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wav) / self.sample_rate
+
+    @property
+    def complete(self) -> bool:
+        """False where a piece ran into its limit without END: listen before you use it."""
+        return LENGTH not in self.stopped
+
+    @property
+    def seed(self) -> int:
+        return self.receipt["seed"]
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the wave (.wav, .flac or .ogg) and its receipt beside it (same name, .json)."""
+        path = audio.save(self.wav, path)
+        path.with_suffix(".json").write_text(json.dumps(self.receipt, indent=1, ensure_ascii=False))
+        return path
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was heard. `probability` is the mean probability the model gave its own words (per id, geometric)."""
+
+    text: str
+    probability: float
+    seconds: float
+    complete: bool
+
+
+class Llasa:
+    """A Llasa checkpoint with its codec.
+
+    Example:
+        >>> from llasa_lite import Llasa
+        >>> llasa = Llasa.from_pretrained()
+        >>> speech = llasa.tts("Hello there.", seed=7)
+        >>> speech.sample_rate
+        16000
+    """
+
+    def __init__(self, checkpoint: Checkpoint, protocol: Protocol, engine: Engine, codec: Codec, sampling: Sampling):
+        if protocol.codebook_size != codec.codebook_size:
+            raise ValueError(
+                f"The codec '{codec.name}' has {codec.codebook_size} codes, the language model '{checkpoint.name}' "
+                f"{protocol.codebook_size}: they do not belong together."
+            )
+        self.checkpoint, self.protocol, self.engine, self.codec = checkpoint, protocol, engine, codec
+        self.sampling = sampling  # the checkpoint's own defaults
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike | None = None,
+        codec: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> Llasa:
+        """Load a checkpoint.
+
+        Args:
+            model: nothing (nano, ships with the package), a short name ("llasa-1b"), a hub id or a folder.
+            codec: another codec than the checkpoint's own: "nano", a folder or a hub id in Transformers format.
+            device: "cuda", "mps" or "cpu"; chosen by itself if left out.
+            dtype: "float32", "bfloat16" or "float16"; chosen by device if left out.
+        Raises:
+            ValueError: unknown name, device or dtype, or not a Llasa checkpoint.
+            NotReachable: weights that are not here while the hub cannot be reached (a ValueError too).
+        """
+        checkpoint = find(None if model is None else str(model))
+        device = pick_device(device)
+        small = checkpoint.codec == "nano"
+        tokenizer, lm, checkpoint = load_lm(checkpoint, device, pick_dtype(device, dtype, small))
+        protocol = Protocol(tokenizer)
+        answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}
+        # the codec runs in float32: it is small beside the language model, and its phases need the digits
+        codec_model = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))
+        own = lm.generation_config
+        sampling = Sampling()
+        if checkpoint.name not in CHECKPOINTS or checkpoint.name == "nano":  # released configs hold Llama's, not Llasa's
+            sampling = Sampling(
+                own.temperature if own.temperature is not None else sampling.temperature,
+                own.top_p if own.top_p is not None else sampling.top_p,
+            )
+        return cls(checkpoint, protocol, Engine(lm, answers), codec_model, sampling)
+
+    # -- text to speech --------------------------------------------------------------------------------------------
+
+    def tts(
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        speaker: str | None = None,
+    ) -> Speech:
+        """Speak `text`. Long text is cut into pieces that are spoken one after the other in the same voice.
+
+        Args:
+            text: what to say, at most 20,000 characters.
+            voice: name of a built-in voice or a `Voice`; None lets the model choose one.
+            seed: the same seed gives the same speech on the same machine; None draws one (see `speech.seed`).
+            sampling: other settings than the checkpoint's own (`llasa.sampling`).
+            speaker: name of a speaker the checkpoint was finetuned on.
+        Raises:
+            ValueError: no text, too long, unknown voice, a voice without transcript, or no room for an answer.
+        """
+        return _last(self._speak(text, voice, seed, sampling, speaker, streaming=False))
+
+    def stream(
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        speaker: str | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Speak `text` as `tts` does and yield waves (samples,) as soon as they can be heard.
+
+        The same seed samples the same codes as `tts`; the generator's return value is the whole `Speech`.
+        """
+        return (yield from self._speak(text, voice, seed, sampling, speaker, streaming=True))
+
+    def _speak(self, text_, voice, seed, sampling, speaker, streaming) -> Iterator[np.ndarray]:
+        began = time.perf_counter()
+        pieces = self._pieces(text_)
+        asked = voice = self.prepare(voice) if voice is not None else None
+        seed = _seed(seed)
+        sampling = sampling or self.sampling
+        prompt_codes = voice.codes[self.codec.name] if voice else []
+        waves, codes, stopped = [], [], []
+        for index, piece in enumerate(pieces):
+            said = text.join(voice.text, piece) if voice else piece
+            ids = self.protocol.tts_prompt(said, prompt_codes, speaker)
+            beams = self.engine.start(ids, 1, "speech", sampling, _piece_seed(seed, index), self._limit(piece))
+            if streaming:
+                parts = [np.zeros(0, np.float32)]
+                for wav in self.codec.decode_stream(self._codes_as_they_come(beams), prompt_codes):
+                    parts.append(wav)
+                    yield wav
+                wav = np.concatenate(parts)
+                if index + 1 < len(pieces):
+                    yield np.zeros(int(GAP_SECONDS * audio.SAMPLE_RATE), np.float32)
+            else:
+                beams.advance(beams.max_new)
+                wav = self._decode_answer(prompt_codes, self.protocol.ids_to_codes(beams.ids[0]))
+            waves.append(wav)
+            codes.append(self.protocol.ids_to_codes(beams.ids[0]))
+            stopped.append(beams.stopped[0])
+            if voice is None and index + 1 < len(pieces):
+                # without a voice every piece would be spoken by another: go on in the voice of the first
+                voice = Voice("first piece", piece, codes={self.codec.name: codes[0].tolist()})
+                prompt_codes = voice.codes[self.codec.name]
+        receipt = self._receipt("tts", text_, asked, seed, sampling, began) | {"stopped": stopped, "pieces": pieces}
+        if speaker:
+            receipt["speaker"] = speaker
+        return Speech(audio.join(waves, GAP_SECONDS), codes, stopped, receipt)
+
+    def continue_speech(
+        self,
+        clip,
+        text: str,
+        transcript: str | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> Speech:
+        """Go on from a clip in its voice with new words; the answer is returned without the clip.
+
+        Args:
+            clip: path, bytes, `(sample_rate, samples)` or a `Voice`.
+            text: what is said next.
+            transcript: what is said in the clip; recognised where the checkpoint can.
+        Raises:
+            ValueError: as `tts`, and as `Voice.from_audio` of the clip.
+        """
+        voice = clip if isinstance(clip, Voice) else Voice.from_audio(clip, transcript, name="clip")
+        speech = self.tts(text, voice, seed, sampling)
+        return replace(speech, receipt=speech.receipt | {"task": "continue"})
+
+    # -- speech to text --------------------------------------------------------------------------------------------
+
+    def transcribe(self, clip) -> Transcript:
+        """Read speech back with the same model, greedily.
+
+        Args:
+            clip: path, bytes, `(sample_rate, samples)`, a `Voice`, a `Speech` or a wave at 16 kHz; cut at 15 s pieces.
+        Raises:
+            ValueError: a checkpoint that was never trained for it; unreadable or silent audio.
+        """
+        if not self.checkpoint.can_transcribe:
+            raise ValueError(
+                f"'{self.checkpoint.name}' was trained to speak, not to transcribe; type what is said in the clip, "
+                "or use the built-in model 'nano', which can."
+            )
+        if isinstance(clip, (Voice, Speech)):
+            clip = clip.wav
+        if isinstance(clip, np.ndarray):
+            clip = (audio.SAMPLE_RATE, clip)
+        wav = audio.normalize(audio.trim(audio.load(clip, name="clip to transcribe")))
+        words, logs, complete = [], [], True
+        for start in range(0, len(wav), int(self.checkpoint.chunk_seconds * audio.SAMPLE_RATE)):
+            part = wav[start : start + int(self.checkpoint.chunk_seconds * audio.SAMPLE_RATE)]
+            ids = self.protocol.asr_prompt(self.codec.encode(part)[:-1])
+            beams = self.engine.start(ids, 1, "text", Sampling(temperature=0), 0, TRANSCRIPT_MAX_IDS)
+            beams.advance(beams.max_new)
+            words.append(self.protocol.ids_to_text(beams.ids[0]))
+            logs += beams.log_probabilities[0]
+            complete &= beams.stopped[0] == END
+        probability = math.exp(float(np.mean(logs))) if logs else 0.0
+        return Transcript(" ".join(w for w in words if w), probability, len(wav) / audio.SAMPLE_RATE, complete)
+
+    # -- receipts --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def replay(cls, receipt: dict) -> Speech:
+        """Make speech again from the receipt of a `Speech`: same model, voice codes, seed and settings.
+
+        Raises:
+            ValueError: not a receipt, or of a checkpoint that cannot be loaded here.
+        """
+        try:
+            sampling, codec = Sampling(**receipt["sampling"]), receipt["codec"]
+            words, seed, voice = receipt["text"], receipt["seed"], None
+            if receipt["voice"] is not None:
+                codes = {codec: [int(c) for c in receipt["voice_codes"]]}
+                voice = Voice(receipt["voice"], receipt["voice_text"], codes=codes)
+            model, dtype = receipt["model"], receipt["dtype"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This is not a receipt: {error!r} is missing or wrong.") from error
+        llasa = cls.from_pretrained(model, dtype=dtype)
+        return llasa.tts(words, voice, seed, sampling, receipt.get("speaker"))
+
+    # -- voices ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, voice: str | Voice) -> Voice:
+        """A voice with codes for this codec and a transcript: what `tts` needs, done once.
+
+        Raises:
+            ValueError: unknown name, or no transcript and a checkpoint that cannot recognise.
+        """
+        voice = Voice.builtin(voice) if isinstance(voice, str) else voice
+        voice = voice.encoded(self.codec)
+        if voice.text is not None:
+            return voice
+        if not self.checkpoint.can_transcribe:
+            raise ValueError(
+                f"Type what is said in the clip '{voice.name}': '{self.checkpoint.name}' cannot transcribe it, and "
+                "a voice without its text would be spoken into the answer."
+            )
+        heard = self.transcribe(voice).text
+        if not heard:
+            raise ValueError(f"No words were recognised in the clip '{voice.name}'. Type what is said in it.")
+        return voice.replace(text=heard)
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def _pieces(self, text_: str) -> list[str]:
+        if not isinstance(text_, str) or not text_.strip():
+            raise ValueError("There is no text to speak.")
+        if len(text_) > MAX_TEXT_CHARS:
+            raise ValueError(f"The text has {len(text_):,} characters; at most {MAX_TEXT_CHARS:,} are spoken at once.")
+        pieces = [p for p in text.split(text_, self.checkpoint.chunk_chars) if any(c.isalnum() for c in p)]
+        if not pieces:
+            raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
+        return pieces
+
+    def _limit(self, piece: str) -> int:
+        seconds = SECONDS_TO_SPARE + SECONDS_PER_CHARACTER * len(piece)
+        if not piece.isascii():  # scripts that say more with a character
+            seconds += 2 * SECONDS_PER_CHARACTER * sum(ord(c) > 0x2E7F for c in piece)
+        return int(min(seconds, self.checkpoint.chunk_seconds) * audio.FRAME_RATE)
+
+    def _codes_as_they_come(self, beams) -> Iterator[int]:
+        while not beams.done:
+            yield from self.protocol.ids_to_codes(beams.advance(CHUNK_CODES)[0]).tolist()
+
+    def _decode_answer(self, prompt_codes, codes: np.ndarray) -> np.ndarray:
+        """Decoded together with the prompt, whose part is cut off: the decoder looks back, as on the model card."""
+        wav = self.codec.decode([*prompt_codes, *codes])
+        return wav[len(prompt_codes) * audio.HOP_LENGTH :]
+
+    def _receipt(self, task, text_, voice, seed, sampling, began) -> dict:
+        import torch
+        import transformers
+
+        return {
+            "task": task,
+            "text": text_,
+            "voice": None if voice is None else voice.name,
+            "voice_text": None if voice is None else voice.text,
+            "voice_codes": None if voice is None else list(voice.codes[self.codec.name]),
+            "model": self.checkpoint.name if self.checkpoint.name in CHECKPOINTS else self.checkpoint.source,
+            "codec": self.codec.name,
+            "licence": self.checkpoint.licence,
+            "seed": seed,
+            "sampling": asdict(sampling),
+            "device": str(self.engine.device),
+            "dtype": str(self.engine.model.dtype).removeprefix("torch."),
+            "seconds_taken": round(time.perf_counter() - began, 3),
+            "versions": {
+                "llasa_lite": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        }
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbelow(2**31)
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"A seed is a whole number from 0 to 2^63 - 1, not {seed!r}.")
+    return seed
+
+
+def _piece_seed(seed: int, index: int) -> int:
+    """The first piece keeps the seed itself; later ones draw from their own."""
+    return seed if index == 0 else int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+
+
+def _last(generator: Iterator) -> Speech:
+    """The return value of a generator."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as stop:
+            return stop.value

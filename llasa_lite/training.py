@@ -1,0 +1,313 @@
+"""Trains Llasa language models on token rows with Transformers' Trainer. Knows tokens and Llama, nothing of audio.
+
+    python -m llasa_lite train lm --data TOKENS.safetensors --out DIR --steps 6000
+
+The checkpoint that comes out is a plain `LlamaForCausalLM`. Two aids exist only while a small model is trained, both
+off for a released checkpoint:
+
+* Guided attention (Tachibana et al. 2017, arXiv 1710.08969): one head of two layers is told that speech goes through
+  its text about evenly. Without it a model of this size needs tens of millions of tokens before it begins to read.
+* Shared digits: the embedding of a code is its own vector plus one vector for each of its FSQ digits, so that what is
+  learned of a code is learned of its neighbours. Folded into the embedding table when the model is saved.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .checkpoints import CHECKPOINTS
+from .data import Mixture, RowSampler, Utterance, make_row, pad_rows
+from .tokens import IGNORE, Protocol, character_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a run from scratch."""
+
+    steps: int = 6000
+    ids_per_batch: int = 4096
+    learning_rate: float = 2e-3
+    warmup_steps: int = 150
+    decay_share: float = 0.3  # last share of the steps, over which the rate falls linearly to 2 %
+    weight_decay: float = 0.05
+    guide_weight: float = 0.5  # of the guided-attention loss at the start
+    guide_until: int = 3000  # step at which it has faded to a tenth
+    guide_width: float = 0.1  # standard deviation of the band, as a share of the clip
+    guide_layers: tuple[int, ...] = (2, 3)
+    save_every: int = 250
+    evaluate_every: int = 250
+    seed: int = 0
+    mixture: Mixture = field(default_factory=Mixture)
+
+
+def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8, max_ids: int = 1024):
+    """nano's shape: 7.9M parameters at the defaults, heads of 64, tied head, Llama in every other respect."""
+    from transformers import LlamaConfig
+
+    tokenizer = protocol.tokenizer
+    return LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 64,
+        num_key_value_heads=hidden_size // 64,
+        max_position_embeddings=max_ids,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+class Guide:
+    """Carries progress into the attention layers of one forward pass, and their losses out."""
+
+    def __init__(self, layers, width, progress, keys, queries, task):
+        self.layers, self.task, self.queries = layers, task, queries
+        gap = (progress[:, :, None] - progress[:, None, :]) / width  # (rows, query, key)
+        self.log_band = torch.where(keys[:, None, :], -0.5 * gap.square(), -1e4).clamp(min=-1e4)
+        self.losses: list[torch.Tensor] = []
+
+    def observe(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
+        """query, key: (rows, heads, ids, dim), after rotation. Head 0 follows text, head 1 follows speech."""
+        row = torch.arange(len(query), device=query.device)
+        scores = (query[row, self.task] @ key[row, self.task].transpose(1, 2)).float() * scaling
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, -1e4)
+        inside = (scores + self.log_band).logsumexp(-1) - scores.logsumexp(-1)  # log share of attention in the band
+        self.losses.append(-(inside * self.queries).sum() / self.queries.sum())
+
+
+def _guided_attention(module, query, key, value, attention_mask, scaling, guide: Guide | None = None, **kwargs):
+    """Causal attention over rows padded on the right, with a guide looking in."""
+    if guide is not None and module.layer_idx in guide.layers:
+        guide.observe(query, key, scaling)
+    if query.is_cuda:
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        return mixed.transpose(1, 2), None
+    # On a CPU the fused kernel takes 37 % of a training step at these lengths; three plain products take 15 %.
+    key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
+    rows, heads, ids, dim = query.shape
+    query, key, value = (x.reshape(rows * heads, ids, dim) for x in (query, key, value))
+    future = torch.full((ids, ids), -torch.inf, dtype=query.dtype).triu(1)
+    weights = torch.baddbmm(future, query, key.transpose(1, 2), alpha=scaling).softmax(-1)
+    return torch.bmm(weights, value).view(rows, heads, ids, dim).transpose(1, 2), None
+
+
+class SpeechLM(nn.Module):
+    """A Llama in training: the plain model plus the two aids. `plain()` gives the `LlamaForCausalLM` that ships."""
+
+    def __init__(self, config, code_offset: int, levels: list[int]):
+        super().__init__()
+        from transformers import AttentionInterface, AttentionMaskInterface, LlamaModel
+        from transformers.masking_utils import sdpa_mask
+
+        AttentionInterface.register("guided", _guided_attention)
+        AttentionMaskInterface.register("guided", sdpa_mask)
+        config._attn_implementation = "guided"
+        self.config, self.code_offset = config, code_offset
+        self.llama = LlamaModel(config)
+        size = int(np.prod(levels))
+        digits = (torch.arange(size)[:, None] // torch.tensor([1, *np.cumprod(levels[:-1])])) % torch.tensor(levels)
+        shifts = torch.tensor([0, *np.cumsum(levels[:-1])])
+        which = F.one_hot(digits + shifts, sum(levels)).sum(1).float()  # (codes, sum of levels)
+        self.register_buffer("which_digits", which, persistent=False)
+        self.digits = nn.Parameter(0.02 * torch.randn(sum(levels), config.hidden_size))
+
+    def table(self) -> torch.Tensor:
+        """The embedding table with the digits in it: (vocabulary, hidden)."""
+        own, end = self.llama.embed_tokens.weight, self.code_offset + len(self.which_digits)
+        codes = own[self.code_offset : end] + self.which_digits @ self.digits
+        return torch.cat([own[: self.code_offset], codes, own[end:]])
+
+    def forward(self, input_ids, labels, guide: Guide | None = None):
+        """Mean loss over labelled positions, and the mean of the guided heads' losses (0 without a guide)."""
+        table = self.table()
+        hidden = self.llama(inputs_embeds=F.embedding(input_ids, table), use_cache=False, guide=guide).last_hidden_state
+        wanted = labels[:, 1:] != IGNORE  # only these need logits
+        logits = F.linear(hidden[:, :-1][wanted], table)
+        loss = F.cross_entropy(logits.float(), labels[:, 1:][wanted])
+        return loss, torch.stack(guide.losses).mean() if guide and guide.losses else loss.new_zeros(())
+
+    @torch.no_grad()
+    def plain(self):
+        """The trained weights as a `LlamaForCausalLM`, float32."""
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(**{k: v for k, v in self.config.to_dict().items() if not k.startswith("_")})
+        model = LlamaForCausalLM(config)
+        model.model.load_state_dict(self.llama.state_dict())
+        model.model.embed_tokens.weight.copy_(self.table())
+        model.tie_weights()
+        return model.eval()
+
+
+def reading_gap(model: SpeechLM, protocol: Protocol, utterances: list[Utterance]) -> tuple[float, float]:
+    """Loss (nats an id) on held-out clips with their own text and with another clip's: a model that reads has a gap."""
+    device = model.digits.device
+    losses = []
+    for shift in (0, 7):
+        total = []
+        for clip, other in zip(utterances, utterances[shift:] + utterances[:shift]):
+            row = make_row(protocol, [Utterance(other.text, clip.speaker, clip.split, clip.codes)], recognition=False)
+            batch = pad_rows([row], len(row.input_ids), protocol.pad)
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+                ids, labels = (torch.from_numpy(batch[k]).to(device) for k in ("input_ids", "labels"))
+                total.append(model(ids, labels)[0].item())
+        losses.append(float(np.mean(total)))
+    return losses[0], losses[1]
+
+
+def train_lm(
+    utterances: list[Utterance],
+    levels: list[int],
+    out: str | Path,
+    settings: Training,
+    hidden_size: int = 256,
+    layers: int = 8,
+) -> Path:
+    """Train a small Llasa from scratch and save it, with its tokenizer, as a folder `from_pretrained` reads.
+
+    A run that was stopped goes on from its last checkpoint in `out/checkpoints`; the log is `out/log.jsonl`.
+
+    Args:
+        utterances: token corpus; `train` is learned, `test` watched.
+        levels: FSQ levels of the codec the codes came from.
+    """
+    import transformers
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_utils import get_last_checkpoint
+
+    out = Path(out)
+    checkpoints = out / "checkpoints"
+    torch.manual_seed(settings.seed)
+    protocol = Protocol(character_tokenizer(int(np.prod(levels))))
+    model = SpeechLM(nano_config(protocol, hidden_size, layers), protocol.code_offset, list(levels))
+    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    begun = int(last.rsplit("-", 1)[1]) if last else 0
+    sampler = RowSampler(
+        [u for u in utterances if u.split == "train"], protocol, settings.mixture, settings.seed + begun
+    )
+    watched = [u for u in utterances if u.split == "test"][:32]
+
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(sampler.batches(settings.ids_per_batch))
+
+    class SpeechTrainer(Trainer):
+        parts: dict[str, list[float]] = {"speech": [], "guide": []}
+
+        def compute_loss(self, model, inputs, return_outputs=False, **_):
+            step = self.state.global_step
+            weight = settings.guide_weight * max(0.1, 1 - step / max(1, settings.guide_until))
+            guide = None
+            if weight > 0:
+                queries = (inputs["progress"] > -1) & ~inputs["keys"]
+                guide = Guide(
+                    settings.guide_layers,
+                    settings.guide_width,
+                    inputs["progress"],
+                    inputs["keys"],
+                    queries,
+                    inputs["task"],
+                )
+            loss, guided = model(inputs["input_ids"], inputs["labels"], guide)
+            self.parts["speech"].append(loss.item()), self.parts["guide"].append(guided.item())
+            return loss + weight * guided
+
+        def log(self, logs, *args, **kwargs):
+            if "loss" in logs:
+                logs |= {k: round(float(np.mean(v)), 4) for k, v in self.parts.items() if v}
+                self.parts.update({k: [] for k in self.parts})
+            super().log(logs, *args, **kwargs)
+            with open(out / "log.jsonl", "a") as record:
+                record.write(_json(logs | {"step": self.state.global_step}))
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step % settings.evaluate_every == 0 and watched:
+                model.eval()
+                own, other = reading_gap(model, protocol, watched)
+                model.train()
+                trainer.log({"held_out": round(own, 4), "held_out_wrong_text": round(other, 4)})
+
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,  # a batch of the sampler is a whole batch already
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=50,
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        ignore_data_skip=True,  # a resumed run draws from another seed instead of replaying
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to=[],
+        disable_tqdm=True,
+        seed=settings.seed,
+    )
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and n != "digits"]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n and n != "digits")]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.95),
+    )
+    trainer = SpeechTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Rows(),
+        data_collator=lambda batch: {k: torch.from_numpy(v) for k, v in batch[0].items()},
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_at(s, settings))),
+        callbacks=[Watch()],
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=last)
+    save_lm(model, protocol, out)
+    return out
+
+
+def rate_at(step: int, settings: Training) -> float:
+    """Warm-up, plateau, linear decay: a run can be lengthened by resuming from a checkpoint of its plateau."""
+    left = (settings.steps - step) / max(1.0, settings.decay_share * settings.steps)
+    return min(1.0, (step + 1) / settings.warmup_steps, max(0.02, left))
+
+
+def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
+    """Save as fp16 safetensors in files below 10 MB (what plain git takes on the hub), with tokenizer and sampling."""
+    from transformers import GenerationConfig
+
+    plain = model.plain().half()
+    plain.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.7, top_p=0.95, eos_token_id=protocol.speech_end
+    )
+    plain.config.llasa = {  # what `checkpoints.find` reads of a folder
+        "codec": "nano",
+        "tasks": ["tts", "asr"],
+        "languages": ["en"],
+        "licence": "Apache-2.0",
+        "chunk_chars": CHECKPOINTS["nano"].chunk_chars,
+        "chunk_seconds": CHECKPOINTS["nano"].chunk_seconds,
+    }
+    plain.save_pretrained(out, max_shard_size="9MB")
+    protocol.tokenizer.save_pretrained(out)
+
+
+def _json(row: dict) -> str:
+    import json
+
+    return json.dumps(row) + "\n"

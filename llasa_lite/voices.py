@@ -1,0 +1,126 @@
+"""A voice is a short clip and what is said in it, as codes, transcript and name; saved as JSON. Knows the codec."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from . import audio
+
+FOLDER = Path(__file__).parent / "nano" / "voices"  # the built-in voices: <name>.json beside <name>.ogg
+
+MIN_SECONDS = 0.5  # below this there is no voice to follow
+MAX_SECONDS = 15.0  # more takes the context away from the answer; a longer clip is refused, never cut without its text
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What a voice prompt is made of. Text and speech stay together: a transcript of other length leaks into the answer.
+
+    Example:
+        >>> Voice.builtin("emma").text          # doctest: +SKIP
+        >>> Voice.from_audio("me.wav", text="What I say in it.").save("me.json")   # doctest: +SKIP
+    """
+
+    name: str
+    text: str | None  # transcript; None: to be recognised by a checkpoint that can
+    wav: np.ndarray | None = field(default=None, repr=False)  # (samples,) float32, 16 kHz
+    codes: dict[str, list[int]] = field(default_factory=dict, repr=False)  # codec name -> codes
+    description: str = ""
+
+    @classmethod
+    def from_audio(cls, source, text: str | None = None, name: str = "my voice") -> Voice:
+        """A voice from a clip of 0.5 to 15 s: a path, bytes or `(sample_rate, samples)`.
+
+        Silence at both ends is cut and the level set to that of the training clips.
+
+        Raises:
+            ValueError: unreadable, silent, shorter than 0.5 s or longer than 15 s after trimming.
+        """
+        wav = audio.normalize(audio.trim(audio.load(source, name="voice clip")))
+        seconds = len(wav) / audio.SAMPLE_RATE
+        if seconds < MIN_SECONDS:
+            raise ValueError(f"The voice clip holds {seconds:.1f} s of sound; at least {MIN_SECONDS} s are needed.")
+        if seconds > MAX_SECONDS:
+            raise ValueError(
+                f"The voice clip is {seconds:.0f} s long; give {MAX_SECONDS:.0f} s or less (3 to 8 s work best) "
+                "and only the text that is said in it."
+            )
+        return cls(name, text.strip() if text and text.strip() else None, wav)
+
+    @classmethod
+    def builtin(cls, name: str) -> Voice:
+        """One of the voices that ship with the package. Raises ValueError on an unknown name."""
+        known = builtin_voices()
+        if name not in known:
+            raise ValueError(f"Unknown voice '{name}'. Choose from: {', '.join(known)}; or give a clip of your own.")
+        return known[name]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Voice:
+        """Read a voice saved with `save`. Raises ValueError where the file is no voice."""
+        path = Path(path)
+        try:
+            row = json.loads(path.read_text())
+            codes = {str(k): [int(c) for c in v] for k, v in row["codes"].items()}
+            voice = cls(str(row["name"]), str(row["text"]), None, codes, str(row.get("description", "")))
+        except FileNotFoundError:
+            raise ValueError(f"There is no voice file '{path}'.") from None
+        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            raise ValueError(f"'{path.name}' is not a voice: it needs name, text and codes.") from error
+        sound = path.with_suffix(".ogg")
+        return voice if not sound.is_file() else voice.replace(wav=audio.load(sound, name=f"voice '{voice.name}'"))
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write name, text and codes as JSON, and the clip beside it (.ogg), so that it serves other codecs too.
+
+        Raises:
+            ValueError: no transcript or no codes yet (`Llasa.prepare(voice)` fills in both), or it cannot be written.
+        """
+        if self.text is None or not self.codes:
+            raise ValueError(f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first.")
+        row = {"name": self.name, "text": self.text, "description": self.description, "codes": self.codes}
+        path = Path(path)
+        if self.wav is not None:
+            audio.save(self.wav, path.with_suffix(".ogg"))
+        path.write_text(json.dumps(row, ensure_ascii=False))
+        return path
+
+    def replace(self, **changes) -> Voice:
+        """A copy with some fields changed."""
+        from dataclasses import replace
+
+        return replace(self, **changes)
+
+    def encoded(self, codec) -> Voice:
+        """A copy that holds this codec's codes; the clip is encoded once.
+
+        Raises:
+            ValueError: codes of another codec only, and no audio to encode.
+        """
+        if codec.name in self.codes:
+            return self
+        if self.wav is None:
+            raise ValueError(
+                f"The voice '{self.name}' was saved for the codec {', '.join(self.codes)} and holds no audio; "
+                f"make it again from its clip for '{codec.name}'."
+            )
+        # the last code of `encode` stands for appended zeros; the answer goes on from the sound itself
+        return self.replace(codes={**self.codes, codec.name: codec.encode(self.wav)[:-1].tolist()})
+
+
+@lru_cache(None)
+def builtin_voices() -> dict[str, Voice]:
+    """Name -> voice, in alphabetical order."""
+    return {path.stem: Voice.load(path) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def file_name(name: str) -> str:
+    """A safe file name for a voice: letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "voice"
