@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from .audio import HOP_LENGTH, SAMPLE_RATE
 
 # Streaming decode: the decoder looks both ways and normalises over time, so each chunk is decoded with context
-# on both sides, and neighbours are cross-faded. Chunk, history and look-ahead as NeuTTS streams X-codec-like codes.
+# on both sides, and neighbours are cross-faded. Against the whole decode, over 8 held-out clips of nano's codec:
+# 50 codes back and 5 ahead (NeuTTS's choice) 11.5 dB, 100 and 10 (here) 13.0 dB, 300 and 25 15.0 dB.
 CHUNK_CODES = 25
-HISTORY_CODES = 50
-LOOKAHEAD_CODES = 5
+HISTORY_CODES = 100
+LOOKAHEAD_CODES = 10
 FADE_SAMPLES = HOP_LENGTH  # cross-fade between two chunks, inside the look-ahead
 
 MAX_ENCODE_SECONDS = 60.0  # memory grows with the square of the length in the semantic encoder
@@ -117,8 +118,8 @@ class Codec:
     def decode_stream(self, codes: Iterable[int], history: np.ndarray | list[int] = ()) -> Iterator[np.ndarray]:
         """Codes as they come -> waves as soon as they can be heard, close to the whole decode.
 
-        Each chunk of 25 codes is decoded with up to 50 codes before it and 5 after it, and cross-faded over 20 ms
-        with the one before. The first wave comes after 30 codes (0.6 s of speech).
+        Each chunk of 25 codes is decoded with up to 100 codes before it and 10 after it, and cross-faded over 20 ms
+        with the one before. The first wave comes after 35 codes (0.7 s of speech).
 
         Args:
             codes: an iterable of codes; consumed as the result is iterated.
