@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(handler=train_tokens)
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders")
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
+    sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
     sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_lm)
     sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
@@ -85,6 +87,29 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--hidden-size", type=int, default=256)
     sub.add_argument("--layers", type=int, default=8)
     sub.add_argument("--seed", type=int, default=0)
+
+    judge = argparse.ArgumentParser(add_help=False)
+    judge.add_argument("--judge", default="openai/whisper-base", help="Whisper checkpoint: hub id or folder")
+    judge.add_argument("--limit", type=int, help="at most this many, drawn with seed 0")
+    judge.add_argument("--table", help="JSON file for every item and the summary")
+    evaluate = verbs.add_parser("evaluate", help="Word error rates.", description="Word error rates, with intervals.")
+    kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    sub = kinds.add_parser("tts", help="speak sentences, heard by the judge", parents=[judge, model, output])
+    sub.set_defaults(handler=evaluate_tts)
+    sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
+    sub.add_argument("--voice", help="built-in voice (default: the model chooses)")
+    sub.add_argument("--voices", nargs="+", help="several: sentence k is spoken by voice k modulo their number")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--temperature", type=float)
+    sub.add_argument("--top-p", type=float)
+    sub.add_argument("--keep", help="folder for the waves")
+    sub.set_defaults(top_k=None)
+    sub = kinds.add_parser("codec", help="original against resynthesised clips", parents=[judge, model, output])
+    sub.set_defaults(handler=evaluate_codec)
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
+    sub = kinds.add_parser("asr", help="the model's own transcripts", parents=[judge, model, output])
+    sub.set_defaults(handler=evaluate_asr)
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
 
     sub = verbs.add_parser("demo", help="Open the Gradio app.", description="Open the Gradio app.")
     sub.set_defaults(handler=demo)
@@ -97,8 +122,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input (one sentence on standard error), 130 interrupted."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    _quiet_transformers()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Transformers is imported, in this process alone
     try:
         options.handler(options)
     except (ValueError, OSError) as error:
@@ -257,11 +283,16 @@ def train_codec(o) -> None:
 
 
 def train_tokens(o) -> None:
-    from .data import encode_corpus, read_corpus
+    from .alignment import align_corpus
+    from .data import encode_corpus, read_corpus, read_tokens, write_tokens
+    from .tokens import character_tokenizer
 
-    clips = [clip for folder in o.data for clip in read_corpus(folder)]
+    clips, codec = [clip for folder in o.data for clip in read_corpus(folder)], _load_codec(o)
     with _Progress("encoding", o, total=len(clips)) as bar:
-        out = encode_corpus(clips, _load_codec(o), o.out, lambda done, total: bar.update(done - bar.n))
+        out = encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
+    if o.align_minutes:
+        levels = list(codec.model.config.quantization_levels)
+        write_tokens(align_corpus(read_tokens(out), levels, character_tokenizer(codec.codebook_size), o.align_minutes), out)
     _print({"tokens": str(out), "clips": len(clips)}, o, f"{len(clips)} clips in {out}")
 
 
@@ -274,6 +305,36 @@ def train_lm(o) -> None:
     levels = _load_codec(o).model.config.quantization_levels
     out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers)
     _print({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
+
+
+def evaluate_tts(o) -> None:
+    from .evaluation import Judge, evaluate_tts
+
+    llasa = _load(o)
+    llasa.sampling = _sampling(o, llasa)
+    try:
+        lines = [line.strip() for line in Path(o.sentences).read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(f"Cannot read sentences from '{o.sentences}': {error.strerror}.") from error
+    voices = [llasa.prepare(name) for name in o.voices or ([o.voice] if o.voice else [])]
+    table = evaluate_tts(llasa, _progress("judging", o, _some(lines, o.limit)), Judge(o.judge), voices, o.seed, o.keep)
+    _finish_table({"tts": table}, o)
+
+
+def evaluate_codec(o) -> None:
+    from .evaluation import Judge, evaluate_codec
+
+    clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
+    originals, resynthesis = evaluate_codec(_load_codec(o), clips, Judge(o.judge))
+    _finish_table({"originals": originals, "resynthesis": resynthesis}, o)
+
+
+def evaluate_asr(o) -> None:
+    from .evaluation import evaluate_asr
+
+    llasa = _load(o)
+    clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
+    _finish_table({"asr": evaluate_asr(lambda wav: llasa.transcribe(wav).text, clips)}, o)
 
 
 def demo(o) -> None:
@@ -299,14 +360,23 @@ def _demo_package():
 def _load(o):
     from .pipeline import Llasa
 
+    _no_loading_bars()
     return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
 
 
 def _load_codec(o):
     from .checkpoints import find, load_codec, pick_device, pick_dtype
 
+    _no_loading_bars()
     device = pick_device(o.device)
     return load_codec(o.codec or find(o.model).codec, device, pick_dtype(device, "float32"))
+
+
+def _no_loading_bars() -> None:
+    """Reading weights takes a second; only a download from the hub, which has bars of its own, is worth one."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _text(given: str) -> str:
@@ -359,8 +429,32 @@ def _Progress(name: str, o, total: float | None = None):
     return tqdm(desc=name, total=total, unit=unit, file=sys.stderr, leave=False, disable=None if not o.json else True)
 
 
-def _quiet_transformers() -> None:
-    import os
+def _progress(name: str, o, items: list):
+    from tqdm import tqdm
 
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    return tqdm(items, desc=name, file=sys.stderr, leave=False, disable=None if not o.json else True)
+
+
+def _some(items: list, limit: int | None) -> list:
+    import random
+
+    return items if limit is None else random.Random(0).sample(items, min(limit, len(items)))
+
+
+def _test_clips(folders: list[str]) -> list:
+    from .data import read_corpus
+
+    return [c for folder in folders for split in ("test", "test_speaker") for c in read_corpus(folder, split)]
+
+
+def _finish_table(tables: dict, o) -> None:
+    if o.table:
+        rows = {name: table.to_dict() for name, table in tables.items()}
+        Path(o.table).write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+    summaries = {name: table.summary() for name, table in tables.items()}
+    lines = [
+        f"{name}: WER {s['wer']:.3f} ({s['wer_low']:.3f} to {s['wer_high']:.3f}), n {s['n']}, "
+        f"{s['incomplete']} incomplete, real-time factor {s['real_time_factor']:.3f}"
+        for name, s in summaries.items()
+    ]
+    _print(summaries, o, "\n".join(lines))

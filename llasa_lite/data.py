@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .audio import FRAME_RATE
+from .tokens import IGNORE
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Utterance:
     text: str
     speaker: str
     split: str
-    codes: np.ndarray  # (n,) uint16, or uint32 for a codebook above 65,536
+    codes: np.ndarray  # (n,) uint16
+    alignment: np.ndarray | None = None  # (n,) float16: where in the ids of the text each code is (`alignment.align`)
 
     @property
     def seconds(self) -> float:
@@ -93,7 +95,7 @@ def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda don
 
 
 def write_tokens(utterances: list[Utterance], path: str | Path) -> None:
-    """Save a token corpus as one safetensors file. Codes are kept as uint16."""
+    """Save a token corpus as one safetensors file; a missing alignment is kept as NaN."""
     from safetensors.numpy import save_file
 
     rows = [[u.text, u.speaker, u.split] for u in utterances]
@@ -101,6 +103,9 @@ def write_tokens(utterances: list[Utterance], path: str | Path) -> None:
         "codes": np.concatenate([u.codes for u in utterances]).astype(np.uint16),
         "lengths": np.array([len(u.codes) for u in utterances], np.int32),
     }
+    if any(u.alignment is not None for u in utterances):
+        missing = [np.full(len(u.codes), np.nan, np.float16) if u.alignment is None else u.alignment for u in utterances]
+        tensors["alignment"] = np.concatenate(missing).astype(np.float16)
     partial = Path(f"{path}.part")
     save_file(tensors, partial, metadata={"rows": json.dumps(rows)})
     partial.replace(path)
@@ -114,8 +119,11 @@ def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
         raise ValueError(f"There is no token corpus '{path}'. Make one with `train tokens`.")
     with safe_open(path, "numpy") as file:
         rows = json.loads(file.metadata()["rows"])
-        codes = np.split(file.get_tensor("codes"), np.cumsum(file.get_tensor("lengths"))[:-1])
-    return [Utterance(*row, codes=c) for row, c in zip(rows, codes) if split is None or row[2] == split]
+        cuts = np.cumsum(file.get_tensor("lengths"))[:-1]
+        codes = np.split(file.get_tensor("codes"), cuts)
+        aligned = np.split(file.get_tensor("alignment"), cuts) if "alignment" in file.keys() else [None] * len(codes)
+    aligned = [None if a is None or np.isnan(a).any() else a for a in aligned]
+    return [Utterance(*row, c, a) for row, c, a in zip(rows, codes, aligned) if split is None or row[2] == split]
 
 
 # -- rows for the language model ------------------------------------------------------------------------------------
@@ -132,45 +140,50 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Row:
-    """A training row and, for every position, how far through its clip it is.
+    """A training row, and for every position that is aligned where in the text it is.
 
-    `progress` is 10 * (index of the clip) + a fraction in [0, 1] for text characters and for the positions that
-    predict an answer; NO_PROGRESS elsewhere. `task` is 0 for speech, 1 for recognition. `keys` marks what is read.
+    `place` counts ids of the text, plus CLIP_STRIDE for every clip before, for the ids of the text and for the codes;
+    on the answer's side it stands at the position that predicts. NOWHERE elsewhere. `keys` marks the side that is
+    read. `task` is 0 for speech, 1 for recognition.
     """
 
     input_ids: list[int]
     labels: list[int]
-    progress: list[float]
+    place: list[float]
     keys: list[bool]
     task: int
 
 
-NO_PROGRESS = -1000.0
+CLIP_STRIDE = 1000.0
+NOWHERE = -1e6
 
 
-def make_row(protocol, clips: list[Utterance], recognition: bool) -> Row:
+def make_row(protocol, clips: list[Utterance], recognition: bool = False) -> Row:
     """Clips of one voice, joined as a voice prompt and its target are joined, as one training row."""
     text = " ".join(c.text.strip() for c in clips)
     codes = np.concatenate([c.codes for c in clips])
     example = protocol.asr_example(text, codes) if recognition else protocol.tts_example(text, codes)
-    total = len(example.input_ids)
-    progress, keys = [NO_PROGRESS] * total, [False] * total
-    pieces = [protocol.text_to_ids(c.text.strip() + " ") for c in clips]
-    lengths = {"text": [len(p) for p in pieces], "speech": [len(c.codes) for c in clips]}
-    lengths["text"][-1] -= 1  # no space after the last
-    read, said = ("speech", "text") if recognition else ("text", "speech")
-    answer = total - 1 - sum(lengths[said])  # first id of the answer; the last id is END
-    first = example.input_ids.index(protocol.code_offset + int(codes[0])) if recognition else _find(
-        example.input_ids, protocol.text_to_ids(text)
-    )
-    for begin, counts, is_key in ((first, lengths[read], True), (answer - 1, lengths[said], False)):
-        position = begin
-        for index, count in enumerate(counts):
-            for k in range(count):
-                progress[position] = 10.0 * index + (k + 0.5) / count
-                keys[position] = is_key
-                position += 1
-    return Row(example.input_ids, example.labels, progress, keys, int(recognition))
+    ids = example.input_ids
+    place, keys = [NOWHERE] * len(ids), [False] * len(ids)
+    text_ids = protocol.text_to_ids(text)
+    answer = sum(label != IGNORE for label in example.labels)
+    if recognition:
+        at_text, at_speech = len(ids) - answer - 1, ids.index(protocol.code_offset + int(codes[0]))
+    else:
+        at_text, at_speech = _find(ids, text_ids), len(ids) - answer - 1
+    for index, clip in enumerate(clips):
+        characters = len(protocol.text_to_ids(clip.text.strip()))
+        if clip.alignment is not None:
+            shift = CLIP_STRIDE * index
+            for at, places, is_key in (
+                (at_text, shift + np.arange(characters), not recognition),
+                (at_speech, shift + clip.alignment.astype(np.float64), recognition),
+            ):
+                place[at : at + len(places)] = places.tolist()
+                keys[at : at + len(places)] = [is_key] * len(places)
+        at_text += characters + 1  # and the space between two clips
+        at_speech += len(clip.codes)
+    return Row(ids, example.labels, place, keys, int(recognition))
 
 
 def _find(ids: list[int], part: list[int]) -> int:
@@ -216,7 +229,6 @@ class RowSampler:
 
 def pad_rows(rows: list[Row], width: int, pad: int) -> dict[str, np.ndarray]:
     """Rows -> arrays (rows, width), padded on the right: a causal model needs no mask for that."""
-    from .tokens import IGNORE
 
     def stack(name, fill, dtype):
         return np.array([[*getattr(r, name), *[fill] * (width - len(r.input_ids))] for r in rows], dtype)
@@ -224,7 +236,7 @@ def pad_rows(rows: list[Row], width: int, pad: int) -> dict[str, np.ndarray]:
     return {
         "input_ids": stack("input_ids", pad, np.int64),
         "labels": stack("labels", IGNORE, np.int64),
-        "progress": stack("progress", NO_PROGRESS, np.float32),
+        "place": stack("place", NOWHERE, np.float32),
         "keys": stack("keys", False, bool),
         "task": np.array([r.task for r in rows], np.int64),
     }

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -55,10 +54,9 @@ class Table:
             "real_time_factor": round(sum(i.seconds_taken for i in self.items) / max(spoken, 1e-9), 4),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Every item and the summary as one JSON file."""
-        rows = {"summary": self.summary(), "items": [asdict(i) for i in self.items]}
-        Path(path).write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+    def to_dict(self) -> dict:
+        """The summary and every item, JSON-ready."""
+        return {"summary": self.summary(), "items": [asdict(i) for i in self.items]}
 
 
 class Judge:
@@ -90,16 +88,16 @@ def judged(name: str, truth: str, heard: str, seconds: float, taken: float, comp
     return Item(name, truth, heard, edits, len(reference.split()), round(seconds, 2), round(taken, 3), complete)
 
 
-def evaluate_tts(llasa, sentences: Iterable[str], judge: Judge, voice=None, seed: int = 0, keep=None) -> Table:
+def evaluate_tts(llasa, sentences: Iterable[str], judge: Judge, voices=(), seed: int = 0, keep=None) -> Table:
     """Speak each sentence once (sentence k with seed + k) and let the judge read it back.
 
     Args:
+        voices: sentence k is spoken by voice k modulo their number; none: the model chooses.
         keep: folder for the waves; None keeps nothing.
     """
-    voice = llasa.prepare(voice) if voice is not None else None
     items = []
     for index, sentence in enumerate(sentences):
-        speech = llasa.tts(sentence, voice, seed + index)
+        speech = llasa.tts(sentence, voices[index % len(voices)] if voices else None, seed + index)
         if keep:
             Path(keep).mkdir(parents=True, exist_ok=True)
             speech.save(Path(keep) / f"{index:04d}.wav")

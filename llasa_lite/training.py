@@ -5,8 +5,8 @@
 The checkpoint that comes out is a plain `LlamaForCausalLM`. Two aids exist only while a small model is trained, both
 off for a released checkpoint:
 
-* Guided attention (Tachibana et al. 2017, arXiv 1710.08969): one head of two layers is told that speech goes through
-  its text about evenly. Without it a model of this size needs tens of millions of tokens before it begins to read.
+* Guided attention (after Tachibana et al. 2017, arXiv 1710.08969): one head of two layers is told which character is
+  being said (`alignment.py`). Without it a model of this size needs tens of millions of tokens before it reads.
 * Shared digits: the embedding of a code is its own vector plus one vector for each of its FSQ digits, so that what is
   learned of a code is learned of its neighbours. Folded into the embedding table when the model is saved.
 """
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .checkpoints import CHECKPOINTS
-from .data import Mixture, RowSampler, Utterance, make_row, pad_rows
+from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows
 from .tokens import IGNORE, Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ class Training:
     warmup_steps: int = 150
     decay_share: float = 0.3  # last share of the steps, over which the rate falls linearly to 2 %
     weight_decay: float = 0.05
-    guide_weight: float = 0.5  # of the guided-attention loss at the start
-    guide_until: int = 3000  # step at which it has faded to a tenth
-    guide_width: float = 0.1  # standard deviation of the band, as a share of the clip
+    guide_weight: float = 1.0  # of the guided-attention loss at the start
+    guide_until: int = 4000  # step at which it has faded to a tenth
+    guide_width: float = 1.5  # standard deviation of the band, in characters
     guide_layers: tuple[int, ...] = (2, 3)
     save_every: int = 250
     evaluate_every: int = 250
@@ -69,11 +69,12 @@ def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8, max
 
 
 class Guide:
-    """Carries progress into the attention layers of one forward pass, and their losses out."""
+    """Carries the places of a batch (`data.Row`) into the attention layers of one forward pass, and their losses out."""
 
-    def __init__(self, layers, width, progress, keys, queries, task):
-        self.layers, self.task, self.queries = layers, task, queries
-        gap = (progress[:, :, None] - progress[:, None, :]) / width  # (rows, query, key)
+    def __init__(self, layers: tuple[int, ...], width: float, place, keys, task):
+        self.layers, self.task = layers, task
+        self.queries = (place > NOWHERE) & ~keys
+        gap = (place[:, :, None] - place[:, None, :]) / width  # (rows, query, key)
         self.log_band = torch.where(keys[:, None, :], -0.5 * gap.square(), -1e4).clamp(min=-1e4)
         self.losses: list[torch.Tensor] = []
 
@@ -84,7 +85,7 @@ class Guide:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, -1e4)
         inside = (scores + self.log_band).logsumexp(-1) - scores.logsumexp(-1)  # log share of attention in the band
-        self.losses.append(-(inside * self.queries).sum() / self.queries.sum())
+        self.losses.append(-(inside * self.queries).sum() / self.queries.sum().clamp(min=1))
 
 
 def _guided_attention(module, query, key, value, attention_mask, scaling, guide: Guide | None = None, **kwargs):
@@ -158,7 +159,7 @@ def reading_gap(model: SpeechLM, protocol: Protocol, utterances: list[Utterance]
     for shift in (0, 7):
         total = []
         for clip, other in zip(utterances, utterances[shift:] + utterances[:shift]):
-            row = make_row(protocol, [Utterance(other.text, clip.speaker, clip.split, clip.codes)], recognition=False)
+            row = make_row(protocol, [Utterance(other.text, clip.speaker, clip.split, clip.codes)])
             batch = pad_rows([row], len(row.input_ids), protocol.pad)
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
                 ids, labels = (torch.from_numpy(batch[k]).to(device) for k in ("input_ids", "labels"))
@@ -209,17 +210,8 @@ def train_lm(
         def compute_loss(self, model, inputs, return_outputs=False, **_):
             step = self.state.global_step
             weight = settings.guide_weight * max(0.1, 1 - step / max(1, settings.guide_until))
-            guide = None
-            if weight > 0:
-                queries = (inputs["progress"] > -1) & ~inputs["keys"]
-                guide = Guide(
-                    settings.guide_layers,
-                    settings.guide_width,
-                    inputs["progress"],
-                    inputs["keys"],
-                    queries,
-                    inputs["task"],
-                )
+            places = (inputs[name] for name in ("place", "keys", "task"))
+            guide = Guide(settings.guide_layers, settings.guide_width, *places) if weight > 0 else None
             loss, guided = model(inputs["input_ids"], inputs["labels"], guide)
             self.parts["speech"].append(loss.item()), self.parts["guide"].append(guided.item())
             return loss + weight * guided
