@@ -131,7 +131,7 @@ def best_path(scores: np.ndarray, spoken: list[int]) -> np.ndarray:
     for t in range(len(scores) - 1, -1, -1):
         if state % 2 and scores[t, states[state]] > surest[state // 2]:
             surest[state // 2], times[state // 2] = scores[t, states[state]], t
-        state -= came[t, state]
+        state -= int(came[t, state])
     return times
 
 

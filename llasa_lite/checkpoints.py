@@ -26,6 +26,7 @@ class Checkpoint:
     tasks: tuple[str, ...] = ("tts",)  # "asr" too where it was trained to read speech back
     chunk_chars: int = 100  # longer text is cut (the paper's rule)
     chunk_seconds: float = 25.0  # what a chunk may take before it is stopped
+    context: int = 2048  # ids of prompt and answer together, as trained; the configs promise Llama's 131,072
     speakers: tuple[str, ...] = ()  # names of finetuned speakers
     revision: str | None = None
 
@@ -44,7 +45,7 @@ _MANY = ("zh", "en", "de", "fr", "ja", "ko", "nl", "es", "it", "pt", "pl")
 CHECKPOINTS: dict[str, Checkpoint] = {
     c.name: c
     for c in (
-        Checkpoint("nano", str(NANO / "lm"), "nano", "Apache-2.0", ("en",), "8M", 0.1, ("tts", "asr"), 60, 8.0),
+        Checkpoint("nano", str(NANO / "lm"), "nano", "Apache-2.0", ("en",), "8M", 0.1, ("tts", "asr"), 60, 8.0, 1024),
         _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 5),
         _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),
         _hkust("llasa-8b", "Llasa-8B", _ZH_EN, "8B", 20),
@@ -114,6 +115,7 @@ def described(name: str, source: str, facts: dict) -> Checkpoint:
         tuple(facts.get("tasks", ("tts",))),
         facts.get("chunk_chars", 100),
         facts.get("chunk_seconds", 25.0),
+        facts.get("context", 2048),
     )
 
 

@@ -56,14 +56,15 @@ class Engine:
         model: a `LlamaForCausalLM` on its device, in its dtype.
         answers: for each kind of answer, the ids that may be sampled, its END first
             (`{"speech": protocol.speech_ids(), "text": protocol.text_ids()}`).
+        max_ids: ids of prompt and answer together; what the config allows if left out.
     """
 
-    def __init__(self, model, answers: dict[str, Sequence[int]]):
+    def __init__(self, model, answers: dict[str, Sequence[int]], max_ids: int | None = None):
         self.model = model.eval()
-        self.max_ids: int = model.config.max_position_embeddings
+        self.max_ids: int = min(max_ids or 10**9, model.config.max_position_embeddings)
         self.answers = {name: torch.as_tensor(np.asarray(ids), device=model.device) for name, ids in answers.items()}
         with torch.inference_mode():
-            self.step = Decoder(model)
+            self.step = Decoder(model, self.max_ids)
             head = model.lm_head.weight
             self.heads = {name: Linear(head[ids]) for name, ids in self.answers.items()}
 
@@ -260,7 +261,7 @@ class Linear:
 class Decoder:
     """The layers of a Llama on weights borrowed from Transformers: fused qkv and gate/up, a preallocated cache."""
 
-    def __init__(self, model):
+    def __init__(self, model, max_ids: int):
         config = model.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -283,7 +284,7 @@ class Decoder:
                 )
             )
         rotary = model.model.rotary_emb  # its frequencies already hold the scaling of Llama 3
-        angles = torch.arange(config.max_position_embeddings, device=rotary.inv_freq.device)[:, None]
+        angles = torch.arange(max_ids, device=rotary.inv_freq.device)[:, None]
         angles = torch.cat([angles * rotary.inv_freq.float()] * 2, -1)  # (positions, dim)
         scale, dtype = rotary.attention_scaling, self.embedding.dtype
         self.cos, self.sin = (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)

@@ -130,7 +130,7 @@ class Llasa:
                 own.temperature if own.temperature is not None else sampling.temperature,
                 own.top_p if own.top_p is not None else sampling.top_p,
             )
-        return cls(checkpoint, protocol, Engine(lm, answers), codec_model, sampling)
+        return cls(checkpoint, protocol, Engine(lm, answers, checkpoint.context), codec_model, sampling)
 
     # -- text to speech --------------------------------------------------------------------------------------------
 

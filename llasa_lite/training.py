@@ -294,6 +294,7 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
         "licence": "Apache-2.0",
         "chunk_chars": CHECKPOINTS["nano"].chunk_chars,
         "chunk_seconds": CHECKPOINTS["nano"].chunk_seconds,
+        "context": plain.config.max_position_embeddings,
     }
     plain.save_pretrained(out, max_shard_size="9MB")
     protocol.tokenizer.save_pretrained(out)

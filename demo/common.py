@@ -1,0 +1,153 @@
+"""What every tab needs: models, errors in plain words, sound and files for the page. Knows no layout."""
+
+from __future__ import annotations
+
+import html
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from gradio.utils import get_upload_folder
+
+from llasa_lite import CHECKPOINTS, Checkpoint, Llasa, Sampling, Speech, builtin_voices
+
+log = logging.getLogger(__name__)
+
+SAMPLE_RATE = Speech.sample_rate
+HOUR = 3600  # seconds
+MAX_CHARS = 2_000  # of text at once: a minute or two of speech, so that a queue moves on
+MAX_SEED = 2**53 - 1  # above it a browser's numbers are not exact
+BUSY = "model"  # handlers with this concurrency id take turns: one machine, one model at work
+CONSENT = (
+    "Use only voices you have permission to use, and tell people that what they hear is synthetic. "
+    "Clips stay on the machine this page runs on and are deleted within a day or so."
+)
+
+
+class Models:
+    """Checkpoints in memory by name, two at most: the one the page opened with, and the last other one asked for."""
+
+    def __init__(self, name: str | None = None):
+        name = "nano" if name is None else str(name)
+        self.first = name.lower() if name.lower() in CHECKPOINTS else name
+        self._first = Llasa.from_pretrained(self.first)
+        self._other: tuple[str, Llasa] | None = None
+        self._lock = threading.Lock()  # of the other one; nobody who uses the first waits for it
+
+    @property
+    def choices(self) -> dict[str, Checkpoint]:
+        """Name -> facts of all that a visitor may choose."""
+        return {self.first: self._first.checkpoint} | CHECKPOINTS
+
+    def get(self, name: str) -> Llasa:
+        """Load a checkpoint, or take it from memory.
+
+        Raises:
+            ValueError: unknown to this page, weights that cannot be reached, or no GPU for a checkpoint that needs one.
+        """
+        if name == self.first:
+            return self._first
+        if name not in self.choices:
+            raise ValueError(f"Unknown model '{name}'. Choose from: {', '.join(self.choices)}.")
+        with self._lock:
+            if self._other is None or self._other[0] != name:
+                _check_gpu(self.choices[name])
+                self._other = None  # its memory is free before the next takes some
+                self._other = (name, Llasa.from_pretrained(name))
+            return self._other[1]
+
+
+def _check_gpu(checkpoint: Checkpoint) -> None:
+    """A visitor's click must not fetch gigabytes that this machine cannot run; who starts the page may (`--model`)."""
+    import torch
+
+    if checkpoint.gigabytes < 1 or torch.cuda.is_available() or torch.backends.mps.is_available():
+        return
+    raise ValueError(
+        f"'{checkpoint.name}' needs a GPU with about {checkpoint.gigabytes:g} GB of memory, and this machine has none. "
+        "The built-in model 'nano' runs here."
+    )
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """ValueErrors of the library reach the visitor as they are; anything else is logged and told in general words."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except ValueError as error:
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+    except Exception as error:
+        log.exception("A request failed.")
+        message = "Something went wrong here, and it is not your input. Try again; the server's log says more."
+        raise gr.Error(message, print_exception=False) from error
+
+
+def text_of(text: str | None) -> str:
+    """Text that is not too long for the page. Raises ValueError."""
+    text = text or ""
+    if len(text) > MAX_CHARS:
+        raise ValueError(f"The text has {len(text):,} characters; this page speaks at most {MAX_CHARS:,} at once.")
+    return text
+
+
+def seed_of(draw: bool, seed: float | None) -> int | None:
+    """The seed asked for, None where one is to be drawn. Raises ValueError on anything but a whole number."""
+    if draw:
+        return None
+    if not isinstance(seed, (int, float)) or not float(seed).is_integer() or not 0 <= seed <= MAX_SEED:
+        raise ValueError("A seed is a whole number, 0 or more. Type one, or tick 'Random each time'.")
+    return int(seed)
+
+
+def sampling_of(llasa: Llasa, temperature: float, top_p: float) -> Sampling:
+    return replace(llasa.sampling, temperature=temperature, top_p=top_p)
+
+
+def to_int16(wav: np.ndarray) -> np.ndarray:
+    """Gradio scales float waves to full level; whole numbers it leaves alone."""
+    return np.rint(np.clip(wav, -1.0, 1.0) * 32767).astype(np.int16)
+
+
+def to_player(wav: np.ndarray) -> tuple[int, np.ndarray]:
+    return SAMPLE_RATE, to_int16(wav)
+
+
+def to_files(speech: Speech) -> tuple[str, str]:
+    """Wave and receipt in a new folder of Gradio's cache, whose name no request can guess or choose."""
+    cache = Path(get_upload_folder())
+    cache.mkdir(parents=True, exist_ok=True)
+    wave = speech.save(Path(tempfile.mkdtemp(dir=cache)) / "speech.wav")
+    return str(wave), str(wave.with_suffix(".json"))
+
+
+def to_summary(speech: Speech, first_seconds: float | None = None) -> str:
+    """One line of Markdown: how much, how long it took, and whether it can be trusted."""
+    line = f"**{speech.seconds:.1f} s** of speech in {speech.receipt['seconds_taken']:.1f} s"
+    if first_seconds is not None:
+        line += f", the first of it after {first_seconds:.1f} s"
+    line += f" · seed {speech.seed}"
+    if speech.complete:
+        return f"{line} · complete"
+    return f"{line}\n\n⚠️ **Not complete:** cut off at its limit before the model ended it. Try another seed."
+
+
+def example_clips() -> dict[str, str]:
+    """Names of the built-in voices that have sound -> what to show for them."""
+    return {name: _label(name) for name, voice in builtin_voices().items() if voice.wav is not None}
+
+
+def voice_labels() -> dict[str, str]:
+    return {name: _label(name) for name in builtin_voices()}
+
+
+def _label(name: str) -> str:
+    description = builtin_voices()[name].description
+    return f"{name}: {description}" if description else name

@@ -1,0 +1,35 @@
+"""Built-in voices as clips to try a tab with; shows nothing where none ship."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from llasa_lite import builtin_voices
+
+from .common import example_clips, to_player
+
+
+def layout(tab: str) -> gr.Dropdown | None:
+    names = example_clips()
+    if not names:
+        return None
+    return gr.Dropdown(
+        [(label, name) for name, label in names.items()],
+        value=None,
+        label="Or the clip of a built-in voice",
+        filterable=False,
+        elem_id=f"{tab}-example",
+    )
+
+
+def wire(chosen: gr.Dropdown | None, audio: gr.Audio, *texts: gr.components.Component) -> None:
+    """A choice fills in the clip, and what is said in it wherever `texts` are given."""
+    if chosen is not None:
+        chosen.input(
+            lambda name: (to_player(builtin_voices()[name].wav), *[builtin_voices()[name].text] * len(texts)),
+            chosen,
+            [audio, *texts],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
