@@ -348,13 +348,14 @@ def _demo_package():
     """The app: inside the installed package, beside it in a checkout."""
     import importlib
 
+    checkout = Path(__file__).parent.parent
     try:
+        if (checkout / "app.py").is_file() and (checkout / "demo").is_dir():
+            sys.path.insert(0, str(checkout))
+            return importlib.import_module("demo")
         return importlib.import_module("llasa_lite.demo")
     except ModuleNotFoundError as error:
-        if error.name != "llasa_lite.demo":
-            raise ValueError(f"The app needs '{error.name}': pip install llasa-lite[demo].") from error
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    return importlib.import_module("demo")
+        raise ValueError(f"The app needs '{error.name}': pip install llasa-lite[demo].") from error
 
 
 def _load(o):

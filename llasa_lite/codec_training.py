@@ -97,11 +97,11 @@ def new_codec(config=None):
 
 def warm_start(path: str | Path):
     """A fresh codec that takes every weight of the one in `path` whose name and shape fit."""
-    from safetensors.torch import load_file
+    from transformers import Xcodec2Model
 
     model = new_codec()
     own = model.state_dict()
-    found = {k: v.float() for k, v in load_file(Path(path) / "model.safetensors").items()}
+    found = Xcodec2Model.from_pretrained(path, dtype=torch.float32).state_dict()
     taken = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(taken, strict=False)
     log.info("warm start: %d of %d tensors taken from %s", len(taken), len(own), path)
@@ -248,7 +248,7 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
     def checkpoint():
         torch.save({n: p.state_dict() for n, p in parts.items()} | {"step": step, "seconds": spent}, state_file)
         half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-        model.save_pretrained(out, state_dict=half)
+        model.save_pretrained(out, state_dict=half, max_shard_size="9MB")  # plain git on the hub takes 10
 
     crops = Crops(clips, settings.seed + step)
     model.train()

@@ -45,7 +45,7 @@ class Table:
         low, high = np.percentile(edits[rows].sum(1) / words[rows].sum(1), [2.5, 97.5])
         spoken = sum(i.seconds for i in self.items)
         return {
-            "wer": round(edits.sum() / words.sum(), 4),
+            "wer": round(float(edits.sum() / words.sum()), 4),
             "wer_low": round(float(low), 4),
             "wer_high": round(float(high), 4),
             "n": len(self.items),

@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 class Training:
     """Settings of a run from scratch."""
 
-    steps: int = 6000
+    steps: int = 9000
     ids_per_batch: int = 4096
     learning_rate: float = 2e-3
     warmup_steps: int = 150
     decay_share: float = 0.3  # last share of the steps, over which the rate falls linearly to 2 %
     weight_decay: float = 0.05
     guide_weight: float = 1.0  # of the guided-attention loss at the start
-    guide_until: int = 4000  # step at which it has faded to a tenth
+    guide_until: int = 4500  # step at which it has faded to a tenth
     guide_width: float = 1.5  # standard deviation of the band, in characters
     guide_layers: tuple[int, ...] = (2, 3)
     save_every: int = 250
