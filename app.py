@@ -1,4 +1,4 @@
-"""The app: `python app.py` opens it in the browser; as the app file of a Hugging Face Space it needs nothing else."""
+"""The app: `python app.py` serves it at http://127.0.0.1:7860; a Hugging Face Space needs nothing else either."""
 
 from demo import LAUNCH, build
 

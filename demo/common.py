@@ -125,7 +125,7 @@ def to_files(speech: Speech) -> tuple[str, str]:
     cache = Path(get_upload_folder())
     cache.mkdir(parents=True, exist_ok=True)
     wave = speech.save(Path(tempfile.mkdtemp(dir=cache)) / "speech.wav")
-    return str(wave), str(wave.with_suffix(".json"))
+    return str(wave), str(wave.with_suffix(".receipt.json"))
 
 
 def to_summary(speech: Speech, first_seconds: float | None = None) -> str:

@@ -37,11 +37,11 @@ def load(source: str | os.PathLike | bytes | tuple, name: str = "audio") -> np.n
         samples = _to_float(np.asarray(samples))
     else:
         samples, rate = _read(source, name)
-    wav = resample(mono(samples), int(rate))
-    if wav.size == 0:
+    if samples.size == 0:
         raise ValueError(f"The {name} is empty: it holds no samples.")
-    if not np.isfinite(wav).all():
+    if not np.isfinite(samples).all():
         raise ValueError(f"The {name} holds values that are not numbers (NaN or infinity).")
+    wav = resample(mono(samples), int(rate))
     if np.abs(wav).max() < SILENCE_PEAK:
         raise ValueError(f"The {name} is silent: nothing in it is louder than -60 dBFS. Record it again, closer.")
     return np.clip(wav, -1.0, 1.0)

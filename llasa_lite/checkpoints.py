@@ -71,7 +71,7 @@ class NotReachable(ValueError):
 def find(name: str | None) -> Checkpoint:
     """What a name stands for: nothing (nano), a short name, a hub id, or a folder with a checkpoint.
 
-    A folder (or hub checkpoint) trained by this library says in its config, under "llasa", which codec and tasks it has;
+    A checkpoint trained by this library says in its config, under "llasa", which codec and tasks it has;
     others are taken for the released kind: speech only, X-codec2.
 
     Raises:
@@ -91,7 +91,7 @@ def find(name: str | None) -> Checkpoint:
         if not config.is_file():
             raise ValueError(f"The folder '{name}' holds no checkpoint: there is no config.json in it.")
         try:
-            facts = json.loads(config.read_text()).get("llasa", {})
+            facts = json.loads(config.read_text(encoding="utf-8")).get("llasa", {})
         except (ValueError, AttributeError) as error:
             raise ValueError(f"'{config}' is not a model configuration.") from error
         return described(path.name, str(path), facts)
@@ -182,7 +182,7 @@ def load_codec(name: str, device: str, dtype):
     source = str(NANO / "codec") if name == "nano" else name
     with reaching(source):
         codec = Codec.from_pretrained(source, device, dtype)
-    codec.name = name if name in ("nano", RELEASED_CODEC) else Path(name).name
+    codec.name = name  # as given: receipts and voices find it again by this
     return codec
 
 
@@ -193,6 +193,23 @@ class reaching:
         self.source = source
 
     def __enter__(self):
+        """Ask the hub once, briefly, for what is not in the cache: its client itself tries for half a minute."""
+        from huggingface_hub import HfApi, try_to_load_from_cache
+        from huggingface_hub.constants import is_offline_mode
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if Path(self.source).is_dir() or isinstance(try_to_load_from_cache(self.source, "config.json"), str):
+            return self
+        try:
+            if is_offline_mode():
+                raise OSError("offline mode is on")
+            HfApi().model_info(self.source, timeout=5)
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            why = "the hub does not know it or wants you to log in" if status in (401, 403, 404) else "the hub failed"
+            raise self._sentence(why) from error
+        except Exception as error:  # which errors a lost connection raises depends on the hub client's own client
+            raise self._sentence("it is not in the local cache and the hub did not answer") from error
         return self
 
     def __exit__(self, kind, error, trace):
@@ -202,6 +219,9 @@ class reaching:
         why = "the disk is full" if full else "it is not in the local cache and the hub did not answer"
         if Path(self.source).is_dir():
             why = f"a file in it is missing or broken ({str(error).splitlines()[0]})"
-        raise NotReachable(
+        raise self._sentence(why) from error
+
+    def _sentence(self, why: str) -> NotReachable:
+        return NotReachable(
             f"Cannot load '{self.source}': {why}. The built-in model works offline: leave the model out, or say 'nano'."
-        ) from error
+        )

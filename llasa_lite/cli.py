@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", default="my voice", help="name of the voice made")
     sub.add_argument("-o", "--out", default="voice.json", help="file for the voice made (default: voice.json)")
     verb("models", models, "List the checkpoints that have a short name.", output)
-    verb("replay", replay, "Make speech again from its receipt.", speaking, output).add_argument("receipt")
+    sub = verb("replay", replay, "Make speech again from its receipt.", output)
+    sub.add_argument("receipt", metavar="RECEIPT", help="the .receipt.json beside a wave")
+    sub.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
 
     train = verbs.add_parser("train", help="Train the built-in family.", description="Train the built-in family.")
     kinds = train.add_subparsers(dest="kind", required=True, metavar="WHAT")
@@ -157,21 +159,26 @@ def stream(o) -> None:
     if Path(o.out).suffix.lower() != ".wav":
         raise ValueError(f"Streams are written as .wav, not '{Path(o.out).suffix}'.")
     llasa, words = _load(o), _text(o.text)
-    began, first, chunks = time.perf_counter(), None, 0
+    began, chunks = time.perf_counter(), 0
     generator = llasa.stream(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
-    with soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16") as file, _Progress("streaming", o) as bar:
+    wav = next(generator)  # bad input is refused before there is a file; an answer is never empty
+    first = time.perf_counter() - began
+    try:
+        file = soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"Cannot write '{o.out}': {error}.") from error
+    with file, _Progress("streaming", o) as bar:
         while True:
+            chunks += 1
+            file.write(np.clip(wav, -1, 1))
+            file.flush()
+            bar.update(len(wav) / audio.SAMPLE_RATE)
             try:
                 wav = next(generator)
             except StopIteration as stop:
                 speech = stop.value
                 break
-            first = first or time.perf_counter() - began
-            chunks += 1
-            file.write(np.clip(wav, -1, 1))
-            file.flush()
-            bar.update(len(wav) / audio.SAMPLE_RATE)
-    _finish(speech, o, save=False, more={"first_audio_seconds": round(first or 0.0, 3), "chunks": chunks})
+    _finish(speech, o, save=False, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
 
 
 def continue_(o) -> None:
@@ -196,7 +203,7 @@ def encode(o) -> None:
     codes = codec.encode(audio.load(o.clip, "clip to encode"))
     row = {"codec": codec.name, "codes": codes.tolist()}
     if o.out:
-        Path(o.out).write_text(json.dumps(row))
+        Path(o.out).write_text(json.dumps(row), encoding="utf-8")
         _print(row | {"file": o.out}, o, f"{len(codes)} codes of '{codec.name}' in {o.out}")
     else:
         print(json.dumps(row))
@@ -206,7 +213,7 @@ def decode(o) -> None:
     from . import audio
 
     try:
-        row = json.loads(Path(o.codes).read_text())
+        row = json.loads(Path(o.codes).read_text(encoding="utf-8"))
         name, codes = row["codec"], [int(c) for c in row["codes"]]
     except FileNotFoundError:
         raise ValueError(f"There is no file '{o.codes}'.") from None
@@ -260,7 +267,7 @@ def replay(o) -> None:
     from .pipeline import Llasa
 
     try:
-        receipt = json.loads(Path(o.receipt).read_text())
+        receipt = json.loads(Path(o.receipt).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"There is no receipt '{o.receipt}'.") from None
     except ValueError as error:
@@ -275,9 +282,7 @@ def train_codec(o) -> None:
     from .data import read_corpus
 
     clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
-    settings = CodecTraining(
-        minutes=o.minutes, train_encoder=not o.freeze_codes, adversarial_after=o.adversarial_after
-    )
+    settings = CodecTraining(minutes=o.minutes, train_encoder=not o.freeze_codes, adversarial_after=o.adversarial_after)
     out = train_codec(clips, o.out, settings, o.init)
     _print({"codec": str(out), "clips": len(clips)}, o, f"codec in {out}")
 
@@ -292,7 +297,9 @@ def train_tokens(o) -> None:
         out = encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
     if o.align_minutes:
         levels = list(codec.model.config.quantization_levels)
-        write_tokens(align_corpus(read_tokens(out), levels, character_tokenizer(codec.codebook_size), o.align_minutes), out)
+        write_tokens(
+            align_corpus(read_tokens(out), levels, character_tokenizer(codec.codebook_size), o.align_minutes), out
+        )
     _print({"tokens": str(out), "clips": len(clips)}, o, f"{len(clips)} clips in {out}")
 
 
@@ -313,7 +320,7 @@ def evaluate_tts(o) -> None:
     llasa = _load(o)
     llasa.sampling = _sampling(o, llasa)
     try:
-        lines = [line.strip() for line in Path(o.sentences).read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(o.sentences).read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise ValueError(f"Cannot read sentences from '{o.sentences}': {error.strerror}.") from error
     voices = [llasa.prepare(name) for name in o.voices or ([o.voice] if o.voice else [])]
@@ -409,7 +416,7 @@ def _finish(speech, o, save: bool = True, more: dict | None = None) -> None:
     if save:
         speech.save(o.out)
     else:
-        Path(o.out).with_suffix(".json").write_text(json.dumps(speech.receipt, indent=1, ensure_ascii=False))
+        speech.save_receipt(o.out)
     seconds, taken = round(speech.seconds, 2), speech.receipt["seconds_taken"]
     row = {"file": str(o.out), "seconds": seconds, "seconds_taken": taken, "seed": speech.seed}
     row |= {"complete": speech.complete, "receipt": speech.receipt} | (more or {})
@@ -451,7 +458,7 @@ def _test_clips(folders: list[str]) -> list:
 def _finish_table(tables: dict, o) -> None:
     if o.table:
         rows = {name: table.to_dict() for name, table in tables.items()}
-        Path(o.table).write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+        Path(o.table).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     summaries = {name: table.summary() for name, table in tables.items()}
     lines = [
         f"{name}: WER {s['wer']:.3f} ({s['wer_low']:.3f} to {s['wer_high']:.3f}), n {s['n']}, "

@@ -51,7 +51,9 @@ class Codec:
         self._acoustic_is_silent = not model.fc_encoder.weight[:, semantic:].any().item()
 
     @classmethod
-    def from_pretrained(cls, source: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **hub):
+    def from_pretrained(
+        cls, source: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **hub
+    ):
         """Load from a local folder or a hub id in Transformers format (`HKUSTAudio/xcodec2-hf`).
 
         `hub` goes to `Xcodec2Model.from_pretrained` (revision, local_files_only).
@@ -94,7 +96,7 @@ class Codec:
         return codes.long().cpu().numpy()
 
     def decode(self, codes: np.ndarray | list[int]) -> np.ndarray:
-        """codes (n,) -> wave (320 n,) float32; no codes give an empty wave. Raises ValueError on a code out of range."""
+        """codes (n,) -> wave (320 n,) float32; none give an empty wave. Raises ValueError on a code out of range."""
         return self.decode_batch([codes])[0]
 
     @torch.inference_mode()

@@ -47,7 +47,7 @@ def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
         raise ValueError(f"'{folder}' holds no corpus: there is no manifest.jsonl in it.")
     clips = []
     for manifest in manifests:
-        for number, line in enumerate(manifest.read_text().splitlines(), 1):
+        for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 row = json.loads(line)
                 path = row.get("audio") or f"clips/{row['id'] // 1000:03d}/{row['id']:05d}.ogg"
@@ -104,7 +104,9 @@ def write_tokens(utterances: list[Utterance], path: str | Path) -> None:
         "lengths": np.array([len(u.codes) for u in utterances], np.int32),
     }
     if any(u.alignment is not None for u in utterances):
-        missing = [np.full(len(u.codes), np.nan, np.float16) if u.alignment is None else u.alignment for u in utterances]
+        missing = [
+            np.full(len(u.codes), np.nan, np.float16) if u.alignment is None else u.alignment for u in utterances
+        ]
         tensors["alignment"] = np.concatenate(missing).astype(np.float16)
     partial = Path(f"{path}.part")
     save_file(tensors, partial, metadata={"rows": json.dumps(rows)})

@@ -90,10 +90,12 @@ class Engine:
             seed: row k draws from stream k of this seed, whatever n is.
             max_new: ids a row may get; cut down to what the context of the checkpoint leaves.
         Raises:
-            ValueError: no prompt, n < 1, or a prompt that leaves no room for an answer.
+            ValueError: no prompt, n < 1, max_new < 1, or a prompt that leaves no room for an answer.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
+        if max_new < 1:
+            raise ValueError(f"max_new must be at least 1, not {max_new}.")
         if len(prompt_ids) == 0:
             raise ValueError("The prompt is empty.")
         room = self.max_ids - len(prompt_ids)
@@ -154,7 +156,7 @@ class Beams:
             picked = sample(logits, self.sampling, uniform, self.seen)  # (rows,) index into the allowed ids
             self.seen[torch.arange(len(picked), device=picked.device), picked] = True
             ids = allowed[picked]
-            likely = logits.gather(1, picked[:, None])[:, 0] - logits.logsumexp(-1)
+            likely = self.logits.gather(1, picked[:, None])[:, 0] - self.logits.logsumexp(-1)
             self.new += 1
             for row, (index, token, log) in enumerate(zip(picked.tolist(), ids.tolist(), likely.tolist())):
                 if self.stopped[row] != RUNNING:
@@ -229,8 +231,10 @@ def sample(
         before = top.cumsum(-1) - top
         probabilities = top.masked_fill(before >= how.top_p, 0.0)
     cumulative = probabilities.cumsum(-1)
-    target = uniform.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
+    total = cumulative[:, -1:]
+    # a draw just below 1 may round up to the total, and would pick an id of no probability
+    target = (uniform.to(cumulative.dtype)[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
+    index = torch.searchsorted(cumulative, target, right=True)
     return (index if order is None else order.gather(1, index))[:, 0]
 
 

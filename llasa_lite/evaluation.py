@@ -1,8 +1,8 @@
 """Word error rates with their uncertainty, heard by a recogniser that is not ours. Knows the pipeline; changes nothing.
 
-    python -m llasa_lite evaluate tts   --judge openai/whisper-base --sentences FILE --voice joe
-    python -m llasa_lite evaluate codec --judge openai/whisper-base --data CORPUS
-    python -m llasa_lite evaluate asr   --data CORPUS
+python -m llasa_lite evaluate tts   --judge openai/whisper-base --sentences FILE --voice joe
+python -m llasa_lite evaluate codec --judge openai/whisper-base --data CORPUS
+python -m llasa_lite evaluate asr   --data CORPUS
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Judge:
         wav = np.asarray(wav, np.float32)
         inputs = self.processor(wav, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").to(self.model.device)
         with self.torch.inference_mode():
-            ids = self.model.generate(**inputs, language="en", task="transcribe", max_new_tokens=120, do_sample=False)
+            ids = self.model.generate(**inputs, language="en", task="transcribe", max_length=124, do_sample=False)
         return self.processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
 
 

@@ -60,10 +60,16 @@ class Speech:
         return self.receipt["seed"]
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the wave (.wav, .flac or .ogg) and its receipt beside it (same name, .json)."""
+        """Write the wave (.wav, .flac or .ogg) and its receipt beside it (same name, .receipt.json)."""
         path = audio.save(self.wav, path)
-        path.with_suffix(".json").write_text(json.dumps(self.receipt, indent=1, ensure_ascii=False))
+        self.save_receipt(path)
         return path
+
+    def save_receipt(self, path: str | os.PathLike) -> Path:
+        """Write the receipt of the wave at `path` beside it."""
+        receipt = Path(path).with_suffix(".receipt.json")
+        receipt.write_text(json.dumps(self.receipt, indent=1, ensure_ascii=False), encoding="utf-8")
+        return receipt
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,9 @@ class Llasa:
         codec_model = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))
         own = lm.generation_config
         sampling = Sampling()
-        if checkpoint.name not in CHECKPOINTS or checkpoint.name == "nano":  # released configs hold Llama's, not Llasa's
+        if (
+            checkpoint.name not in CHECKPOINTS or checkpoint.name == "nano"
+        ):  # released configs hold Llama's, not Llasa's
             sampling = Sampling(
                 own.temperature if own.temperature is not None else sampling.temperature,
                 own.top_p if own.top_p is not None else sampling.top_p,
@@ -231,7 +239,8 @@ class Llasa:
         """Read speech back with the same model, greedily.
 
         Args:
-            clip: path, bytes, `(sample_rate, samples)`, a `Voice`, a `Speech` or a wave at 16 kHz; cut at 15 s pieces.
+            clip: path, bytes, `(sample_rate, samples)`, a `Voice`, a `Speech` or a wave at 16 kHz; a clip longer
+                than `checkpoint.chunk_seconds` is read in even parts.
         Raises:
             ValueError: a checkpoint that was never trained for it; unreadable or silent audio.
         """
@@ -240,14 +249,17 @@ class Llasa:
                 f"'{self.checkpoint.name}' was trained to speak, not to transcribe; type what is said in the clip, "
                 "or use the built-in model 'nano', which can."
             )
-        if isinstance(clip, (Voice, Speech)):
+        if isinstance(clip, Voice) and clip.wav is None:
+            clip = self.codec.decode(clip.encoded(self.codec).codes[self.codec.name])
+        elif isinstance(clip, (Voice, Speech)):
             clip = clip.wav
         if isinstance(clip, np.ndarray):
             clip = (audio.SAMPLE_RATE, clip)
         wav = audio.normalize(audio.trim(audio.load(clip, name="clip to transcribe")))
         words, logs, complete = [], [], True
-        for start in range(0, len(wav), int(self.checkpoint.chunk_seconds * audio.SAMPLE_RATE)):
-            part = wav[start : start + int(self.checkpoint.chunk_seconds * audio.SAMPLE_RATE)]
+        # even parts, so that the last one is never a splinter
+        parts = math.ceil(len(wav) / (self.checkpoint.chunk_seconds * audio.SAMPLE_RATE))
+        for part in np.array_split(wav, parts):
             ids = self.protocol.asr_prompt(self.codec.encode(part)[:-1])
             beams = self.engine.start(ids, 1, "text", Sampling(temperature=0), 0, TRANSCRIPT_MAX_IDS)
             beams.advance(beams.max_new)
@@ -275,7 +287,7 @@ class Llasa:
             model, dtype = receipt["model"], receipt["dtype"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"This is not a receipt: {error!r} is missing or wrong.") from error
-        llasa = cls.from_pretrained(model, dtype=dtype)
+        llasa = cls.from_pretrained(model, codec, dtype=dtype)
         return llasa.tts(words, voice, seed, sampling, receipt.get("speaker"))
 
     # -- voices ----------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class Protocol:
         Raises:
             ValueError: empty text, a token of the protocol inside it, or a code out of range.
         """
-        opening = f"Speaker {speaker}" if speaker else ""
+        opening = f"Speaker {self._checked(speaker)}" if speaker else ""
         user = f"{TTS_INSTRUCTION}{TEXT_UNDERSTANDING_START}{self._checked(text)}{TEXT_UNDERSTANDING_END}"
         return self._chat(user, opening + SPEECH_GENERATION_START) + self.codes_to_ids(codes)
 

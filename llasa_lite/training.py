@@ -69,7 +69,7 @@ def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8, max
 
 
 class Guide:
-    """Carries the places of a batch (`data.Row`) into the attention layers of one forward pass, and their losses out."""
+    """Carries the places of a batch (`data.Row`) into the attention of one forward pass, and their losses out."""
 
     def __init__(self, layers: tuple[int, ...], width: float, place, keys, task):
         self.layers, self.task = layers, task

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import audio
 
-FOLDER = Path(__file__).parent / "nano" / "voices"  # the built-in voices: <name>.json beside <name>.ogg
+FOLDER = Path(__file__).parent / "nano" / "voices"  # the built-in voices: <name>.json beside <name>.clip.ogg
 
 MIN_SECONDS = 0.5  # below this there is no voice to follow
 MAX_SECONDS = 15.0  # more takes the context away from the answer; a longer clip is refused, never cut without its text
@@ -21,7 +21,7 @@ MAX_SECONDS = 15.0  # more takes the context away from the answer; a longer clip
 
 @dataclass(frozen=True)
 class Voice:
-    """What a voice prompt is made of. Text and speech stay together: a transcript of other length leaks into the answer.
+    """What a voice prompt is made of. Text and speech stay together, or one would leak into the answer.
 
     Example:
         >>> Voice.builtin("emma").text          # doctest: +SKIP
@@ -67,29 +67,31 @@ class Voice:
         """Read a voice saved with `save`. Raises ValueError where the file is no voice."""
         path = Path(path)
         try:
-            row = json.loads(path.read_text())
+            row = json.loads(path.read_text(encoding="utf-8"))
             codes = {str(k): [int(c) for c in v] for k, v in row["codes"].items()}
             voice = cls(str(row["name"]), str(row["text"]), None, codes, str(row.get("description", "")))
         except FileNotFoundError:
             raise ValueError(f"There is no voice file '{path}'.") from None
         except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ValueError(f"'{path.name}' is not a voice: it needs name, text and codes.") from error
-        sound = path.with_suffix(".ogg")
+        sound = path.with_suffix(".clip.ogg")
         return voice if not sound.is_file() else voice.replace(wav=audio.load(sound, name=f"voice '{voice.name}'"))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write name, text and codes as JSON, and the clip beside it (.ogg), so that it serves other codecs too.
+        """Write name, text and codes as JSON, and the clip beside it (.clip.ogg), so that it serves other codecs too.
 
         Raises:
             ValueError: no transcript or no codes yet (`Llasa.prepare(voice)` fills in both), or it cannot be written.
         """
         if self.text is None or not self.codes:
-            raise ValueError(f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first.")
+            raise ValueError(
+                f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first."
+            )
         row = {"name": self.name, "text": self.text, "description": self.description, "codes": self.codes}
         path = Path(path)
         if self.wav is not None:
-            audio.save(self.wav, path.with_suffix(".ogg"))
-        path.write_text(json.dumps(row, ensure_ascii=False))
+            audio.save(self.wav, path.with_suffix(".clip.ogg"))  # never the name of the recording it was made from
+        path.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
         return path
 
     def replace(self, **changes) -> Voice:

@@ -1,0 +1,180 @@
+"""Laws of waves: whatever comes in is 16 kHz mono float32 in [-1, 1], or one plain sentence."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import buzz
+
+from llasa_lite import audio
+
+
+def pitch(wav):
+    """Frequency of the loudest partial, Hz."""
+    spectrum = np.abs(np.fft.rfft(wav * np.hanning(len(wav))))
+    return np.argmax(spectrum) * 16_000 / len(wav)
+
+
+def tone(rate, seconds=1.0, hertz=440.0):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+def assert_is_a_wave(wav, seconds=1.0):
+    assert wav.dtype == np.float32 and wav.ndim == 1
+    assert len(wav) == pytest.approx(seconds * 16_000, abs=2)
+    assert np.abs(wav).max() <= 1 and np.isfinite(wav).all()
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
+def test_every_wav_becomes_the_same_wave(tmp_path, rate, channels, subtype):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, np.stack([tone(rate)] * channels, 1), rate, subtype=subtype)
+    wav = audio.load(path)
+    assert_is_a_wave(wav)
+    assert pitch(wav) == pytest.approx(440, abs=1.5)
+    assert np.abs(wav).max() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["mono", "frames first", "channels first"])
+def test_every_array_becomes_the_same_wave(kind, layout):
+    wav = tone(48_000)
+    if np.issubdtype(kind, np.integer):
+        info = np.iinfo(kind)
+        half = (info.max - info.min) / 2
+        wav = np.round(wav * half + (128 if kind == np.uint8 else 0)).clip(info.min, info.max)
+    array = {"mono": wav, "frames first": np.stack([wav] * 2, 1), "channels first": np.stack([wav] * 2)}[layout]
+    loaded = audio.load((48_000, array.astype(kind)))
+    assert_is_a_wave(loaded)
+    assert pitch(loaded) == pytest.approx(440, abs=1.5)
+    assert np.abs(loaded).max() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
+def test_bytes_and_files_of_every_kind_are_read(tmp_path, kind):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(16_000), 16_000, format=kind.upper())
+    path = tmp_path / f"tone.{kind}"
+    path.write_bytes(buffer.getvalue())
+    for source in (buffer.getvalue(), path, str(path)):
+        wav = audio.load(source)
+        assert wav.dtype == np.float32 and pitch(wav) == pytest.approx(440, abs=2)
+
+
+def test_channels_are_averaged():
+    left, right = tone(16_000), np.zeros(16_000, np.float32)
+    np.testing.assert_allclose(audio.load((16_000, np.stack([left, right], 1))), left / 2, atol=1e-6)
+
+
+def test_louder_than_full_scale_is_clipped():
+    assert np.abs(audio.load((16_000, 5 * tone(16_000)))).max() == 1
+
+
+def wav_of(samples, rate=16_000):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+NAN = tone(16_000)
+NAN[100:200] = np.nan
+BAD = {
+    "no bytes": (b"", "is an empty file"),
+    "no samples": (wav_of(np.zeros(0, np.float32)), "empty: it holds no samples"),
+    "empty array": ((16_000, np.zeros((0, 2), np.int16)), "empty: it holds no samples"),
+    "silence": (wav_of(np.zeros(16_000, np.float32)), "is silent: nothing in it is louder than -60 dBFS"),
+    "a whisper below -60 dBFS": ((48_000, 1e-4 * tone(48_000)), "is silent"),
+    "NaN": (wav_of(NAN), "not numbers"),
+    "NaN at 48 kHz": ((48_000, NAN), "not numbers"),
+    "infinity": ((16_000, np.full(800, np.inf, np.float32)), "not numbers"),
+    "text": (b"This is not audio, whatever its name says.\n" * 50, "Cannot read .* as audio. Give a wav"),
+    "a cut-off header": (wav_of(tone(16_000))[:20], "Cannot read .* as audio"),
+    "rate 0": ((0, tone(16_000)), "0 Hz is not audio"),
+    "rate of 10 MHz": ((10_000_000, tone(16_000)), "10000000 Hz is not audio"),
+    "three dimensions": ((16_000, np.ones((2, 2, 2), np.float32)), "one or two dimensions"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_audio_gives_its_sentence(case):
+    source, sentence = BAD[case]
+    with pytest.raises(ValueError, match=sentence):
+        audio.load(source, name="voice clip")
+
+
+def test_a_text_file_named_wav_gives_its_sentence(tmp_path):
+    path = tmp_path / "notes.wav"
+    path.write_text("dear diary,")
+    with pytest.raises(ValueError, match="Cannot read 'notes.wav' as audio. Give a wav, flac, ogg or mp3 file"):
+        audio.load(path)
+
+
+def test_a_file_that_is_not_there_gives_its_sentence(tmp_path):
+    with pytest.raises(ValueError, match="There is no file .*no.wav' to read the voice clip from"):
+        audio.load(tmp_path / "no.wav", name="voice clip")
+    with pytest.raises(ValueError, match="There is no file"):
+        audio.load(tmp_path)
+
+
+def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "huge.wav"
+    with open(path, "wb") as file:
+        file.truncate(audio.MAX_FILE_BYTES + 1)  # sparse: takes no disk
+    with pytest.raises(ValueError, match="101 MB; at most 100 MB|100 MB; at most 100 MB"):
+        audio.load(path)
+
+
+def test_hours_of_compressed_silence_are_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "hours.flac"
+    with soundfile.SoundFile(path, "w", 8_000, 1) as file:
+        for _ in range(62):
+            file.write(np.zeros(60 * 8_000, np.int16))
+    with pytest.raises(ValueError, match="longer than 60 minutes"):
+        audio.load(path)
+
+
+def test_trim_cuts_silence_and_keeps_the_speech():
+    speech = buzz(1.0)
+    wav = np.concatenate([np.zeros(16_000, np.float32), speech, np.zeros(24_000, np.float32)])
+    trimmed = audio.trim(wav)
+    assert len(speech) * 0.9 < len(trimmed) < len(speech) + 0.3 * 16_000
+    assert (trimmed**2).sum() > 0.999 * (speech**2).sum()
+
+
+def test_normalize_sets_the_peak_and_leaves_silence():
+    assert np.abs(audio.normalize(0.1 * buzz(1))).max() == pytest.approx(0.7, abs=1e-5)
+    quiet = np.full(100, 1e-5, np.float32)
+    assert (audio.normalize(quiet) == quiet).all()
+    assert audio.normalize(np.zeros(0, np.float32)).size == 0
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+def test_saved_waves_come_back(tmp_path, kind):
+    wav = buzz(1.0)
+    path = audio.save(wav, tmp_path / f"out.{kind}")
+    back = audio.load(path)
+    assert abs(len(back) - len(wav)) <= 640
+    if kind != "ogg":  # which is lossy
+        np.testing.assert_allclose(back, wav, atol=1e-4)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # nothing half-written stays
+
+
+@pytest.mark.parametrize("name, sentence", [("out.mp5", "choose one of the endings"), ("no/out.wav", "Cannot write")])
+def test_what_cannot_be_written_gives_its_sentence(tmp_path, name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        audio.save(buzz(0.1), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_join_puts_silence_between_and_nowhere_else():
+    a, b = np.ones(100, np.float32), np.full(50, 0.5, np.float32)
+    assert audio.join([a, b], 0.01).tolist() == [1.0] * 100 + [0.0] * 160 + [0.5] * 50
+    assert audio.join([a], 1.0).tolist() == a.tolist()
+    assert audio.join([]).size == 0
+
+
+def test_constants_agree():
+    assert audio.FRAME_RATE * audio.HOP_LENGTH == audio.SAMPLE_RATE == 16_000

@@ -1,0 +1,239 @@
+"""Laws of the command line: --json is one JSON object on standard output; bad input is exit code 2 and one sentence."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import buzz
+
+from llasa_lite import audio
+from llasa_lite.checkpoints import CHECKPOINTS
+from llasa_lite.cli import main, parser
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to be in, with a clip in it."""
+    monkeypatch.chdir(tmp_path)
+    audio.save(buzz(1.5), "clip.wav")
+    return tmp_path
+
+
+@pytest.fixture
+def loaded_once(nano, monkeypatch):
+    """The session's nano wherever the default model is asked for: loading is tested elsewhere, in its own process."""
+    from llasa_lite import cli
+
+    real = cli._load
+    monkeypatch.setattr(cli, "_load", lambda o: real(o) if o.model or o.codec or o.device or o.dtype else nano)
+
+
+def row(capsys, *arguments):
+    """What a command prints with --json."""
+    assert main([*arguments, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("}\n") and out.count("\n") == 1
+    return json.loads(out)
+
+
+def refused(capsys, *arguments):
+    """The one sentence of a command that ends with exit code 2."""
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("llasa-lite: ")]
+    assert captured.out == "" and len(lines) == 1 and "Traceback" not in captured.err
+    return lines[0].removeprefix("llasa-lite: ")
+
+
+def shell(*arguments, input=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "llasa_lite", *arguments],
+        input=input,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"} | environment,
+    )
+
+
+# -- in a process of its own -----------------------------------------------------------------------------------------
+
+
+def test_speak_prints_one_json_object_and_nothing_else(here, nano):
+    done = shell("speak", "-", "--seed", "7", "-o", "yes.flac", "--json", "--dtype", "float32", input="Oh.\n")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    info = soundfile.info("yes.flac")
+    assert (info.samplerate, info.channels) == (16_000, 1)
+    assert told["seconds"] == pytest.approx(info.duration, abs=0.01) and told["seed"] == 7
+    assert json.loads((here / "yes.receipt.json").read_text()) == told["receipt"]
+    assert told["receipt"]["text"].strip() == "Oh."
+
+
+def test_bad_input_ends_with_2_and_one_sentence(here):
+    done = shell("speak", "hello", "--voice", "nobody")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("llasa-lite: Unknown voice 'nobody'. Choose from: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_no_network_ends_with_2_and_a_way_to_go_on(here):
+    """The hub's address answers nothing; no setting says that we are offline."""
+    done = shell(
+        *("speak", "hello", "--model", "somebody/no-such-llasa"),
+        HF_HUB_OFFLINE="0",
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HOME=str(here / "cache"),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == (
+        "llasa-lite: Cannot load 'somebody/no-such-llasa': it is not in the local cache and the hub did not answer. "
+        "The built-in model works offline: leave the model out, or say 'nano'."
+    )
+
+
+# -- verbs -----------------------------------------------------------------------------------------------------------
+
+
+def test_speak_stream_and_replay_agree(here, loaded_once, capsys):
+    spoken = row(capsys, "speak", "Oh, yes.", "--seed", "3", "-o", "a.wav")
+    streamed = row(capsys, "stream", "Oh, yes.", "--seed", "3", "-o", "b.wav")
+    replayed = row(capsys, "replay", "a.receipt.json", "-o", "c.wav")
+    a, b, c = (audio.load(f"{name}.wav") for name in "abc")
+    assert len(a) == len(b) == len(c)
+    np.testing.assert_allclose(a, c, atol=1e-3)
+    assert spoken["seconds"] == streamed["seconds"] == replayed["seconds"]
+    assert 0 < streamed["first_audio_seconds"] < streamed["seconds_taken"] + 1 and streamed["chunks"] >= 1
+    assert json.loads((here / "b.receipt.json").read_text())["seed"] == 3
+
+
+def test_sampling_can_be_set(here, loaded_once, nano, capsys):
+    told = row(capsys, "speak", "Oh.", "--seed", "1", "--temperature", "0.5", "--top-k", "7")
+    assert told["receipt"]["sampling"] == {
+        "temperature": 0.5,
+        "top_p": nano.sampling.top_p,
+        "top_k": 7,
+        "repetition_penalty": nano.sampling.repetition_penalty,
+    }
+    assert (here / "out.wav").exists()
+
+
+def test_without_json_a_line_is_printed(here, loaded_once, capsys):
+    assert main(["speak", "Oh.", "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("out.wav: ") and "seed 1" in out and out.count("\n") == 1
+
+
+def test_continue_goes_on_from_a_clip(here, loaded_once, capsys):
+    told = row(capsys, "continue", "clip.wav", "Oh.", "--transcript", "hello there.", "--seed", "1")
+    assert told["receipt"]["task"] == "continue" and told["receipt"]["voice_text"] == "hello there."
+
+
+def test_transcribe_prints_text(here, loaded_once, nano, capsys):
+    told = row(capsys, "transcribe", "clip.wav")
+    assert set(told) == {"text", "probability", "seconds", "complete"}
+    assert told["text"] == nano.transcribe("clip.wav").text
+
+
+def test_encode_and_decode_are_the_codecs(here, codec, capsys):
+    wav = audio.load("clip.wav")
+    told = row(capsys, "encode", "clip.wav")
+    assert told["codes"] == codec.encode(wav).tolist() and told["codec"] == "nano"
+    row(capsys, "encode", "clip.wav", "-o", "codes.json")
+    told = row(capsys, "decode", "codes.json", "-o", "back.wav")
+    assert told["codes"] == len(wav) // 320 + 1
+    np.testing.assert_allclose(audio.load("back.wav"), codec.decode(codec.encode(wav)), atol=1e-3)
+
+
+def test_a_voice_made_from_a_clip_speaks(here, loaded_once, capsys):
+    told = row(capsys, "voices", "--from-audio", "clip.wav", "--text", "hello there.", "--name", "me", "-o", "me.json")
+    assert told["text"] == "hello there."
+    saved = row(capsys, "speak", "Oh.", "--voice", "me.json", "--seed", "1", "-o", "a.wav")
+    clip = row(
+        capsys, "speak", "Oh.", "--voice", "clip.wav", "--voice-text", "hello there.", "--seed", "1", "-o", "b.wav"
+    )
+    assert saved["receipt"]["voice_codes"] == clip["receipt"]["voice_codes"]
+    assert (here / "a.wav").read_bytes() == (here / "b.wav").read_bytes()
+
+
+def test_voices_and_models_are_listed(here, capsys):
+    from llasa_lite import builtin_voices
+
+    assert [v["name"] for v in row(capsys, "voices")["voices"]] == list(builtin_voices())
+    models = {m["name"]: m for m in row(capsys, "models")["models"]}
+    assert list(models) == list(CHECKPOINTS)
+    assert models["llasa-8b"]["licence"] == "CC BY-NC 4.0" and models["nano"]["tasks"] == ["tts", "asr"]
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.count("CC BY-NC 4.0") == len(CHECKPOINTS) - 1
+
+
+def test_every_verb_has_help():
+    verbs = next(a for a in parser()._actions if a.dest == "verb").choices
+    wanted = "speak stream continue transcribe encode decode voices models replay train demo"
+    assert set(wanted.split()) <= set(verbs)
+    for verb in verbs.values():
+        assert verb.description and all(a.help for a in verb._actions if a.option_strings)
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["speak", ""], "There is no text to speak."),
+        (["speak", "🎈"], "There is nothing to say in this text: it holds no letters or digits."),
+        (["speak", "Oh.", "--seed", "-4"], "A seed is a whole number from 0 to 2^63 - 1, not -4."),
+        (["speak", "Oh.", "--temperature", "9"], "temperature must lie in 0..2, not 9.0."),
+        (["speak", "Oh.", "--voice-text", "hm"], "--voice-text belongs to a clip: give that with --voice."),
+        (["speak", "Oh.", "--voice", "no.wav"], "There is no file 'no.wav' to read the voice clip from."),
+        (["speak", "Oh.", "--voice", "no.json"], "There is no voice file 'no.json'."),
+        (["speak", "Oh.", "--voice", "notes.json"], "'notes.json' is not a voice: it needs name, text and codes."),
+        (["speak", "Oh.", "-o", "oh.mp3"], "Cannot write 'oh.mp3': choose one of the endings .wav, .flac, .ogg."),
+        (["stream", "Oh.", "-o", "oh.flac"], "Streams are written as .wav, not '.flac'."),
+        (["speak", "Oh.", "--model", "lasa"], "Unknown model 'lasa'."),
+        (["speak", "Oh.", "--device", "tpu"], "Unknown device 'tpu'. Choose from: cuda, mps, cpu."),
+        (["transcribe", "no.wav"], "There is no file 'no.wav' to read the clip to transcribe from."),
+        (["transcribe", "notes.wav"], "Cannot read 'notes.wav' as audio."),
+        (["encode", "notes.wav"], "Cannot read 'notes.wav' as audio."),
+        (["decode", "no.json"], "There is no file 'no.json'."),
+        (["decode", "notes.json"], "'notes.json' holds no codes: make it with `encode -o FILE`."),
+        (["decode", "others.json"], "These codes are of the codec 'other', not 'nano'. Give --codec other."),
+        (["decode", "wild.json"], "Codes must lie in 0..4095"),
+        (["replay", "no.json"], "There is no receipt 'no.json'."),
+        (["replay", "notes.json"], "This is not a receipt"),
+        (["replay", "notes.wav"], "'notes.wav' is not a receipt."),
+        (["continue", "clip.wav", ""], "There is no text to speak."),
+        (["train", "lm", "--data", "no.safetensors", "--out", "run"], "There is no token corpus 'no.safetensors'."),
+        (["train", "codec", "--data", ".", "--out", "run"], "'.' holds no corpus: there is no manifest.jsonl in it."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gives_its_sentence(here, loaded_once, capsys, arguments, sentence):
+    (here / "notes.wav").write_text("not audio")
+    (here / "notes.json").write_text('{"dear": "diary"}')
+    (here / "others.json").write_text('{"codec": "other", "codes": [1]}')
+    (here / "wild.json").write_text('{"codec": "nano", "codes": [1, 5000]}')
+    assert sentence in refused(capsys, *arguments)
+
+
+def test_a_folder_that_is_not_there_gives_a_sentence(here, loaded_once, capsys):
+    for verb in ("speak", "stream"):
+        assert "Cannot write" in refused(capsys, verb, "Oh.", "--seed", "1", "-o", "no/such/oh.wav")
+
+
+def test_a_refused_stream_leaves_no_file(here, loaded_once, capsys):
+    refused(capsys, "stream", "", "-o", "oh.wav")
+    assert not (here / "oh.wav").exists()
+
+
+def test_wrong_options_end_with_2(here, capsys):
+    for arguments in ([], ["sing"], ["speak"], ["speak", "Oh.", "--seed", "seven"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    assert capsys.readouterr().out == ""

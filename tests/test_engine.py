@@ -1,0 +1,360 @@
+"""Laws of the engine on tiny random Llamas and on nano: it samples what the model says, row by row."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import LLAMA_3_ROPE
+
+from llasa_lite.engine import END, LENGTH, RUNNING, Engine, Sampling, sample
+
+PROMPT = [3, 50, 7, 7, 91, 20]
+ANSWERS = {"speech": [60, *range(61, 100)], "text": [9, *range(10, 30)]}  # END first
+FREE = Sampling(temperature=1.0, top_p=1.0)
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama):
+    return tiny_llama(100)
+
+
+@pytest.fixture(scope="module")
+def engine(llama):
+    return Engine(llama, ANSWERS)
+
+
+def spoken(engine, n=1, steps=20, **start):
+    beams = engine.start(PROMPT, n, **start)
+    beams.advance(steps)
+    return beams
+
+
+def generated(model, prompt, allowed, steps):
+    """Transformers' own greedy search over the same choices."""
+    banned = sorted(set(range(model.config.vocab_size)) - {int(i) for i in allowed})
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),  # without it, generate hides the pad token inside Llama 3's prompt
+        do_sample=False,
+        max_new_tokens=steps,
+        suppress_tokens=banned,
+        begin_suppress_tokens=[int(allowed[0])],
+        eos_token_id=int(allowed[0]),
+        pad_token_id=int(allowed[0]),
+    )
+    return [i for i in out[0, len(prompt) :].tolist() if i != int(allowed[0])]
+
+
+# -- what is sampled -------------------------------------------------------------------------------------------------
+
+
+SHAPES = {
+    "grouped heads, Llama 3 rope": dict(rope_parameters=LLAMA_3_ROPE),
+    "one kv head": dict(num_key_value_heads=1),
+    "as many kv heads as heads, tied head": dict(num_key_value_heads=4, tie_word_embeddings=True),
+    "head_dim of its own": dict(head_dim=24, num_attention_heads=2, num_key_value_heads=1),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_equals_generate(tiny_llama, shape):
+    for seed in range(3):
+        model = tiny_llama(100, seed, **SHAPES[shape])
+        beams = spoken(Engine(model, ANSWERS), steps=100, sampling=GREEDY, max_new=100)
+        assert beams.ids[0] == generated(model, PROMPT, ANSWERS["speech"], 100)
+
+
+def test_greedy_equals_generate_on_nano(nano):
+    prompt = nano.protocol.tts_prompt("hello there.")
+    beams = nano.engine.start(prompt, 1, "speech", GREEDY, max_new=60)
+    beams.advance(60)
+    assert beams.ids[0] == generated(nano.engine.model, prompt, nano.protocol.speech_ids(), 60)
+
+
+def test_released_vocabulary_speaks(llama_3, tiny_llama):
+    """A random Llama of the released vocabulary, 193,800 ids, through protocol and engine."""
+    model = tiny_llama(193_800, rope_parameters=LLAMA_3_ROPE, max_position_embeddings=512)
+    allowed = llama_3.speech_ids()
+    engine = Engine(model, {"speech": allowed, "text": llama_3.text_ids()})
+    prompt = llama_3.tts_prompt("Hello there.", [17, 65_535])
+    assert llama_3.pad in prompt
+    beams = engine.start(prompt, 1, "speech", GREEDY, max_new=12)
+    beams.advance(12)
+    assert beams.ids[0] == generated(model, prompt, allowed, 12)
+    beams = engine.start(prompt, 4, "speech", FREE, seed=1, max_new=10)
+    beams.advance(100)
+    for ids, stopped in zip(beams.ids, beams.stopped):
+        assert 1 <= len(llama_3.ids_to_codes(ids)) <= 10  # raises where an id is no speech
+        assert stopped == (LENGTH if len(ids) == 10 else END)
+    assert LENGTH in beams.stopped
+
+
+def test_log_probabilities_are_the_models_own(llama, engine):
+    """Through prefill, single steps, select and fork: equal to one pass of Transformers over each whole row."""
+    beams = spoken(engine, 3, 7, seed=4, sampling=FREE)
+    beams.select([2, 0])
+    beams.advance(5)
+    beams.fork(2)
+    beams.advance(6)
+    allowed = torch.tensor(ANSWERS["speech"])
+    for ids, logs, stopped in zip(beams.ids, beams.log_probabilities, beams.stopped):
+        said = ids + [ANSWERS["speech"][0]] * (stopped == END)
+        with torch.no_grad():
+            logits = llama(torch.tensor([PROMPT + said])).logits[0, len(PROMPT) - 1 : -1, allowed]
+        wanted = logits.log_softmax(-1)[torch.arange(len(said)), [ANSWERS["speech"].index(i) for i in said]]
+        np.testing.assert_allclose(logs, wanted, atol=1e-4)
+
+
+def test_only_allowed_ids_are_sampled(engine):
+    for answer, allowed in ANSWERS.items():
+        beams = spoken(engine, 16, 30, answer=answer, sampling=FREE)
+        assert {i for ids in beams.ids for i in ids} <= set(allowed[1:])
+
+
+def test_first_ids_follow_the_models_distribution(llama, engine):
+    from scipy.stats import chisquare
+
+    beams = engine.start(PROMPT, 5000, "text", FREE, seed=11, max_new=1)
+    beams.advance(1)
+    with torch.no_grad():
+        logits = llama(torch.tensor([PROMPT])).logits[0, -1, ANSWERS["text"][1:]]
+    wanted = torch.softmax(logits, -1).double().numpy() * 5000
+    found = np.bincount([ids[0] for ids in beams.ids], minlength=30)[10:30]
+    assert chisquare(found, wanted * 5000 / wanted.sum()).pvalue > 1e-3
+
+
+# -- END and limits --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hasty(tiny_llama):
+    """An engine that may say one thing or END: about every second draw is END."""
+    return Engine(tiny_llama(100, initializer_range=0.05), {"speech": [60, 61]})
+
+
+def test_end_is_never_first_and_never_among_the_ids(hasty):
+    beams = spoken(hasty, 200, 30, sampling=FREE)
+    assert min(len(ids) for ids in beams.ids) == 1  # many would have ended at once
+    assert all(60 not in ids for ids in beams.ids)
+
+
+def test_a_row_that_ended_stays_as_it_is(hasty):
+    beams = hasty.start(PROMPT, 50, "speech", FREE, seed=2)
+    ended = {}
+    for _ in range(12):
+        new = beams.advance(1)
+        for row, ids in ended.items():
+            assert beams.ids[row] == ids and new[row] == []
+        ended |= {row: list(beams.ids[row]) for row, stopped in enumerate(beams.stopped) if stopped == END}
+    assert len(ended) > 25
+    assert all(len(beams.log_probabilities[row]) == len(ids) + 1 for row, ids in ended.items())
+
+
+def test_a_missing_end_is_reported(engine):
+    beams = spoken(engine, 4, 1000, max_new=5, sampling=Sampling(temperature=1.0, top_k=1))
+    for ids, stopped in zip(beams.ids, beams.stopped):
+        assert (len(ids) == 5) == (stopped == LENGTH)
+    assert beams.done
+
+
+def test_answer_never_leaves_the_context(engine):
+    prompt = [5] * (engine.max_ids - 7)
+    beams = engine.start(prompt, 2, "speech", GREEDY, max_new=1000)
+    beams.advance(1000)
+    assert beams.done and max(len(ids) for ids in beams.ids) <= 7
+
+
+def test_advance_returns_what_is_new(engine):
+    beams = engine.start(PROMPT, 3, "speech", FREE, seed=3)
+    parts = [beams.advance(4), beams.advance(1), beams.advance(9)]
+    assert [sum(row, []) for row in zip(*parts)] == beams.ids
+
+
+# -- seeds and rows --------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_ids(engine):
+    assert spoken(engine, 4, seed=7).ids == spoken(engine, 4, seed=7).ids
+    assert spoken(engine, 4, seed=7).ids != spoken(engine, 4, seed=8).ids
+
+
+def test_steps_at_once_or_one_by_one_are_the_same(engine):
+    beams = engine.start(PROMPT, 2, "speech", FREE, seed=5)
+    for _ in range(20):
+        beams.advance(1)
+    assert beams.ids == spoken(engine, 2, 20, seed=5, sampling=FREE).ids
+
+
+def test_row_k_does_not_depend_on_n(engine):
+    alone, few, many = (spoken(engine, n, 20, seed=5, sampling=FREE) for n in (1, 3, 8))
+    assert alone.ids == many.ids[:1] and few.ids == many.ids[:3]
+
+
+def test_rows_differ(engine):
+    assert len({tuple(ids) for ids in spoken(engine, 8, 20, sampling=FREE).ids}) == 8
+
+
+def test_selected_rows_go_on_as_if_nothing_happened(engine):
+    whole = spoken(engine, 5, 25, seed=6, sampling=FREE)
+    beams = spoken(engine, 5, 10, seed=6, sampling=FREE)
+    beams.select([4, 1])
+    beams.advance(15)
+    assert beams.ids == [whole.ids[4], whole.ids[1]]
+    assert beams.stopped == [whole.stopped[4], whole.stopped[1]]
+
+
+def test_forked_rows_share_their_past_and_part(engine):
+    beams = spoken(engine, 2, 6, seed=9, sampling=Sampling(temperature=2.0, top_p=1.0))
+    past = [list(ids) for ids in beams.ids]
+    assert beams.stopped == [RUNNING] * 2
+    beams.fork(4)
+    assert beams.ids == [past[0]] * 4 + [past[1]] * 4
+    beams.advance(15)
+    assert [ids[:6] for ids in beams.ids] == [past[0]] * 4 + [past[1]] * 4
+    assert len({tuple(ids) for ids in beams.ids}) == 8
+
+
+def test_a_forks_first_row_is_the_row_itself(engine):
+    whole = spoken(engine, 2, 20, seed=6, sampling=FREE)
+    beams = spoken(engine, 2, 8, seed=6, sampling=FREE)
+    beams.fork(3)
+    beams.advance(12)
+    assert [beams.ids[0], beams.ids[3]] == whole.ids
+
+
+def test_search_repeats_with_its_seed(engine):
+    def search():
+        beams = spoken(engine, 4, 5, seed=1, sampling=FREE)
+        for rows in ([3, 3, 0], [1, 1, 2, 2]):
+            beams.select(rows)
+            beams.advance(5)
+        return beams.ids
+
+    assert search() == search()
+
+
+# -- sampling --------------------------------------------------------------------------------------------------------
+
+LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
+
+
+def nucleus(p, top_p):
+    order = np.argsort(-p)
+    inside = np.cumsum(p[order]) - p[order] < top_p
+    kept = np.zeros_like(p)
+    kept[order[inside]] = p[order[inside]]
+    return kept / kept.sum()
+
+
+def softmax(logits):
+    return torch.softmax(logits.double(), -1).numpy()
+
+
+EXPECTED = {
+    "as it is": (FREE, softmax(LOGITS)),
+    "cold": (Sampling(0.5, 1.0), softmax(LOGITS / 0.5)),
+    "top_p": (Sampling(1.0, 0.7), nucleus(softmax(LOGITS), 0.7)),
+    "top_k": (Sampling(1.0, 1.0, top_k=3), softmax(LOGITS.where(LOGITS >= 1.0, -torch.inf))),
+    "top_k, then top_p": (Sampling(1.0, 0.6, 3), nucleus(softmax(LOGITS.where(LOGITS >= 1.0, -torch.inf)), 0.6)),
+}
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_sampling_follows_its_distribution(case):
+    from scipy.stats import chisquare
+
+    how, wanted = EXPECTED[case]
+    uniform = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    found = np.bincount(sample(LOGITS.expand(20_000, -1), how, uniform), minlength=len(LOGITS))
+    assert found[wanted == 0].sum() == 0
+    inside = wanted > 0
+    assert chisquare(found[inside], wanted[inside] * 20_000).pvalue > 1e-3
+
+
+def test_temperature_0_is_the_likeliest(engine):
+    uniform = torch.linspace(0, 0.999, 50)
+    assert set(sample(LOGITS.expand(50, -1), GREEDY, uniform).tolist()) == {0}
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
+    how = Sampling(1.0, 1.0, repetition_penalty=2.0)
+    seen = torch.tensor([True, True, False, False, False, False, False, False])
+    wanted = softmax(torch.tensor([1.0, -2.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5]))
+    uniform = (torch.arange(20_000) + 0.5) / 20_000  # an even comb: shares are exact to 1/20,000
+    found = np.bincount(sample(LOGITS.expand(20_000, -1), how, uniform, seen.expand(20_000, -1)), minlength=8)
+    np.testing.assert_allclose(found / 20_000, wanted, atol=2e-4)
+
+
+def test_repetition_penalty_knows_what_each_row_said(engine):
+    def repeats(penalty):
+        beams = spoken(engine, 8, 30, seed=2, sampling=Sampling(0.7, 1.0, repetition_penalty=penalty))
+        return sum(len(ids) - len(set(ids)) for ids in beams.ids) / sum(len(ids) for ids in beams.ids)
+
+    assert repeats(5.0) < 0.5 * repeats(1.0)
+
+
+def test_a_wide_nucleus_is_not_cut_at_the_candidates():
+    flat = torch.zeros(1, 5000)
+    flat[0] -= torch.linspace(0, 1e-3, 5000)  # in order, all but equal
+    picked = sample(flat, Sampling(1.0, 0.95), torch.tensor([0.9])).item()
+    assert picked == pytest.approx(0.9 * 0.95 * 5000, rel=0.01)
+
+
+@pytest.mark.parametrize("how", [FREE, Sampling(1.0, 0.5), Sampling(1.0, 1.0, top_k=2)], ids=["free", "top_p", "top_k"])
+def test_no_draw_picks_what_has_no_probability(how):
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0, 2.0, -torch.inf]])
+    allowed = {3} if how.top_p == 0.5 else {2, 3} if how.top_k else {1, 2, 3}
+    for draw in (0.0, 1e-12, 0.5, 1 - 1e-7, 1 - 2**-53):  # the ends of [0, 1) in double precision
+        assert sample(logits, how, torch.tensor([draw], dtype=torch.float64)).item() in allowed
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_no_rows_is_refused(engine, n):
+    with pytest.raises(ValueError, match=f"n must be at least 1, not {n}"):
+        engine.start(PROMPT, n)
+    with pytest.raises(ValueError, match="fork needs n of at least 1"):
+        spoken(engine).fork(n)
+
+
+def test_an_empty_prompt_is_refused(engine):
+    with pytest.raises(ValueError, match="prompt is empty"):
+        engine.start([])
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(engine):
+    with pytest.raises(ValueError, match="256 of the model's 256 ids and leaves no room"):
+        engine.start([5] * 256)
+
+
+@pytest.mark.parametrize("rows", [[], [4], [-1], [0, 9]])
+def test_rows_that_are_not_there_cannot_be_selected(engine, rows):
+    with pytest.raises(ValueError, match=r"rows in 0\.\.3"):
+        spoken(engine, 4).select(rows)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(temperature=-0.1),
+        dict(temperature=2.1),
+        dict(temperature=float("nan")),
+        dict(top_p=0.0),
+        dict(top_p=1.1),
+        dict(top_k=-1),
+        dict(repetition_penalty=0.9),
+    ],
+    ids=str,
+)
+def test_sampling_out_of_range_is_refused(bad):
+    (name,) = bad
+    with pytest.raises(ValueError, match=f"^{name} must .*not"):
+        Sampling(**bad)
+
+
+def test_biases_are_refused(tiny_llama):
+    with pytest.raises(ValueError, match="biases"):
+        Engine(tiny_llama(100, attention_bias=True), ANSWERS)

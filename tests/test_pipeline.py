@@ -1,0 +1,438 @@
+"""Laws of `Llasa`: text in, speech out, the same for the same seed, and a sentence for what cannot be done."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import WHISPER, buzz
+
+from llasa_lite import Llasa, NotReachable, Sampling, Voice, builtin_voices
+from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, pick_device, pick_dtype
+from llasa_lite.codec import CHUNK_CODES
+from llasa_lite.pipeline import GAP_SECONDS, MAX_TEXT_CHARS, Transcript
+
+SHORT = "Yes, please."
+
+
+def streamed(generator):
+    """The waves of a stream, and the Speech it returns."""
+    waves = []
+    while True:
+        try:
+            waves.append(next(generator))
+        except StopIteration as stop:
+            return waves, stop.value
+
+
+@pytest.fixture(scope="module")
+def speech(nano, voice):
+    return nano.tts(SHORT, voice, seed=7)
+
+
+# -- text to speech --------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_speech(nano, voice, speech):
+    again = nano.tts(SHORT, voice, seed=7)
+    assert [c.tolist() for c in again.codes] == [c.tolist() for c in speech.codes]
+    np.testing.assert_array_equal(again.wav, speech.wav)
+
+
+def test_other_seed_other_speech(nano, voice, speech):
+    assert nano.tts(SHORT, voice, seed=8).codes[0].tolist() != speech.codes[0].tolist()
+
+
+def test_a_drawn_seed_is_told_and_repeats(nano):
+    first = nano.tts("Oh.")
+    assert nano.tts("Oh.", seed=first.seed).codes[0].tolist() == first.codes[0].tolist()
+    assert nano.tts("Oh.").seed != first.seed
+
+
+def test_speech_is_a_wave_of_320_samples_a_code(speech):
+    assert speech.wav.dtype == np.float32 and speech.sample_rate == 16_000
+    assert np.isfinite(speech.wav).all() and np.abs(speech.wav).max() <= 1
+    assert len(speech.wav) == 320 * len(speech.codes[0]) > 0
+    assert speech.complete == (speech.stopped == ["end"])
+
+
+def test_prompt_text_and_prompt_audio_are_cut_together(nano, voice, speech):
+    """The answer is the last part of prompt and answer decoded together: no sample of the prompt, none lost."""
+    prompt = voice.codes[nano.codec.name]
+    both = nano.codec.decode([*prompt, *speech.codes[0]])
+    np.testing.assert_array_equal(speech.wav, both[320 * len(prompt) :])
+    ids = nano.protocol.tts_prompt(f"{voice.text} {SHORT}", prompt)
+    beams = nano.engine.start(ids, 1, "speech", nano.sampling, seed=7)
+    beams.advance(len(speech.codes[0]))
+    assert nano.protocol.ids_to_codes(beams.ids[0]).tolist() == speech.codes[0].tolist()
+
+
+def test_voice_changes_the_speech(nano, speech):
+    assert nano.tts(SHORT, seed=7).codes[0].tolist() != speech.codes[0].tolist()
+
+
+def test_greedy_speech_needs_no_seed(nano):
+    greedy = Sampling(temperature=0)
+    one, two = (nano.tts("Oh.", seed=s, sampling=greedy) for s in (1, 2))
+    assert one.codes[0].tolist() == two.codes[0].tolist()
+
+
+def test_speech_that_does_not_end_is_stopped_and_says_so(nano):
+    """At temperature 2 with every code allowed, END all but never comes."""
+    wild = nano.tts("Oh.", seed=1, sampling=Sampling(temperature=2.0, top_p=1.0))
+    assert wild.stopped == ["length"] and not wild.complete
+    assert wild.seconds < 4
+
+
+def test_a_thousand_characters_are_cut_and_joined(nano, voice):
+    story = " ".join(f"This is sentence number {i}, and it is not long." for i in range(100))[:1000]
+    few = replace_limit(nano, seconds=0.4)
+    speech = few.tts(story, voice, seed=3)
+    pieces = speech.receipt["pieces"]
+    assert " ".join(pieces) == story and len(pieces) >= 1000 / nano.checkpoint.chunk_chars
+    assert len(speech.codes) == len(speech.stopped) == len(pieces)
+    gaps = (len(pieces) - 1) * int(GAP_SECONDS * 16_000)
+    assert len(speech.wav) == 320 * sum(map(len, speech.codes)) + gaps
+
+
+def replace_limit(llasa, seconds):
+    """The same model with a shorter leash: a piece is stopped after `seconds`."""
+    checkpoint = replace(llasa.checkpoint, chunk_seconds=seconds)
+    return Llasa(checkpoint, llasa.protocol, llasa.engine, llasa.codec, llasa.sampling)
+
+
+def test_pieces_without_a_voice_go_on_in_the_first_ones(nano):
+    """Piece 2 is asked for with piece 1 as its prompt, or every piece would be spoken by someone else."""
+    few = replace_limit(nano, seconds=0.6)
+    first, second = "This is the first piece of what is to be said here.", "And this is the second piece, just as long."
+    speech = few.tts(f"{first} {second}", seed=3)
+    assert speech.receipt["pieces"] == [first, second] and speech.receipt["voice"] is None
+    alone = few.tts(first, seed=3)
+    assert speech.codes[0].tolist() == alone.codes[0].tolist()
+    prompt = speech.codes[0].tolist()
+    both = nano.codec.decode([*prompt, *speech.codes[1]])
+    np.testing.assert_array_equal(speech.wav[-320 * len(speech.codes[1]) :], both[320 * len(prompt) :])
+
+
+def test_pieces_draw_from_streams_of_their_own(nano, voice):
+    """Two equal pieces are not the same sound twice."""
+    few = replace_limit(nano, seconds=0.6)
+    piece = "This is a sentence that fills a piece of its own."
+    first, second = few.tts(f"{piece} {piece}", voice, seed=3).codes
+    assert first.tolist() != second.tolist()
+
+
+def test_five_thousand_characters_and_emoji_are_spoken(nano):
+    few = replace_limit(nano, seconds=0.1)
+    text = ("Well 🎈🎉, that is how it goes, isn't it? " * 130)[:5000]
+    speech = few.tts(text, seed=0)
+    assert " ".join(speech.receipt["pieces"]) == " ".join(text.split())
+    assert len(speech.codes) == len(speech.receipt["pieces"]) > 80
+
+
+def test_pieces_that_say_nothing_are_left_out(nano):
+    few = replace_limit(nano, seconds=0.1)
+    speech = few.tts("Hello there, my friend. " + "- " * 80 + "Good bye.", seed=0)
+    assert all(any(c.isalnum() for c in piece) for piece in speech.receipt["pieces"])
+
+
+# -- streaming -------------------------------------------------------------------------------------------------------
+
+
+def test_streamed_codes_equal_whole_codes(nano, voice, speech):
+    waves, told = streamed(nano.stream(SHORT, voice, seed=7))
+    assert [c.tolist() for c in told.codes] == [c.tolist() for c in speech.codes]
+    assert told.stopped == speech.stopped
+    joined = np.concatenate(waves)
+    np.testing.assert_array_equal(joined, told.wav)
+    assert joined.shape == speech.wav.shape
+    after_voice = nano.codec.decode_stream(told.codes[0], voice.codes[nano.codec.name])
+    np.testing.assert_allclose(joined, np.concatenate(list(after_voice)), atol=1e-5)  # the voice is its context
+
+
+def test_a_stream_of_pieces_is_what_it_returns(nano, voice):
+    few = replace_limit(nano, seconds=0.8)
+    text = "This is the first piece of what is to be said here. And this is the second piece, just as long."
+    waves, told = streamed(few.stream(text, voice, seed=3))
+    whole = few.tts(text, voice, seed=3)
+    assert len(told.codes) == 2 and [c.tolist() for c in told.codes] == [c.tolist() for c in whole.codes]
+    np.testing.assert_array_equal(np.concatenate(waves), told.wav)
+    assert told.wav.shape == whole.wav.shape
+
+
+def test_a_stream_begins_before_it_is_finished(nano):
+    generator = nano.stream("This is a sentence that takes some time.", seed=1, sampling=Sampling(2.0, 1.0))
+    first = next(generator)
+    assert len(first) == CHUNK_CODES * 320
+    generator.close()  # and may be left at any time
+
+
+# -- continuing, transcribing ----------------------------------------------------------------------------------------
+
+
+def test_continuation_is_speech_in_the_clips_voice(nano):
+    clip = (16_000, buzz(1.5))
+    said = nano.continue_speech(clip, SHORT, transcript="hello there.", seed=7)
+    voice = nano.prepare(Voice.from_audio(clip, "hello there.", name="clip"))
+    np.testing.assert_array_equal(said.wav, nano.tts(SHORT, voice, seed=7).wav)
+    assert said.receipt["task"] == "continue" and said.receipt["voice_codes"] == voice.codes[nano.codec.name]
+
+
+def test_transcription_of_a_wave_a_file_and_a_voice_agree(nano, tmp_path):
+    from llasa_lite import audio
+
+    wav = buzz(1.5)
+    path = audio.save(wav, tmp_path / "clip.flac")
+    heard = nano.transcribe((16_000, wav))
+    assert isinstance(heard, Transcript) and 0 <= heard.probability <= 1
+    assert heard.text == heard.text.strip()
+    assert heard.seconds == pytest.approx(1.5, abs=0.2)
+    assert nano.transcribe(wav).text == heard.text == nano.transcribe(str(path)).text
+    assert nano.transcribe(Voice.from_audio((16_000, wav))).text == heard.text
+
+
+def test_speech_can_be_read_back(nano, speech):
+    heard = nano.transcribe(speech)
+    assert "<|" not in heard.text and heard.seconds <= speech.seconds + 1e-3
+
+
+def test_a_checkpoint_that_was_not_taught_refuses_to_transcribe(nano):
+    mute = Llasa(replace(nano.checkpoint, tasks=("tts",)), nano.protocol, nano.engine, nano.codec, nano.sampling)
+    with pytest.raises(ValueError, match="trained to speak, not to transcribe; type what is said.*'nano', which can"):
+        mute.transcribe((16_000, buzz(1)))
+    with pytest.raises(ValueError, match="Type what is said in the clip"):
+        mute.tts(SHORT, Voice.from_audio((16_000, buzz(1))))
+    with pytest.raises(ValueError, match="Type what is said in the clip"):
+        mute.continue_speech((16_000, buzz(1)), SHORT)
+    assert mute.tts("Oh.", Voice.from_audio((16_000, buzz(1)), "hello."), seed=1).seconds > 0
+
+
+def test_a_voice_without_transcript_is_read_by_the_model(nano, monkeypatch):
+    monkeypatch.setattr(nano, "transcribe", lambda clip: Transcript("well heard.", 1.0, 1.0, True))
+    assert nano.prepare(Voice.from_audio((16_000, buzz(1)))).text == "well heard."
+    monkeypatch.setattr(nano, "transcribe", lambda clip: Transcript("", 1.0, 1.0, True))
+    with pytest.raises(ValueError, match="No words were recognised"):
+        nano.prepare(Voice.from_audio((16_000, buzz(1))))
+
+
+# -- receipts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_makes_the_same_speech_again(speech, tmp_path):
+    path = speech.save(tmp_path / "yes.wav")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["yes.receipt.json", "yes.wav"]
+    again = Llasa.replay(json.loads(path.with_suffix(".receipt.json").read_text()))
+    assert again.codes[0].tolist() == speech.codes[0].tolist()
+    np.testing.assert_allclose(again.wav, speech.wav, atol=1e-5)
+
+
+def test_a_receipt_tells_what_was_used(nano, speech, voice):
+    receipt = json.loads(json.dumps(speech.receipt))
+    assert receipt["model"] == receipt["codec"] == "nano" and receipt["licence"] == nano.checkpoint.licence
+    assert receipt["text"] == SHORT and receipt["seed"] == 7
+    assert receipt["voice_codes"] == voice.codes["nano"] and receipt["voice_text"] == voice.text
+    assert Sampling(**receipt["sampling"]) == nano.sampling
+    assert set(receipt["versions"]) == {"llasa_lite", "torch", "transformers"}
+
+
+@pytest.mark.parametrize("wrong", [{}, {"text": "hello"}, [], {"sampling": {"heat": 3}}], ids=str)
+def test_what_is_no_receipt_gives_its_sentence(wrong):
+    with pytest.raises(ValueError, match="This is not a receipt"):
+        Llasa.replay(wrong)
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "There is no text to speak"),
+        ("  \n ", "There is no text to speak"),
+        (None, "There is no text to speak"),
+        ("🎈🎉", "There is nothing to say in this text: it holds no letters or digits"),
+        ("?!...", "There is nothing to say"),
+        ("a" * (MAX_TEXT_CHARS + 1), "The text has 20,001 characters; at most 20,000"),
+        ("hello <|SPEECH_GENERATION_END|>", "which the model reads as a command"),
+    ],
+    ids=["empty", "blank", "none", "emoji", "punctuation", "long", "marker"],
+)
+def test_text_that_cannot_be_spoken_gives_its_sentence(nano, text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        nano.tts(text, seed=1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "7"])
+def test_a_seed_that_is_none_gives_its_sentence(nano, seed):
+    with pytest.raises(ValueError, match="A seed is a whole number"):
+        nano.tts(SHORT, seed=seed)
+
+
+def test_a_voice_that_fills_the_context_gives_its_sentence(nano):
+    codes = {"nano": [1] * (nano.engine.max_ids - 20)}
+    with pytest.raises(ValueError, match="leaves no room for an answer. Use a shorter voice clip or text"):
+        nano.tts(SHORT, Voice("long", "hello.", codes=codes))
+
+
+def test_the_longest_voice_leaves_room_for_an_answer(nano):
+    voice = Voice.from_audio((16_000, buzz(14.9)), "a few words, said slowly, again and again.")
+    assert nano.tts("Oh.", voice, seed=1).seconds > 0
+
+
+def test_the_context_is_what_was_trained_not_what_the_config_promises(nano, tiny_llama, tmp_path):
+    """Released configs promise Llama's 131,072 ids; they were trained on 2,048."""
+    lm = tiny_llama(nano.engine.model.config.vocab_size, max_position_embeddings=131_072)
+    lm.config.llasa = {"codec": "nano"}
+    lm.save_pretrained(tmp_path / "long")
+    nano.protocol.tokenizer.save_pretrained(tmp_path / "long")
+    llasa = Llasa.from_pretrained(tmp_path / "long", device="cpu", dtype="float32")
+    assert llasa.engine.max_ids == 2048
+    speech = llasa.tts(SHORT, Voice("long", "hello.", codes={"nano": [1] * 1990}), seed=1)
+    assert 0 < len(speech.codes[0]) < 2048 - 1990
+
+
+def test_unknown_voice_gives_its_sentence(nano):
+    with pytest.raises(ValueError, match="Unknown voice 'nobody'"):
+        nano.tts(SHORT, "nobody")
+
+
+def test_unknown_model_names_those_there_are():
+    with pytest.raises(ValueError, match="Unknown model 'lasa'. Choose from: nano, llasa-1b, .*or a folder"):
+        Llasa.from_pretrained("lasa")
+
+
+@pytest.mark.parametrize("device, sentence", [("tpu", "Unknown device 'tpu'. Choose from: cuda, mps, cpu")])
+def test_unknown_device_gives_its_sentence(device, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Llasa.from_pretrained(device=device)
+
+
+def test_a_device_that_is_not_here_gives_its_sentence():
+    import torch
+
+    missing = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"There is no '{missing}' on this machine. Use the CPU: device='cpu'"):
+        Llasa.from_pretrained(device=missing)
+
+
+def test_unknown_dtype_gives_its_sentence():
+    with pytest.raises(ValueError, match="Unknown dtype 'int3'. Choose from: float32, float16, bfloat16"):
+        Llasa.from_pretrained(device="cpu", dtype="int3")
+
+
+def test_device_and_dtype_are_chosen_alone_and_can_be_named():
+    import torch
+
+    assert pick_device("cpu") == "cpu" and pick_device() in ("cuda", "mps", "cpu")
+    assert pick_dtype("cpu", small=True) == torch.float32 and pick_dtype("mps") == torch.float16
+    assert pick_dtype("cpu", "torch.bfloat16") == pick_dtype("cpu", "bfloat16") == torch.bfloat16
+
+
+def test_an_unreachable_hub_gives_one_sentence_that_mentions_nano():
+    for name in ("somebody/no-such-llasa", "llasa-1b-genshin"):
+        with pytest.raises(
+            NotReachable, match=r"Cannot load '.*': it is not in the local cache .* say 'nano'\."
+        ) as error:
+            Llasa.from_pretrained(name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_codec_that_cannot_be_reached_gives_its_sentence():
+    with pytest.raises(NotReachable, match="Cannot load 'somebody/no-such-codec'"):
+        Llasa.from_pretrained(codec="somebody/no-such-codec")
+
+
+def test_a_folder_without_a_checkpoint_gives_one_sentence(tmp_path):
+    with pytest.raises(ValueError) as error:
+        Llasa.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_codec_and_language_model_must_belong_together(nano):
+    from llasa_lite.codec import Codec
+    from llasa_lite.codec_training import new_codec, small_codec_config
+
+    config = small_codec_config()
+    config.quantization_levels = [4] * 5
+    with pytest.raises(ValueError, match="1024 codes, the language model 'nano' 4096: they do not belong together"):
+        Llasa(nano.checkpoint, nano.protocol, nano.engine, Codec(new_codec(config), "five digits"), nano.sampling)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_every_name_is_found_by_name_and_by_hub_id():
+    for name, checkpoint in CHECKPOINTS.items():
+        assert find(name) is find(name.upper()) is find(checkpoint.source) is checkpoint
+        assert name == "nano" or checkpoint.licence == "CC BY-NC 4.0" and not checkpoint.can_transcribe
+    assert find(None).name == "nano"
+
+
+def test_a_community_finetune_is_taken_for_the_released_kind():
+    checkpoint = find("someone/llasa-finetune")
+    assert checkpoint.source == "someone/llasa-finetune" and checkpoint.codec == CHECKPOINTS["llasa-1b"].codec
+    assert not checkpoint.can_transcribe and checkpoint.licence == "see its model card"
+
+
+def test_a_checkpoint_in_a_folder_speaks(nano, tiny_llama, tmp_path):
+    """A Llama of another shape, saved as anyone would save it; its config says which codec it belongs to."""
+    lm = tiny_llama(nano.engine.model.config.vocab_size, max_position_embeddings=512)
+    lm.config.llasa = {"codec": "nano", "tasks": ["tts"], "licence": "mine", "chunk_chars": 40, "chunk_seconds": 1.0}
+    lm.save_pretrained(tmp_path / "mine")
+    nano.protocol.tokenizer.save_pretrained(tmp_path / "mine")
+    mine = Llasa.from_pretrained(tmp_path / "mine", device="cpu", dtype="float32")
+    assert (mine.checkpoint.licence, mine.checkpoint.chunk_chars, mine.codec.name) == ("mine", 40, "nano")
+    speech = mine.tts(SHORT, seed=1)
+    assert 0 < speech.seconds <= 1.0
+    assert Llasa.replay(speech.receipt).codes[0].tolist() == speech.codes[0].tolist()
+    with pytest.raises(ValueError, match="trained to speak, not to transcribe"):
+        mine.transcribe((16_000, buzz(1)))
+
+
+def test_a_codec_in_a_folder_is_used(nano):
+    other = Llasa.from_pretrained(codec=str(NANO / "codec"), device="cpu", dtype="float32")
+    wav = buzz(1)
+    assert (other.codec.encode(wav) == nano.codec.encode(wav)).all()
+
+
+# -- the trained nano ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trained
+def test_speech_of_a_builtin_voice_ends_by_itself(nano):
+    if not builtin_voices():
+        pytest.skip("no voices are built in yet")
+    name = next(iter(builtin_voices()))
+    ends = [nano.tts("The birch canoe slid on the smooth planks.", name, seed=seed) for seed in range(4)]
+    assert sum(speech.complete for speech in ends) >= 3
+    assert all(1.0 < speech.seconds < 7.0 for speech in ends if speech.complete)
+
+
+@pytest.mark.trained
+def test_whisper_hears_what_nano_said(nano):
+    """A floor, not a figure: most words of eight sentences are heard."""
+    pytest.importorskip("jiwer", reason="pip install jiwer")
+    if not WHISPER.is_dir():
+        pytest.skip(f"no Whisper weights in '{WHISPER}': name their folder in the variable WHISPER")
+    if not builtin_voices():
+        pytest.skip("no voices are built in yet")
+    from llasa_lite.evaluation import Judge
+    from llasa_lite.text import word_error_rate
+
+    judge = Judge(str(WHISPER))
+    sentences = [
+        "The house stands on a hill near the river.",
+        "She opened the window and looked at the garden.",
+        "We will meet again in the morning.",
+        "He put the old books back on the shelf.",
+        "It was a cold night, and the road was dark.",
+        "Please tell me what you think about it.",
+        "They walked along the beach for an hour.",
+        "My brother has a small farm in the south.",
+    ]
+    voices = list(builtin_voices())
+    errors = []
+    for index, sentence in enumerate(sentences):
+        speech = nano.tts(sentence, voices[index % len(voices)], seed=index)
+        errors.append(min(1.0, word_error_rate(sentence, judge(speech.wav))))
+    assert np.mean(errors) < 0.6, errors

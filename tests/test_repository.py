@@ -1,0 +1,213 @@
+"""Laws of the repository: what is public, what ships, what the README promises."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import CARD_MARKERS, ROOT
+
+import llasa_lite
+
+PACKAGE = ROOT / "llasa_lite"
+SOURCES = sorted([*PACKAGE.glob("*.py"), *(ROOT / "demo").glob("*.py"), ROOT / "app.py"])
+README = (ROOT / "README.md").read_text()
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ | environment
+    )
+
+
+# -- the package -----------------------------------------------------------------------------------------------------
+
+
+def test_public_names_import():
+    for name in llasa_lite.__all__:
+        assert getattr(llasa_lite, name) is not None
+    assert set(llasa_lite.__all__) <= set(dir(llasa_lite))
+    with pytest.raises(AttributeError, match="has no attribute 'lasa'"):
+        llasa_lite.lasa  # noqa: B018
+
+
+def test_importing_takes_no_torch_and_changes_nothing():
+    code = """
+import os, sys, logging, warnings, numpy
+before = dict(os.environ), list(logging.root.handlers), list(warnings.filters)
+import llasa_lite, llasa_lite.cli, llasa_lite.checkpoints, llasa_lite.voices, llasa_lite.text
+llasa_lite.cli.parser(), llasa_lite.CHECKPOINTS, llasa_lite.Voice
+heavy = {"torch", "transformers", "librosa", "gradio", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+assert before == (dict(os.environ), list(logging.root.handlers), list(warnings.filters))
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_know_nothing_of_those_above_them():
+    """Imports point down; what a layer needs of the layer above is passed to it. Only imports at the top count."""
+    layers = "audio text tokens checkpoints codec engine voices pipeline".split()
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in layers:
+            continue
+        known = set(re.findall(r"^from \.(\w+) import", path.read_text(), re.M))
+        known |= {n for names in re.findall(r"^from \. import (.+)", path.read_text(), re.M) for n in names.split(", ")}
+        above = set(layers[layers.index(path.stem) + 1 :]) & known
+        assert not above, f"{path.name} imports {above}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_downloaded_is_executed(path):
+    source = path.read_text()
+    assert "trust_remote_code" not in source
+    for call in re.findall(r"torch\.load\([^\n]*", source):
+        assert "weights_only=True" in call
+    assert not re.search(r"\bpickle\b|\beval\(|\bexec\(", source.replace("model.eval()", "").replace(".eval()", ""))
+
+
+def test_markers_are_written_in_one_file_only():
+    names = [re.escape(marker) for marker in CARD_MARKERS] + [r"<\|s_"]
+    for path in SOURCES:
+        if path.name != "tokens.py":
+            assert not re.search("|".join(names), path.read_text()), path.name
+
+
+def test_the_demo_uses_public_names_only():
+    for path in (ROOT / "demo").glob("*.py"):
+        for names in re.findall(r"^\s*from llasa_lite import ([^\n(]+|\([^)]+\))", path.read_text(), re.M):
+            used = {name.split(" as ")[0].strip() for name in names.strip("()").split(",") if name.strip()}
+            assert used <= set(llasa_lite.__all__), f"{path.name}: {used - set(llasa_lite.__all__)}"
+        assert not re.search(r"from llasa_lite\.\w+ import|import llasa_lite\.", path.read_text()), path.name
+
+
+# -- what ships ------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_below_10_megabytes_and_all_below_40():
+    """What the hub takes in plain git, and what a package may weigh."""
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    for path in files:
+        assert path.stat().st_size < 10e6, f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB"
+    assert sum(path.stat().st_size for path in files) < 40e6
+
+
+def test_weights_are_safetensors():
+    kinds = {path.suffix for path in (PACKAGE / "nano").rglob("*") if path.is_file()}
+    assert kinds <= {".safetensors", ".json", ".jinja", ".ogg", ".md", ".csv"}
+
+
+def test_weights_are_finite():
+    from safetensors.numpy import load_file
+
+    files = sorted((PACKAGE / "nano").rglob("*.safetensors"))
+    assert files
+    for file in files:
+        for name, tensor in load_file(file).items():
+            assert np.isfinite(tensor).all(), f"{file.name}: {name}"
+
+
+def test_configs_tell_what_the_code_says():
+    """nano is loaded by name here and from its folder elsewhere: both must know the same."""
+    from llasa_lite.checkpoints import CHECKPOINTS, find
+
+    by_name, by_folder = CHECKPOINTS["nano"], find(str(PACKAGE / "nano" / "lm"))
+    assert by_folder is by_name or by_folder.tasks == by_name.tasks
+    facts = json.loads((PACKAGE / "nano" / "lm" / "config.json").read_text()).get("llasa")
+    if facts:
+        assert facts["tasks"] == list(by_name.tasks) and facts["codec"] == "nano"
+        assert (facts["chunk_chars"], facts["chunk_seconds"]) == (by_name.chunk_chars, by_name.chunk_seconds)
+
+
+def test_the_wheel_holds_the_model_and_the_app(tmp_path):
+    pytest.importorskip("hatchling", reason="pip install hatchling")
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("llasa_lite-*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    shipped = [p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert {str(p.relative_to(ROOT)) for p in shipped} <= held
+    assert {f"llasa_lite/demo/{p.name}" for p in (ROOT / "demo").glob("*.py")} <= held
+    assert {name.split("/")[0] for name in held} == {"llasa_lite", f"llasa_lite-{llasa_lite.__version__}.dist-info"}
+
+
+def test_pins_lie_in_the_ranges():
+    from packaging.requirements import Requirement
+
+    text = (ROOT / "pyproject.toml").read_text()
+    ranges = [Requirement(found) for found in re.findall(r'^\s*"([a-z-]+[>=<].*?)",?', text, re.M)]
+    ranges += [Requirement(found) for found in re.findall(r'\["([a-z-]+>=[\d.]+)"\]', text)]
+    wanted = {r.name: r.specifier for r in ranges}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert {"torch", "transformers", "gradio", "soundfile", "librosa"} <= set(pins)
+    for name, version in pins.items():
+        assert wanted[name].contains(version), f"{name}=={version} is outside {wanted[name]}"
+
+
+# -- the README ------------------------------------------------------------------------------------------------------
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_test_command_is_what_ci_runs():
+    command = (ROOT / ".ci" / "run").read_text().rstrip().splitlines()[-1]
+    assert command.endswith("-m pytest") and command in README
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_python_of_the_readme_runs(nano, voice, tmp_path, monkeypatch, capsys):
+    """Every block, from top to bottom, with the session's nano in place of whatever it loads."""
+    from llasa_lite import Llasa, audio
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Llasa, "from_pretrained", classmethod(lambda cls, *a, **k: nano))
+    for name in re.findall(r'"(\w+\.wav)"', "".join(blocks("python"))):
+        audio.save(voice.wav, name)
+    names = {}
+    assert blocks("python")
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102
+
+
+def test_commands_of_the_readme_are_understood():
+    from llasa_lite.cli import parser
+
+    commands = [
+        line
+        for block in blocks("bash")
+        for line in block.splitlines()
+        if re.match(r"(python -m llasa_lite|llasa-lite) ", line)
+    ]
+    assert len(commands) >= 5
+    for line in commands:
+        arguments = shlex.split(line, comments=True)
+        arguments = arguments[3:] if arguments[0] == "python" else arguments[1:]
+        options = parser().parse_args(arguments)
+        assert callable(options.handler)
+
+
+def test_every_checkpoint_is_in_the_readme_with_its_licence():
+    from llasa_lite import CHECKPOINTS
+
+    for checkpoint in CHECKPOINTS.values():
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| `{checkpoint.name}`")]
+        assert checkpoint.licence in line
+        assert checkpoint.name == "nano" or checkpoint.source in line
+
+
+def test_pictures_and_links_of_the_readme_are_there():
+    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target

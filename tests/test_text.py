@@ -1,0 +1,114 @@
+"""Laws of cutting and comparing text."""
+
+import random
+import string
+
+import pytest
+
+from llasa_lite import text
+
+STORY = (
+    'The sun had set when Anna, who never hurried, reached the old bridge; it was closed. "Of course," she said. '
+    "She sat down on a stone - the only one - and waited: for what, she did not know! Was it 3.14 or 2.72 miles home? "
+) * 30
+
+
+def words(passage):
+    return passage.split()
+
+
+@pytest.mark.parametrize("max_chars", [20, 60, 100, 333])
+def test_split_keeps_every_word_in_order(max_chars):
+    pieces = text.split(STORY, max_chars)
+    assert words(" ".join(pieces)) == words(STORY)
+    assert max(len(piece) for piece in pieces) <= max_chars
+    assert all(piece == piece.strip() and piece for piece in pieces)
+
+
+def test_split_keeps_every_character_of_any_text():
+    random.seed(0)
+    for _ in range(300):
+        passage = "".join(random.choices(string.ascii_letters + " .,;!?\n\t-()\"'。！，🎈é", k=random.randint(0, 400)))
+        max_chars = random.randint(1, 120)
+        pieces = text.split(passage, max_chars)
+        assert "".join("".join(pieces).split()) == "".join(passage.split())
+        assert all(0 < len(piece) <= max_chars for piece in pieces)
+
+
+def test_split_prefers_sentences():
+    passage = "This is the first sentence of two. And here the second one follows it."
+    assert text.split(passage, 40) == ["This is the first sentence of two.", "And here the second one follows it."]
+
+
+def test_split_prefers_clauses_to_words():
+    passage = "when the rain had stopped at last, we walked along the river"
+    assert text.split(passage, 40) == ["when the rain had stopped at last,", "we walked along the river"]
+
+
+def test_split_cuts_chinese_at_its_own_stops():
+    assert text.split("突然身边一阵笑声。我看着他们意气风发地挺直了胸膛。", 16) == [
+        "突然身边一阵笑声。",
+        "我看着他们意气风发地挺直了胸膛。",
+    ]
+
+
+def test_split_leaves_short_text_alone():
+    assert text.split("  Hello\n there. ", 100) == ["Hello there."]
+    assert text.split("x" * 100, 100) == ["x" * 100]
+    assert text.split(" \n ", 100) == []
+
+
+def test_number_of_pieces_follows_the_papers_rule():
+    """Up to 100 characters 1 piece, up to 200 two, ...; words do not always fill a piece, so one more may come."""
+    for length in (101, 199, 205, 460, 1000):
+        passage = ("word " * 250)[:length].strip()
+        assert 0 <= len(text.split(passage, 100)) - -(-len(passage) // 100) <= 1
+
+
+def test_text_without_spaces_is_cut():
+    pieces = text.split("a" * 1234, 100)
+    assert "".join(pieces) == "a" * 1234 and max(map(len, pieces)) == 100
+
+
+def test_five_thousand_characters_are_cut_quickly():
+    import time
+
+    began = time.perf_counter()
+    assert len(text.split(STORY[:5000], 60)) >= 84
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("max_chars", [0, -1])
+def test_pieces_of_nothing_are_refused(max_chars):
+    with pytest.raises(ValueError, match="max_chars must be at least 1"):
+        text.split("hello", max_chars)
+
+
+@pytest.mark.parametrize(
+    "raw, plain",
+    [
+        ("Hello, World!", "hello world"),
+        ('It\'s 5 o’clock -- "now".', "it's 5 o'clock now"),
+        ("  a\n b\t", "a b"),
+        ("'quoted'", "quoted"),
+        ("ＦＵＬＬ width", "full width"),
+        ("well-known", "well known"),
+        ("...", ""),
+    ],
+)
+def test_normalize_transcript(raw, plain):
+    assert text.normalize_transcript(raw) == plain
+    assert text.normalize_transcript(plain) == plain  # once is enough
+
+
+def test_join_puts_one_space_where_words_need_it():
+    assert text.join("Hello there. ", " How are you?") == "Hello there. How are you?"
+    assert text.join("你好。", "再见。") == "你好。再见。"
+    assert text.join("", "Alone.") == "Alone." == text.join("Alone.", "")
+
+
+def test_word_error_rate_counts_edits_of_words():
+    pytest.importorskip("jiwer", reason="pip install jiwer")
+    assert text.word_error_rate("The cat sat.", "the CAT sat") == 0
+    assert text.word_error_rate("the cat sat down", "the bat sat") == 0.5
+    assert text.word_error_rate("the cat", "") == 1

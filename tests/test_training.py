@@ -1,0 +1,443 @@
+"""Laws of training: rows, their order, and runs of a few steps whose checkpoints speak."""
+
+import itertools
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import buzz
+
+from llasa_lite import Llasa, audio, codec_training
+from llasa_lite.alignment import ALPHABET, BLANK, align, align_corpus, best_path, letters
+from llasa_lite.codec import Codec
+from llasa_lite.codec_training import CodecTraining, new_codec, silence_acoustic, train_codec
+from llasa_lite.data import (
+    CLIP_STRIDE,
+    NOWHERE,
+    Mixture,
+    RowSampler,
+    Utterance,
+    encode_corpus,
+    make_row,
+    pad_rows,
+    read_corpus,
+    read_tokens,
+    write_tokens,
+)
+from llasa_lite.tokens import IGNORE, Protocol, character_tokenizer
+from llasa_lite.training import Guide, SpeechLM, Training, nano_config, rate_at, train_lm
+
+
+@pytest.fixture(scope="module")
+def protocol():
+    return Protocol(character_tokenizer(4096))
+
+
+def utterances(count=12, seed=0):
+    random = np.random.default_rng(seed)
+    words = "the old boat is on a river and we go home now".split()
+    made = []
+    for k in range(count):
+        text = " ".join(random.choice(words, random.integers(2, 6))) + "."
+        codes = random.integers(0, 4096, random.integers(20, 60)).astype(np.uint16)
+        evenly = np.linspace(0, len(text) - 1, len(codes)).astype(np.float16)
+        made.append(Utterance(text, f"speaker {k % 3}", "test" if k % 6 == 5 else "train", codes, evenly))
+    return made
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder with four clips, one of them held out."""
+    folder = tmp_path / "corpus"
+    (folder / "clips").mkdir(parents=True)
+    lines = []
+    for k in range(4):
+        path = audio.save(buzz(1.2, seed=k), folder / "clips" / f"{k}.flac")
+        facts = {"id": k, "text": f"clip number {k}.", "speaker": "buzz", "seconds": 1.2}
+        lines.append(facts | {"split": "test" if k == 3 else "train", "audio": f"clips/{path.name}"})
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+# -- corpora ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_corpus_is_read_in_its_order(corpus):
+    clips = read_corpus(corpus)
+    assert [clip.id for clip in clips] == [0, 1, 2, 3]
+    assert [clip.id for clip in read_corpus(corpus, "train")] == [0, 1, 2]
+    assert len(clips[0].load()) == 1.2 * 16_000
+
+
+def test_what_is_no_corpus_gives_its_sentence(corpus, tmp_path):
+    with pytest.raises(ValueError, match="holds no corpus"):
+        read_corpus(tmp_path)
+    (corpus / "manifest.jsonl").write_text('{"id": 1}')
+    with pytest.raises(ValueError, match="manifest.jsonl, line 1, is not a clip"):
+        read_corpus(corpus)
+
+
+def test_tokens_survive_the_round_trip_through_their_file(tmp_path):
+    made = utterances()
+    write_tokens(made, tmp_path / "tokens.safetensors")
+    back = read_tokens(tmp_path / "tokens.safetensors")
+    assert [(u.text, u.speaker, u.split, u.codes.tolist(), u.alignment.tolist()) for u in back] == [
+        (u.text, u.speaker, u.split, u.codes.tolist(), u.alignment.tolist()) for u in made
+    ]
+    held_out = read_tokens(tmp_path / "tokens.safetensors", "test")
+    assert [u.text for u in held_out] == [u.text for u in made if u.split == "test"]
+
+
+def test_a_missing_alignment_stays_missing(tmp_path):
+    made = utterances(3)
+    mixed = [made[0], replace(made[1], alignment=None), made[2]]
+    for kept, wanted in ((mixed, [True, False, True]), ([replace(u, alignment=None) for u in made], [False] * 3)):
+        write_tokens(kept, tmp_path / "tokens.safetensors")
+        back = read_tokens(tmp_path / "tokens.safetensors")
+        assert [u.alignment is not None for u in back] == wanted
+        assert [u.codes.tolist() for u in back] == [u.codes.tolist() for u in made]
+
+
+def test_encoding_a_corpus_goes_on_where_it_stopped(corpus, codec, tmp_path):
+    clips = read_corpus(corpus)
+    heard = []
+    counting = SimpleNamespace(encode=lambda wav: heard.append(len(wav)) or codec.encode(wav))
+    out = encode_corpus(clips[:2], counting, tmp_path / "tokens.safetensors")
+    encode_corpus(clips, counting, out)
+    assert len(heard) == 4  # the first two were not encoded again
+    back = read_tokens(out)
+    assert [u.codes.tolist() for u in back] == [codec.encode(clip.load())[:-1].tolist() for clip in clips]
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recognition", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_labels_of_a_row_cover_its_answer_only(protocol, count, recognition):
+    clips = utterances()[:count]
+    row = make_row(protocol, clips, recognition)
+    text, codes = " ".join(c.text for c in clips), np.concatenate([c.codes for c in clips])
+    end = protocol.text_end if recognition else protocol.speech_end
+    answer = protocol.text_to_ids(text) if recognition else protocol.codes_to_ids(codes)
+    assert [i for i in row.labels if i != IGNORE] == [*answer, end] == row.input_ids[-len(answer) - 1 :]
+    prompt = protocol.asr_prompt(codes) if recognition else protocol.tts_prompt(text)
+    assert row.input_ids == prompt + answer + [end] and row.task == recognition
+
+
+@pytest.mark.parametrize("recognition", [False, True])
+def test_places_mark_what_is_read_and_what_is_said(protocol, recognition):
+    clips = utterances()[:2]
+    row = make_row(protocol, clips, recognition)
+    place, keys, ids = np.array(row.place), np.array(row.keys), np.array(row.input_ids)
+    assert len(place) == len(keys) == len(ids) == len(row.labels)
+    texts = [protocol.text_to_ids(c.text) for c in clips]
+    codes = [protocol.codes_to_ids(c.codes) for c in clips]
+    says = (place > NOWHERE) & ~keys
+    read, said = (codes, texts) if recognition else (texts, codes)
+    assert ids[keys].tolist() == sum(read, [])
+    assert ids[1:][says[:-1]].tolist() == sum(said, [])  # each position predicts the next id
+    at_text, at_speech = (says, keys) if recognition else (keys, says)
+    counted = [CLIP_STRIDE * k + np.arange(len(t)) for k, t in enumerate(texts)]
+    assert place[at_text].tolist() == np.concatenate(counted).tolist()
+    aligned = [CLIP_STRIDE * k + c.alignment.astype(float) for k, c in enumerate(clips)]
+    assert place[at_speech].tolist() == np.concatenate(aligned).tolist()
+
+
+@pytest.mark.parametrize("recognition", [False, True])
+def test_a_clip_without_alignment_is_nowhere(protocol, recognition):
+    known, unknown = utterances()[0], replace(utterances()[1], alignment=None)
+    row = make_row(protocol, [unknown, known], recognition)
+    place = np.array(row.place)
+    inside = place[place > NOWHERE]
+    assert len(inside) == len(known.text) + len(known.codes) and (inside >= CLIP_STRIDE - 1).all()
+    alone = np.array(make_row(protocol, [unknown], recognition).place)
+    assert (alone == NOWHERE).all()
+
+
+def test_rows_repeat_with_their_seed(protocol):
+    def first(seed):
+        sampler = RowSampler(utterances(), protocol, Mixture(), seed)
+        return [sampler.row().input_ids for _ in range(20)]
+
+    assert first(1) == first(1) != first(2)
+
+
+def test_rows_hold_one_voice_and_fit(protocol):
+    mixture = Mixture(recognition=0.5, clips_per_row=(0.0, 0.0, 1.0), max_ids=220)
+    known = utterances()
+    sampler = RowSampler(known, protocol, mixture, 0)
+    by_code = {tuple(u.codes[:5].tolist()): u.speaker for u in known}
+    tasks = set()
+    for _ in range(30):
+        row = sampler.row()
+        assert len(row.input_ids) <= 220
+        codes = [i - protocol.code_offset for i in row.input_ids if i >= protocol.code_offset]
+        speakers = {by_code[tuple(codes[k : k + 5])] for k in range(len(codes)) if tuple(codes[k : k + 5]) in by_code}
+        assert len(speakers) == 1
+        tasks.add(row.task)
+    assert tasks == {0, 1}
+
+
+def test_batches_have_few_shapes_and_pad_without_loss(protocol):
+    sampler = RowSampler(utterances(), protocol, Mixture(), 0)
+    for batch in itertools.islice(sampler.batches(1024), 8):
+        rows, width = batch["input_ids"].shape
+        assert width in (128, 192, 256, 320, 384, 512, 640) and rows == max(1, 1024 // width)
+        assert all(batch[name].shape == (rows, width) for name in ("labels", "place", "keys"))
+    row = make_row(protocol, utterances()[:1], False)
+    padded = pad_rows([row], len(row.input_ids) + 9, protocol.pad)
+    assert (padded["labels"][0, -9:] == IGNORE).all() and (padded["input_ids"][0, -9:] == protocol.pad).all()
+    assert not padded["keys"][0, -9:].any() and (padded["place"][0, -9:] == NOWHERE).all()
+
+
+def test_learning_rate_warms_up_stays_and_falls():
+    settings = Training(steps=1000, warmup_steps=100, decay_share=0.3)
+    rates = [rate_at(step, settings) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01) and rates[99:700] == [1.0] * 601
+    assert rates[850] == pytest.approx(0.5) and rates[1000] == 0.02
+    assert rates[:100] == sorted(rates[:100]) and rates[700:] == sorted(rates[700:], reverse=True)
+
+
+# -- the model in training -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def speech_lm(protocol):
+    torch.manual_seed(0)
+    return SpeechLM(nano_config(protocol, 128, 4), protocol.code_offset, [4] * 6).eval()
+
+
+def test_aids_vanish_in_the_plain_model(speech_lm, protocol):
+    """Shared digits and guided attention leave a plain Llama with the same logits and the same loss."""
+    from transformers import LlamaForCausalLM
+
+    plain = speech_lm.plain()
+    assert type(plain) is LlamaForCausalLM and plain.config._attn_implementation != "guided"
+    row = make_row(protocol, utterances()[:2], False)
+    ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+    with torch.no_grad():
+        loss, guided = speech_lm(ids, labels)
+        hidden = speech_lm.llama(inputs_embeds=speech_lm.table()[ids]).last_hidden_state
+        out = plain(ids, labels=labels)
+        torch.testing.assert_close(hidden @ speech_lm.table().T, out.logits, atol=1e-4, rtol=1e-4)
+    assert guided == 0
+    torch.testing.assert_close(loss, out.loss, atol=1e-4, rtol=1e-4)
+    assert plain.lm_head.weight is plain.model.embed_tokens.weight
+
+
+def test_codes_that_share_digits_share_their_vectors(speech_lm, protocol):
+    """Code 5 = 1 + 1 * 4 differs from code 1 in its second digit only."""
+    table, own = speech_lm.table(), speech_lm.llama.embed_tokens.weight
+    added = table - own
+    at = protocol.code_offset
+    assert (added[:at] == 0).all() and (added[at + 4096 :] == 0).all()
+    digits = speech_lm.digits
+    torch.testing.assert_close(added[at + 5] - added[at + 1], digits[4 + 1] - digits[4 + 0])
+    torch.testing.assert_close(added[at + 4095], digits[[3, 7, 11, 15, 19, 23]].sum(0))
+
+
+def guide_for(row, width=1.5):
+    return Guide((2, 3), width, torch.tensor([row.place]), torch.tensor([row.keys]), torch.tensor([row.task]))
+
+
+@pytest.mark.parametrize("recognition", [False, True])
+def test_a_guide_watches_and_changes_nothing(speech_lm, protocol, recognition):
+    row = make_row(protocol, utterances()[:1], recognition)
+    ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+    guide = guide_for(row)
+    with torch.no_grad():
+        watched, guided = speech_lm(ids, labels, guide)
+        alone, _ = speech_lm(ids, labels)
+    assert watched == alone and len(guide.losses) == 2 and guided > 0
+
+
+def test_attention_on_what_is_being_said_costs_less_than_anywhere_else(protocol):
+    row = make_row(protocol, utterances()[:1])
+    place, keys = np.array(row.place), np.flatnonzero(row.keys)
+    says = np.flatnonzero((place > NOWHERE) & ~np.array(row.keys))
+    total = len(row.input_ids)
+
+    def loss(look_at):
+        """Head 0 attends from each speaking position to the character that `look_at` names."""
+        query, key = torch.zeros(1, 2, total, total), torch.zeros(1, 2, total, total)
+        key[0, 0] = torch.eye(total)
+        for position in says:
+            query[0, 0, position, keys[int(np.clip(look_at(place[position]), 0, len(keys) - 1))]] = 30
+        guide = guide_for(row)
+        guide.observe(query, key, 1.0)
+        return guide.losses[0].item()
+
+    right = loss(round)
+    assert right < 0.1 < loss(lambda at: at + 3) < loss(lambda at: at + 8)
+    assert loss(lambda at: 0) > 10 * right
+
+
+def test_a_row_without_alignment_gives_no_guidance(speech_lm, protocol):
+    row = make_row(protocol, [replace(utterances()[0], alignment=None)])
+    with torch.no_grad():
+        _, guided = speech_lm(torch.tensor([row.input_ids]), torch.tensor([row.labels]), guide_for(row))
+    assert guided == 0
+
+
+# -- alignment -------------------------------------------------------------------------------------------------------
+
+
+def test_letters_are_those_that_are_spoken(protocol):
+    spoken, where = letters("Oh, it's 5!", protocol.tokenizer)
+    assert "".join(ALPHABET[i] for i in spoken) == "oh it's "
+    assert ["Oh, it's 5!"[i].lower() for i in where] == list("oh it's ")
+
+
+@pytest.mark.parametrize("spoken", [[3], [3, 5], [4, 4], [2, 2, 7]])
+def test_best_path_is_the_best_of_all_paths(spoken):
+    """Against every path that CTC allows: stay, step on, or jump a blank between two different letters."""
+    states = [BLANK]
+    for letter in spoken:
+        states += [letter, BLANK]
+
+    def allowed(a, b):
+        return b - a in (0, 1) or b - a == 2 and states[b] != BLANK and states[b] != states[a]
+
+    for seed in range(5):
+        scores = np.random.default_rng(seed).normal(size=(6, len(ALPHABET) + 1)).astype(np.float32)
+        paths = [
+            path
+            for path in itertools.product(range(len(states)), repeat=6)
+            if path[0] <= 1
+            and path[-1] >= len(states) - 2
+            and all(itertools.starmap(allowed, itertools.pairwise(path)))
+        ]
+        best = max(paths, key=lambda path: sum(scores[t, states[s]] for t, s in enumerate(path)))
+        wanted = [
+            max((t for t in range(6) if best[t] == 2 * k + 1), key=lambda t: scores[t, letter])
+            for k, letter in enumerate(spoken)
+        ]
+        assert best_path(scores, spoken).tolist() == wanted
+
+
+def test_an_alignment_goes_through_its_text_once(protocol):
+    """A recogniser that is sure of one letter every five codes: the place of a code follows."""
+    text = "oh yes."
+    clip = Utterance(text, "s", "train", np.arange(40, dtype=np.uint16))
+    spoken, where = letters(text, protocol.tokenizer)
+    scores = torch.full((1, 40, len(ALPHABET) + 1), -10.0)
+    scores[..., BLANK] = 0
+    for k, letter in enumerate(spoken):
+        scores[0, 5 * k + 4, [letter, BLANK]] = torch.tensor([0.0, -10.0])
+    places = align(lambda codes: scores, clip, protocol.tokenizer)
+    assert places.shape == (40,) and (np.diff(places.astype(float)) >= 0).all()
+    assert places[[5 * k + 4 for k in range(len(spoken))]].tolist() == where
+
+
+def test_text_that_does_not_fit_its_codes_is_not_aligned(protocol):
+    short = Utterance("far too many words for so few codes", "s", "train", np.arange(10, dtype=np.uint16))
+    silent = Utterance("...", "s", "train", np.arange(40, dtype=np.uint16))
+    assert align(None, short, protocol.tokenizer) is None and align(None, silent, protocol.tokenizer) is None
+
+
+def test_an_aligner_learns_a_code_that_is_a_letter(protocol):
+    """Every letter has a code of its own, said for three codes; a few seconds of training find it out."""
+    random = np.random.default_rng(0)
+    made = []
+    for _ in range(60):
+        text = "".join(random.permutation(list("abcdefgh"))[:6])
+        made.append(Utterance(text, "s", "train", np.repeat([ord(c) - 96 for c in text], 3).astype(np.uint16)))
+    (placed,) = align_corpus(made, [4] * 6, protocol.tokenizer, minutes=0.1)[:1]
+    np.testing.assert_allclose(placed.alignment.astype(float)[1::3], np.arange(6), atol=0.7)
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+SMALL = dict(ids_per_batch=256, warmup_steps=2, save_every=2, evaluate_every=2, guide_until=10)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two steps, then the same run asked for three."""
+    pytest.importorskip("accelerate", reason="pip install accelerate")
+    out = tmp_path_factory.mktemp("run") / "lm"
+    train_lm(utterances(), [4] * 6, out, Training(steps=2, **SMALL), hidden_size=128, layers=4)
+    written = (out / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
+    train_lm(utterances(), [4] * 6, out, Training(steps=3, **SMALL), hidden_size=128, layers=4)
+    return out, written
+
+
+def test_a_short_run_gives_a_checkpoint_that_speaks(run):
+    out, _ = run
+    llasa = Llasa.from_pretrained(out, device="cpu", dtype="float32")
+    assert llasa.codec.name == "nano" and llasa.checkpoint.can_transcribe
+    speech = llasa.tts("Oh.", seed=1)
+    assert speech.seconds > 0
+    assert isinstance(llasa.transcribe(speech.wav if np.abs(speech.wav).max() > 1e-3 else buzz(1)).text, str)
+
+
+def test_a_stopped_run_goes_on(run):
+    out, written = run
+    state = json.loads((out / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3
+    # steps 1 and 2 were not made again: their checkpoint is the one the first run wrote
+    assert (out / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns == written
+
+
+def test_a_run_logs_held_out_losses_with_right_and_wrong_text(run):
+    out, _ = run
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    (watched,) = [row for row in rows if "held_out" in row]
+    assert watched["step"] == 2 and 5 < watched["held_out"] < 12 and 5 < watched["held_out_wrong_text"] < 12
+
+
+def test_files_of_a_trained_checkpoint_stay_below_10_megabytes(run):
+    out, _ = run
+    assert all(file.stat().st_size < 10e6 for file in out.iterdir() if file.is_file())
+
+
+def codec_run(monkeypatch, corpus, out, steps, init=None, **settings):
+    """`steps` steps, by a clock that counts one second a step."""
+    ticks = itertools.count()
+    monkeypatch.setattr(codec_training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    settings = CodecTraining(minutes=(steps - 0.5) / 60, batch=2, crop_seconds=(0.8,), warmup_steps=1, **settings)
+    return train_codec(read_corpus(corpus, "train"), out, settings, init)
+
+
+def test_two_codec_steps_give_a_codec_that_loads(monkeypatch, corpus, tmp_path):
+    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 2)
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
+    codec = Codec.from_pretrained(str(out))
+    assert codec._acoustic_is_silent and codec.codebook_size == 4096
+    wav = codec.decode(codec.encode(buzz(1)))
+    assert len(wav) == 320 * 51 and np.isfinite(wav).all()
+
+
+def test_a_codec_run_goes_on_and_discriminators_join(monkeypatch, corpus, tmp_path):
+    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
+    codec_run(monkeypatch, corpus, out, 2, adversarial_after=0.0)
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
+
+
+def test_training_the_decoder_alone_leaves_the_codes(monkeypatch, corpus, tmp_path, codec):
+    """Or every token corpus and language model of the codec would be worth nothing after it."""
+    from llasa_lite.checkpoints import NANO
+
+    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 2, init=NANO / "codec", train_encoder=False)
+    trained = Codec.from_pretrained(str(out))
+    for seed in range(3):
+        wav = buzz(1.5, seed=seed)
+        codes = codec.encode(wav)
+        assert trained.encode(wav).tolist() == codes.tolist()
+    assert np.abs(trained.decode(codes) - codec.decode(codes)).max() > 1e-4  # and the decoder did learn
+
+
+def test_a_fresh_codec_can_learn():
+    """Transformers' own initialisation gives every code the same digits; ours must reach the encoder's weights."""
+    torch.manual_seed(0)
+    model = new_codec()
+    silence_acoustic(model)
+    latents, codes = codec_training.encode_latents(model, torch.from_numpy(buzz(1))[None, :16_000], acoustic=False)
+    made = codec_training.decode_latents(model, latents)
+    codec_training.SpectralLoss()(made, torch.from_numpy(buzz(1))[None, :16_000]).backward()
+    reached = [p.grad is not None and p.grad.abs().sum() > 0 for p in model.semantic_encoder.parameters()]
+    assert np.mean(reached) > 0.9
