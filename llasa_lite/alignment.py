@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .codec import code_digits
 from .data import Utterance
 from .tokens import CHARACTERS
 
@@ -30,10 +31,7 @@ class Aligner(nn.Module):
 
     def __init__(self, levels: list[int], width: int = 128, blocks: int = 5):
         super().__init__()
-        size = int(np.prod(levels))
-        digits = (torch.arange(size)[:, None] // torch.tensor([1, *np.cumprod(levels[:-1])])) % torch.tensor(levels)
-        which = F.one_hot(digits + torch.tensor([0, *np.cumsum(levels[:-1])]), sum(levels)).sum(1).float()
-        self.register_buffer("digits", which, persistent=False)  # (codes, sum of levels)
+        self.register_buffer("digits", code_digits(levels), persistent=False)
         self.open = nn.Linear(sum(levels), width)
         self.blocks = nn.ModuleList(
             nn.ModuleDict({"norm": nn.LayerNorm(width), "conv": nn.Conv1d(width, 2 * width, 7, padding=3)})

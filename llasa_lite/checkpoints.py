@@ -149,7 +149,17 @@ def pick_dtype(device: str, dtype: str | None = None, small: bool = False):
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     if device.startswith("mps"):
         return torch.float16
-    return torch.bfloat16 if not small and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if not small and cpu_has_bf16() else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 by itself (AVX512-BF16, AMX); elsewhere it is slower than float32."""
+    import torch
+
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a torch without oneDNN
+        return False
 
 
 def load_lm(checkpoint: Checkpoint, device: str, dtype):

@@ -159,6 +159,16 @@ class Codec:
         return codes
 
 
+def code_digits(levels: list[int]) -> torch.Tensor:
+    """What each code is made of: (codes, sum of levels) float32, a one in every dimension's block of digits.
+
+    FSQ counts dimension 0 first: code = sum of digit_i * product of the levels before i.
+    """
+    codes = torch.arange(math.prod(levels))[:, None]
+    digits = (codes // torch.tensor([1, *np.cumprod(levels[:-1])])) % torch.tensor(levels)  # (codes, dimensions)
+    return F.one_hot(digits + torch.tensor([0, *np.cumsum(levels[:-1])]), sum(levels)).sum(1).float()
+
+
 def pad_to_hop(wav: torch.Tensor) -> torch.Tensor:
     """(..., samples) -> (..., multiple of 320): always appends 320 - samples % 320 zeros, as X-codec2 was trained."""
     return F.pad(wav, (0, HOP_LENGTH - wav.shape[-1] % HOP_LENGTH))

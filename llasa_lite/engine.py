@@ -23,6 +23,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .checkpoints import cpu_has_bf16
+
 END, LENGTH, RUNNING = "end", "length", "running"  # why a row stopped
 
 # Candidates looked at before a full sort: a nucleus of 0.95 rarely holds more of 65,536 codes.
@@ -246,8 +248,9 @@ class Linear:
 
     def __init__(self, weight: torch.Tensor):
         self.weight, self.packed = weight.contiguous(), False
-        fast = weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16) or not fast:
+        if weight.device.type != "cpu" or not (
+            weight.dtype == torch.float32 or weight.dtype == torch.bfloat16 and cpu_has_bf16()
+        ):
             return
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 1)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .checkpoints import CHECKPOINTS
+from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows
 from .tokens import IGNORE, Protocol, character_tokenizer
 
@@ -117,11 +118,7 @@ class SpeechLM(nn.Module):
         config._attn_implementation = "guided"
         self.config, self.code_offset = config, code_offset
         self.llama = LlamaModel(config)
-        size = int(np.prod(levels))
-        digits = (torch.arange(size)[:, None] // torch.tensor([1, *np.cumprod(levels[:-1])])) % torch.tensor(levels)
-        shifts = torch.tensor([0, *np.cumsum(levels[:-1])])
-        which = F.one_hot(digits + shifts, sum(levels)).sum(1).float()  # (codes, sum of levels)
-        self.register_buffer("which_digits", which, persistent=False)
+        self.register_buffer("which_digits", code_digits(levels), persistent=False)
         self.digits = nn.Parameter(0.02 * torch.randn(sum(levels), config.hidden_size))
 
     def table(self) -> torch.Tensor:
