@@ -265,6 +265,15 @@ class Linear:
         return F.linear(x, self.weight)
 
 
+def fuse(*layers: torch.nn.Linear) -> Linear:
+    """Several layers on one input as one product. The layers become views of it, so that nothing is held twice."""
+    fused = Linear(torch.cat([layer.weight for layer in layers]))
+    if not fused.packed:
+        for layer, part in zip(layers, fused.weight.split([layer.out_features for layer in layers])):
+            layer.weight.data = part
+    return fused
+
+
 class Decoder:
     """The layers of a Llama on weights borrowed from Transformers: fused qkv and gate/up, a preallocated cache."""
 
@@ -283,10 +292,10 @@ class Decoder:
             self.layers.append(
                 (
                     layer.input_layernorm.weight,
-                    Linear(torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])),
+                    fuse(attention.q_proj, attention.k_proj, attention.v_proj),
                     Linear(attention.o_proj.weight),
                     layer.post_attention_layernorm.weight,
-                    Linear(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])),
+                    fuse(mlp.gate_proj, mlp.up_proj),
                     Linear(mlp.down_proj.weight),
                 )
             )
