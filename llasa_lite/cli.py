@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
     sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
     sub.add_argument("--steps", type=int, help="optimizer steps of about 4,096 ids")
+    sub.add_argument("--init", help="checkpoint folder of the same shape to start from (default: from scratch)")
     sub.add_argument("--hidden-size", type=int, default=256)
     sub.add_argument("--layers", type=int, default=8)
     sub.add_argument("--seed", type=int, default=0)
@@ -310,7 +311,7 @@ def train_lm(o) -> None:
     settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
     utterances = [u for file in o.data for u in read_tokens(file)]
     levels = _load_codec(o).model.config.quantization_levels
-    out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers)
+    out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers, o.init)
     _print({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
 
 

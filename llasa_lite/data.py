@@ -138,6 +138,7 @@ class Mixture:
     recognition: float = 0.13  # share of rows that go from speech to text
     clips_per_row: tuple[float, ...] = (0.5, 0.4, 0.1)  # shares of 1, 2, 3 clips of one voice: 2+ teach cloning
     max_ids: int = 640  # rows longer than this are drawn again
+    speakers: tuple[tuple[str, float], ...] = ()  # (beginning of a name, how often its clips are drawn; others: 1)
 
 
 @dataclass(frozen=True)
@@ -201,13 +202,16 @@ class RowSampler:
     def __init__(self, utterances: list[Utterance], protocol, mixture: Mixture, seed: int = 0):
         self.protocol, self.mixture, self.random = protocol, mixture, np.random.default_rng(seed)
         self.utterances = utterances
+        weights = [next((w for name, w in mixture.speakers if u.speaker.startswith(name)), 1.0) for u in utterances]
+        self.cumulative = np.cumsum(weights)
         self.by_speaker: dict[str, list[Utterance]] = {}
         for utterance in utterances:
             self.by_speaker.setdefault(utterance.speaker, []).append(utterance)
 
     def row(self) -> Row:
         while True:
-            first = self.utterances[self.random.integers(len(self.utterances))]
+            draw = self.random.random() * self.cumulative[-1]
+            first = self.utterances[int(self.cumulative.searchsorted(draw, side="right"))]
             shares = np.array(self.mixture.clips_per_row)
             count = 1 + self.random.choice(len(shares), p=shares / shares.sum())
             same = self.by_speaker[first.speaker]

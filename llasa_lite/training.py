@@ -121,6 +121,16 @@ class SpeechLM(nn.Module):
         self.register_buffer("which_digits", code_digits(levels), persistent=False)
         self.digits = nn.Parameter(0.02 * torch.randn(sum(levels), config.hidden_size))
 
+    def start_from(self, folder: str | Path) -> None:
+        """Take the weights of a trained checkpoint of the same shape; its digits are in its embeddings already."""
+        from transformers import LlamaForCausalLM
+
+        trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if trained.config.vocab_size != self.config.vocab_size or trained.config.hidden_size != self.config.hidden_size:
+            raise ValueError(f"The checkpoint in '{folder}' has another shape than the one to be trained.")
+        self.llama.load_state_dict(trained.model.state_dict())
+        nn.init.zeros_(self.digits)
+
     def table(self) -> torch.Tensor:
         """The embedding table with the digits in it: (vocabulary, hidden)."""
         own, end = self.llama.embed_tokens.weight, self.code_offset + len(self.which_digits)
@@ -172,14 +182,16 @@ def train_lm(
     settings: Training,
     hidden_size: int = 256,
     layers: int = 8,
+    init: str | Path | None = None,
 ) -> Path:
-    """Train a small Llasa from scratch and save it, with its tokenizer, as a folder `from_pretrained` reads.
+    """Train a small Llasa and save it, with its tokenizer, as a folder `from_pretrained` reads.
 
     A run that was stopped goes on from its last checkpoint in `out/checkpoints`; the log is `out/log.jsonl`.
 
     Args:
         utterances: token corpus; `train` is learned, `test` watched.
         levels: FSQ levels of the codec the codes came from.
+        init: checkpoint folder of the same shape to start from; None starts from scratch.
     """
     import transformers
     from transformers import Trainer, TrainingArguments
@@ -190,6 +202,8 @@ def train_lm(
     torch.manual_seed(settings.seed)
     protocol = Protocol(character_tokenizer(int(np.prod(levels))))
     model = SpeechLM(nano_config(protocol, hidden_size, layers), protocol.code_offset, list(levels))
+    if init is not None:
+        model.start_from(init)
     last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
     begun = int(last.rsplit("-", 1)[1]) if last else 0
     sampler = RowSampler(

@@ -395,6 +395,29 @@ def test_files_of_a_trained_checkpoint_stay_below_10_megabytes(run):
     assert all(file.stat().st_size < 10e6 for file in out.iterdir() if file.is_file())
 
 
+def test_training_goes_on_from_shipped_weights(run, protocol):
+    """Without its optimizer and digits a saved checkpoint still is where it was, up to fp16; another shape is refused."""
+    from transformers import LlamaForCausalLM
+
+    out, _ = run
+    model = SpeechLM(nano_config(protocol, 128, 4), protocol.code_offset, [4] * 6).eval()
+    model.start_from(out)
+    saved = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    row = torch.tensor([make_row(protocol, utterances()[:1]).input_ids])
+    with torch.no_grad():
+        torch.testing.assert_close(model.plain()(row).logits, saved(row).logits)
+    other = SpeechLM(nano_config(protocol, 64, 4), protocol.code_offset, [4] * 6)
+    with pytest.raises(ValueError, match="has another shape"):
+        other.start_from(out)
+
+
+def test_clips_of_a_weighted_speaker_are_drawn_more_often(protocol):
+    weighted = [replace(u, speaker=f"{'joe' if k % 2 else 'amy'}_{k}") for k, u in enumerate(utterances())]
+    sampler = RowSampler(weighted, protocol, Mixture(clips_per_row=(1.0,), speakers=(("joe", 3.0),)), seed=1)
+    share = np.diff(sampler.cumulative, prepend=0.0)
+    assert {u.speaker[:3]: w for u, w in zip(weighted, share)} == {"joe": 3.0, "amy": 1.0}
+
+
 def codec_run(monkeypatch, corpus, out, steps, init=None, **settings):
     """`steps` steps, by a clock that counts one second a step."""
     ticks = itertools.count()
