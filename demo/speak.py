@@ -24,6 +24,7 @@ from .common import (
 )
 
 ANY_VOICE, OWN_CLIP = "", "my clip"  # beside the names of built-in voices, which hold no spaces
+FIRST_VOICE = "joe"  # the voice nano reads best in
 EXAMPLES = [
     "Hello there. It is good to hear from you again.",
     "The rain had stopped, and the street was quiet.",
@@ -46,7 +47,7 @@ PLAY = """() => {
 
 
 def layout(models: Models, model: gr.Radio) -> settings.Settings:
-    first_voice = next(iter(builtin_voices()), ANY_VOICE)
+    first_voice = FIRST_VOICE if FIRST_VOICE in builtin_voices() else ANY_VOICE
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
             text = gr.Textbox(

@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
     sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_tokens)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders")
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; or token corpora, to align them anew")
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
     sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
     sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
@@ -293,15 +293,22 @@ def train_tokens(o) -> None:
     from .data import encode_corpus, read_corpus, read_tokens, write_tokens
     from .tokens import character_tokenizer
 
-    clips, codec = [clip for folder in o.data for clip in read_corpus(folder)], _load_codec(o)
-    with _Progress("encoding", o, total=len(clips)) as bar:
-        out = encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
+    codec = _load_codec(o)
+    files = [data for data in o.data if data.endswith(".safetensors")]
+    if files and len(files) < len(o.data):
+        raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
+    if files:  # encoded already: only aligned anew
+        utterances = [u for file in files for u in read_tokens(file)]
+    else:
+        clips = [clip for folder in o.data for clip in read_corpus(folder)]
+        with _Progress("encoding", o, total=len(clips)) as bar:
+            encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
+        utterances = read_tokens(o.out)
     if o.align_minutes:
         levels = list(codec.model.config.quantization_levels)
-        write_tokens(
-            align_corpus(read_tokens(out), levels, character_tokenizer(codec.codebook_size), o.align_minutes), out
-        )
-    _print({"tokens": str(out), "clips": len(clips)}, o, f"{len(clips)} clips in {out}")
+        utterances = align_corpus(utterances, levels, character_tokenizer(codec.codebook_size), o.align_minutes)
+    write_tokens(utterances, o.out)
+    _print({"tokens": o.out, "clips": len(utterances)}, o, f"{len(utterances)} clips in {o.out}")
 
 
 def train_lm(o) -> None:

@@ -73,8 +73,12 @@ class Judge:
     def __call__(self, wav: np.ndarray) -> str:
         wav = np.asarray(wav, np.float32)
         inputs = self.processor(wav, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").to(self.model.device)
-        with self.torch.inference_mode():
-            ids = self.model.generate(**inputs, language="en", task="transcribe", max_length=124, do_sample=False)
+        # Whisper's own decoding: a transcript that repeats itself is drawn again, warmer (Radford et al. 2022, 4.5).
+        # Without that one stuck syllable becomes a hundred words.
+        fallback = {"temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "compression_ratio_threshold": 1.35}
+        with self.torch.inference_mode(), self.torch.random.fork_rng():
+            self.torch.manual_seed(0)
+            ids = self.model.generate(**inputs, language="en", task="transcribe", max_length=124, **fallback)
         return self.processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
 
 

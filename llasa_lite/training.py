@@ -296,7 +296,7 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
 
     plain = model.plain().half()
     plain.generation_config = GenerationConfig(
-        do_sample=True, temperature=0.7, top_p=0.95, eos_token_id=protocol.speech_end
+        do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=protocol.speech_end
     )
     plain.config.llasa = {  # what `checkpoints.find` reads of a folder
         "codec": "nano",

@@ -13,6 +13,7 @@ from conftest import buzz
 from llasa_lite import audio
 from llasa_lite.checkpoints import CHECKPOINTS
 from llasa_lite.cli import main, parser
+from llasa_lite.data import Utterance, read_tokens, write_tokens
 
 
 @pytest.fixture
@@ -237,3 +238,26 @@ def test_wrong_options_end_with_2(here, capsys):
             main(arguments)
         assert stop.value.code == 2
     assert capsys.readouterr().out == ""
+
+
+def test_a_token_corpus_is_aligned_anew(here, capsys):
+    """Codes and texts stay; folders and token files are not mixed."""
+    random = np.random.default_rng(0)
+    made = [Utterance("oh yes, it is.", "a", "train", random.integers(4096, size=40).astype(np.uint16))] * 3
+    write_tokens(made, here / "tokens.safetensors")
+    row(
+        capsys,
+        "train",
+        "tokens",
+        "--data",
+        "tokens.safetensors",
+        "--out",
+        "aligned.safetensors",
+        "--align-minutes",
+        "0.02",
+    )
+    aligned = read_tokens(here / "aligned.safetensors")
+    assert [u.text for u in aligned] == [u.text for u in made]
+    assert all((u.codes == m.codes).all() and len(u.alignment) == 40 for u, m in zip(aligned, made))
+    assert main(["train", "tokens", "--data", "tokens.safetensors", ".", "--out", "no.safetensors"]) == 2
+    assert "not both" in capsys.readouterr().err

@@ -430,9 +430,8 @@ def test_whisper_hears_what_nano_said(nano):
         "They walked along the beach for an hour.",
         "My brother has a small farm in the south.",
     ]
-    voices = list(builtin_voices())
     errors = []
     for index, sentence in enumerate(sentences):
-        speech = nano.tts(sentence, voices[index % len(voices)], seed=index)
+        speech = nano.tts(sentence, "joe", seed=index)
         errors.append(min(1.0, word_error_rate(sentence, judge(speech.wav))))
     assert np.mean(errors) < 0.6, errors

@@ -396,7 +396,7 @@ def test_files_of_a_trained_checkpoint_stay_below_10_megabytes(run):
 
 
 def test_training_goes_on_from_shipped_weights(run, protocol):
-    """Without its optimizer and digits a saved checkpoint still is where it was, up to fp16; another shape is refused."""
+    """Without optimizer and digits a saved checkpoint still is where it was, up to fp16; other shapes are refused."""
     from transformers import LlamaForCausalLM
 
     out, _ = run
