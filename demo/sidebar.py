@@ -70,9 +70,8 @@ def choose(models: Models, tabs: int, name: str, progress=gr.Progress()):  # noq
 def to_facts(checkpoint: Checkpoint) -> str:
     does = "speaks and transcribes" if checkpoint.can_transcribe else "speaks; it cannot transcribe"
     languages = ", ".join(checkpoint.languages) or "see its model card"
-    return html.escape(
-        f"**{checkpoint.name}** {does}. Languages: {languages}. Licence: {checkpoint.licence}.", quote=False
-    )
+    facts = f"**{checkpoint.name}** {does}. Languages: {languages}. Licence: {checkpoint.licence}. {checkpoint.note}"
+    return html.escape(facts.strip(), quote=False)
 
 
 def _label(name: str, checkpoint: Checkpoint) -> str:

@@ -29,6 +29,7 @@ class Checkpoint:
     context: int = 2048  # ids of prompt and answer together, as trained; the configs promise Llama's 131,072
     speakers: tuple[str, ...] = ()  # names of finetuned speakers
     revision: str | None = None
+    note: str = ""  # what a user should know before relying on it
 
     @property
     def can_transcribe(self) -> bool:
@@ -45,7 +46,20 @@ _MANY = ("zh", "en", "de", "fr", "ja", "ko", "nl", "es", "it", "pt", "pl")
 CHECKPOINTS: dict[str, Checkpoint] = {
     c.name: c
     for c in (
-        Checkpoint("nano", str(NANO / "lm"), "nano", "Apache-2.0", ("en",), "8M", 0.1, ("tts", "asr"), 60, 8.0, 1024),
+        Checkpoint(
+            "nano",
+            str(NANO / "lm"),
+            "nano",
+            "Apache-2.0",
+            ("en",),
+            "8M",
+            0.1,
+            ("tts", "asr"),
+            chunk_chars=60,
+            chunk_seconds=8.0,
+            context=1024,
+            note="A first version: about half of its words are understood, and its transcripts need correcting.",
+        ),
         _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 5),
         _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),
         _hkust("llasa-8b", "Llasa-8B", _ZH_EN, "8B", 20),
