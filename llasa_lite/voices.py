@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -121,8 +120,3 @@ class Voice:
 def builtin_voices() -> dict[str, Voice]:
     """Name -> voice, in alphabetical order."""
     return {path.stem: Voice.load(path) for path in sorted(FOLDER.glob("*.json"))}
-
-
-def file_name(name: str) -> str:
-    """A safe file name for a voice: letters, digits and dashes only."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "voice"
