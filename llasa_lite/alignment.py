@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # What is said of a text: letters and the pauses punctuation stands for.
 ALPHABET = " abcdefghijklmnopqrstuvwxyz'"
 BLANK = len(ALPHABET)
+LEARNING_RATE = 3e-3
 
 
 class Aligner(nn.Module):
@@ -62,7 +63,7 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, min
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     model = Aligner(levels).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
     # neighbours in length share a batch; what CTC cannot fit (more letters than codes) is left out
     data = [(u.codes.astype(np.int64), letters(u.text, tokenizer)[0]) for u in utterances]
     data = sorted((d for d in data if 0 < len(d[1]) < 0.7 * len(d[0])), key=lambda d: len(d[0]))
@@ -78,7 +79,8 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, min
             scores = model(codes)
         loss = F.ctc_loss(scores.transpose(0, 1), targets, *lengths, blank=BLANK, zero_infinity=True)
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * spent)))
+            falling = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * spent))
+            group["lr"] = LEARNING_RATE * min(1, (step + 1) / 100) * falling
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -168,12 +168,11 @@ def make_row(protocol, clips: list[Utterance], recognition: bool = False) -> Row
     example = protocol.asr_example(text, codes) if recognition else protocol.tts_example(text, codes)
     ids = example.input_ids
     place, keys = [NOWHERE] * len(ids), [False] * len(ids)
-    text_ids = protocol.text_to_ids(text)
     answer = sum(label != IGNORE for label in example.labels)
     if recognition:
         at_text, at_speech = len(ids) - answer - 1, ids.index(protocol.code_offset + int(codes[0]))
     else:
-        at_text, at_speech = _find(ids, text_ids), len(ids) - answer - 1
+        at_text, at_speech = _find(ids, protocol.text_to_ids(text)), len(ids) - answer - 1
     for index, clip in enumerate(clips):
         characters = len(protocol.text_to_ids(clip.text.strip()))
         if clip.alignment is not None:

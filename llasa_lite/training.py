@@ -263,10 +263,14 @@ def train_lm(
         disable_tqdm=True,
         seed=settings.seed,
     )
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and n != "digits"]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n and n != "digits")]
+    groups = {True: [], False: []}  # matrices decay; embeddings, digits and norms do not
+    for name, p in model.named_parameters():
+        groups[p.ndim == 2 and "embed" not in name and name != "digits"].append(p)
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [
+            {"params": groups[True], "weight_decay": settings.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
         lr=settings.learning_rate,
         betas=(0.9, 0.95),
     )
