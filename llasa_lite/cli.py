@@ -91,6 +91,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--layers", type=int, default=8)
     sub.add_argument("--seed", type=int, default=0)
 
+    sub = kinds.add_parser("verifier", help="a small speaker verifier, from clips", parents=[model, output])
+    sub.set_defaults(handler=train_verifier)
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
+    sub.add_argument("--out", required=True, help="folder for weights and log; an unfinished run goes on")
+    sub.add_argument("--minutes", type=float, default=20.0)
+
     judge = argparse.ArgumentParser(add_help=False)
     judge.add_argument("--judge", default="openai/whisper-base", help="Whisper checkpoint: hub id or folder")
     judge.add_argument("--limit", type=int, help="at most this many, drawn with seed 0")
@@ -320,6 +326,17 @@ def train_lm(o) -> None:
     levels = _load_codec(o).model.config.quantization_levels
     out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers, o.init)
     _print({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
+
+
+def train_verifier(o) -> None:
+    from .data import read_corpus
+    from .verifier_training import VerifierTraining, train_verifier
+
+    clips = [clip for folder in o.data for clip in read_corpus(folder)]
+    learned = [clip for clip in clips if clip.split == "train"]
+    watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]
+    out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), _load_codec(o), watched)
+    _print({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")
 
 
 def evaluate_tts(o) -> None:

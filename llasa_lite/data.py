@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio import FRAME_RATE
+from .audio import FRAME_RATE, SAMPLE_RATE
 from .tokens import IGNORE
 
 
@@ -59,6 +59,32 @@ def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
             if split is None or clip.split == split:
                 clips.append(clip)
     return clips
+
+
+def disturbed(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The clip as another microphone, room or line would have brought it: (samples,) float32 in and out.
+
+    A room's echo, a telephone band and coloured noise come at even odds, at least one of them; then another level.
+    """
+    from scipy.signal import butter, fftconvolve, sosfilt
+
+    kinds = random.random(3) < 0.5
+    kinds[random.integers(3)] = True
+    out = wav.astype(np.float32)
+    loudness = np.sqrt(np.mean(out**2)) + 1e-5
+    if kinds[0]:
+        fading = random.uniform(0.02, 0.12) * SAMPLE_RATE  # samples until 1/e; 60 dB take seven times that
+        tail = random.normal(size=int(4 * fading)) * np.exp(-np.arange(int(4 * fading)) / fading)
+        out = out + random.uniform(0.2, 0.8) * fftconvolve(out, tail / np.linalg.norm(tail))[: len(out)]
+    if kinds[1]:
+        band = random.uniform(80, 350), random.uniform(3000, 6500)  # Hz
+        out = sosfilt(butter(3, band, "bandpass", fs=SAMPLE_RATE, output="sos"), out)
+    if kinds[2]:
+        slope = random.uniform(0, 1.2)  # 0: white, 1: pink
+        spectrum = np.fft.rfft(random.normal(size=len(out)))
+        noise = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** slope, len(out))
+        out = out + noise * loudness / (noise.std() + 1e-9) * 10 ** (-random.uniform(5, 30) / 20)
+    return (out / (np.abs(out).max() + 1e-5) * random.uniform(0.05, 0.95)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -138,6 +164,7 @@ class Mixture:
     recognition: float = 0.13  # share of rows that go from speech to text
     clips_per_row: tuple[float, ...] = (0.5, 0.4, 0.1)  # shares of 1, 2, 3 clips of one voice: 2+ teach cloning
     max_ids: int = 640  # rows longer than this are drawn again
+    code_noise: float = 0.0  # share of the codes read (never of those to be said) that are replaced by others at random
     speakers: tuple[tuple[str, float], ...] = ()  # (beginning of a name, how often its clips are drawn; others: 1)
 
 
@@ -228,8 +255,21 @@ class RowSampler:
             width = next(w for w in widths if len(row.input_ids) <= w)
             pools[width].append(row)
             if len(pools[width]) == max(1, ids_per_batch // width):
-                yield pad_rows(pools[width], width, self.protocol.pad)
+                batch = pad_rows(pools[width], width, self.protocol.pad)
+                self.add_noise(batch["input_ids"])
+                yield batch
                 pools[width] = []
+
+    def add_noise(self, input_ids: np.ndarray) -> None:
+        """Replace a share of the codes in place, by codes of the same batch.
+
+        A small model learns its clips' codes by heart from the codes before; with some of those wrong it has to look
+        at the text, and it has met wrong codes before it makes its own.
+        """
+        first, size = self.protocol.code_offset, self.protocol.codebook_size
+        codes = np.flatnonzero((input_ids >= first) & (input_ids < first + size))
+        chosen = codes[self.random.random(len(codes)) < self.mixture.code_noise]
+        input_ids.flat[chosen] = input_ids.flat[self.random.permutation(codes)[: len(chosen)]]
 
 
 def pad_rows(rows: list[Row], width: int, pad: int) -> dict[str, np.ndarray]:

@@ -54,16 +54,16 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "trained: holds for a trained nano only, not for any weights of its shape")
 
 
-def buzz(seconds: float, rate: int = 16_000, seed: int = 0) -> np.ndarray:
+def buzz(seconds: float, rate: int = 16_000, seed: int = 0, pitch: float = 110) -> np.ndarray:
     """A voice-like wave (samples,) float32: a gliding pulse train through three resonances, in syllables."""
     random = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate)) / rate
-    phase = 2 * np.pi * np.cumsum(110 + 30 * np.sin(2 * np.pi * 0.7 * time + seed)) / rate
+    phase = 2 * np.pi * np.cumsum(pitch + 30 * np.sin(2 * np.pi * 0.7 * time + seed)) / rate
     wav = np.zeros_like(time)
     for k in range(1, 60):
         resonances = random.uniform((300, 900, 2200), (800, 2000, 3200))  # Hz, drawn anew: a little breath in it
-        loudness = np.exp(-(((110 * k - resonances) / 180) ** 2)).sum()
-        wav += (loudness + 0.02) * np.sin(k * phase) * (110 * k < 0.45 * rate)
+        loudness = np.exp(-(((pitch * k - resonances) / 180) ** 2)).sum()
+        wav += (loudness + 0.02) * np.sin(k * phase) * (pitch * k < 0.45 * rate)
     wav *= 0.15 + np.clip(np.sin(2 * np.pi * 3 * time), 0, 1)  # three syllables a second
     wav += 0.003 * random.standard_normal(len(time))
     return (0.7 * wav / np.abs(wav).max()).astype(np.float32)

@@ -182,6 +182,18 @@ def test_rows_hold_one_voice_and_fit(protocol):
     assert tasks == {0, 1}
 
 
+def test_noise_changes_some_codes_that_are_read_and_none_that_are_to_be_said(protocol):
+    def batches(noise):
+        sampler = RowSampler(utterances(), protocol, Mixture(recognition=0.3, code_noise=noise), seed=1)
+        return next(sampler.batches(1024))
+
+    clean, noisy = batches(0.0), batches(0.2)
+    codes = clean["input_ids"] >= protocol.code_offset
+    changed = clean["input_ids"] != noisy["input_ids"]
+    assert 0.1 < changed[codes].mean() < 0.3 and not changed[~codes].any()
+    assert (clean["labels"] == noisy["labels"]).all()
+
+
 def test_batches_have_few_shapes_and_pad_without_loss(protocol):
     sampler = RowSampler(utterances(), protocol, Mixture(), 0)
     for batch in itertools.islice(sampler.batches(1024), 8):

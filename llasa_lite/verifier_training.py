@@ -1,0 +1,245 @@
+"""Trains a small speaker verifier from clips with speakers; knows nothing of text, tokens or language models.
+
+    python -m llasa_lite train verifier --data CORPUS --out DIR --minutes 20
+
+The result is a `WavLMForXVector`, loaded by the same class as `microsoft/wavlm-base-plus-sv`: the cosine of two
+embeddings says how alike two voices are. Additive-margin softmax over the training voices (Wang et al. 2018,
+arXiv 1801.05599), on crops of which some have been through the codec, since most of what it will judge has, and some
+through a telephone, a room or noise, since a visitor's clip may have.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .audio import SAMPLE_RATE
+from .data import Clip, disturbed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VerifierTraining:
+    """Settings of a run."""
+
+    minutes: float = 20.0  # wall time; the learning rate falls along a cosine over it
+    batch: int = 32  # crops a step, each of another voice as far as there are voices
+    crop_seconds: tuple[float, float] = (1.2, 2.4)  # range a step's length is drawn from
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    margin: float = 0.2  # of the softmax; grows from 0 over the first fifth
+    through_codec: float = 0.4  # share of crops taken from the clip's resynthesis
+    disturbed: float = 0.4  # share of crops with noise, a room or a narrow band
+    clips_per_voice: int = 60  # at most; bounds memory and decoding time
+    save_every: int = 500  # steps
+    seed: int = 0
+
+
+def small_verifier_config():
+    """nano's verifier: 1.3M parameters. One long convolution stands for a filter bank (see `new_verifier`)."""
+    from transformers import WavLMConfig
+
+    return WavLMConfig(
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=384,
+        feat_extract_norm="layer",  # so that padding does not change what is heard
+        conv_dim=(256, 128),
+        conv_kernel=(400, 3),  # 25 ms, then 50 frames a second
+        conv_stride=(160, 2),
+        num_feat_extract_layers=2,
+        conv_bias=True,
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=8,
+        tdnn_dim=(128, 128, 128, 128, 256),
+        xvector_output_dim=128,
+        layerdrop=0.0,
+        num_labels=2,
+    )
+
+
+def new_verifier(config=None):
+    """A fresh `WavLMForXVector` whose first convolution is a bank of 64 mel-spaced filters in four phases each.
+
+    From random filters a model of this size would spend its few minutes on finding the frequencies. Each filter is
+    raised with its frequency (pre-emphasis), as speech falls.
+    """
+    import librosa
+    from transformers import WavLMForXVector
+
+    model = WavLMForXVector(config or small_verifier_config())
+    conv = model.wavlm.feature_extractor.conv_layers[0].conv
+    channels, _, length = conv.weight.shape
+    frequencies = librosa.mel_frequencies(channels // 4 + 2, fmin=60.0, fmax=7600.0)[1:-1]
+    seconds = (torch.arange(length) - length / 2) / SAMPLE_RATE
+    bank = []
+    for index, frequency in enumerate(frequencies):
+        gap = frequencies[min(index + 1, len(frequencies) - 1)] - frequencies[max(index - 1, 0)]  # Hz
+        width = min(1.0, 2 * SAMPLE_RATE / (gap * length))  # of the window: wider bands have shorter filters
+        window = torch.exp(-0.5 * (seconds / (width * length / SAMPLE_RATE / 5)) ** 2)
+        for phase in range(4):
+            wave = window * torch.cos(2 * math.pi * frequency * seconds + phase * math.pi / 2)
+            bank.append(wave / wave.norm() * (frequency / 1000) ** 0.5)
+    with torch.no_grad():
+        conv.weight.copy_(torch.stack(bank)[:, None])
+        conv.bias.zero_()
+    return model
+
+
+class VoiceCrops:
+    """Random crops of clips by voice, plain or through the codec; clips stay in memory after their first use."""
+
+    def __init__(self, clips: list[Clip], codec, settings: VerifierTraining):
+        self.codec, self.settings, self.random = codec, settings, np.random.default_rng(settings.seed)
+        by_voice: dict[str, list[Clip]] = {}
+        for clip in clips:
+            by_voice.setdefault(clip.speaker, []).append(clip)
+        self.clips = [
+            [known[i] for i in self.random.permutation(len(known))[: settings.clips_per_voice]]
+            for _, known in sorted(by_voice.items())
+        ]
+        self.cache: dict[Path, dict[bool, np.ndarray]] = {}
+
+    def wav(self, clip: Clip, through_codec: bool) -> np.ndarray:
+        kept = self.cache.setdefault(clip.path, {})
+        if False not in kept:
+            kept[False] = (clip.load() * 32767).astype(np.int16)
+        if through_codec and True not in kept:
+            plain = kept[False].astype(np.float32) / 32767
+            kept[True] = (self.codec.decode(self.codec.encode(plain)).clip(-1, 1) * 32767).astype(np.int16)
+        return kept[through_codec].astype(np.float32) / 32767
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, samples) float32, each normalised as the feature extractor does, and (batch,) voices."""
+        samples = int(self.random.uniform(*self.settings.crop_seconds) * 5) * SAMPLE_RATE // 5
+        replace = len(self.clips) < self.settings.batch
+        voices = self.random.choice(len(self.clips), self.settings.batch, replace=replace)
+        rows = []
+        for voice in voices:
+            clip = self.clips[voice][self.random.integers(len(self.clips[voice]))]
+            through = self.codec is not None and self.random.random() < self.settings.through_codec
+            wav = self.wav(clip, through)
+            wav = np.tile(wav, -(-samples // len(wav)))  # a short clip is heard again
+            start = self.random.integers(len(wav) - samples + 1)
+            wav = wav[start : start + samples]
+            if self.random.random() < self.settings.disturbed:
+                wav = disturbed(wav, self.random)
+            rows.append((wav - wav.mean()) / np.sqrt(wav.var() + 1e-7))
+        return torch.from_numpy(np.stack(rows).astype(np.float32)), torch.from_numpy(voices)
+
+
+def train_verifier(clips: list[Clip], out: str | Path, settings: VerifierTraining, codec=None, watched=()) -> Path:
+    """Train and save `out/` as a `WavLMForXVector` in fp16 with its feature extractor; log to `out/log.jsonl`.
+
+    A run that was stopped goes on from `out/state.safetensors` with a fresh optimizer.
+
+    Args:
+        clips: training clips of at least two voices.
+        codec: a `Codec` some clips go through; None: none do.
+        watched: clips of voices that are not trained on; their equal error rate is logged with every checkpoint.
+    """
+    from safetensors.torch import load_file, save_file
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    crops = VoiceCrops(clips, codec, settings)
+    if len(crops.clips) < 2:
+        raise ValueError("A speaker verifier needs clips of at least two voices.")
+    config = small_verifier_config()
+    model = new_verifier(config)
+    model.objective = type(model.objective)(config.xvector_output_dim, len(crops.clips), margin=0.0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    state, begun = out / "state.safetensors", 0.0
+    if state.exists():
+        model.load_state_dict(load_file(state))
+        begun = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["minutes"]
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    step, spent, losses = 0, begun * 60, []
+
+    def checkpoint(record):
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, state)
+        save_verifier(model, out)
+        model.eval()
+        row = {"step": step, "minutes": round(spent / 60, 2), "loss": round(float(np.mean(losses[-500:])), 4)}
+        if watched:
+            vectors = np.stack([embedding(model, clip.load()) for clip in watched])
+            row["equal_error_rate"] = round(equal_error_rate(*trials(vectors, [c.speaker for c in watched])), 4)
+        model.train()
+        record.write(json.dumps(row) + "\n")
+        record.flush()
+        log.info("%s", row)
+
+    model.train()
+    (out / "settings.json").write_text(json.dumps(asdict(settings) | {"voices": len(crops.clips)}, indent=1))
+    with open(out / "log.jsonl", "a") as record:
+        while spent < settings.minutes * 60:
+            began = time.monotonic()
+            done = spent / (settings.minutes * 60)
+            falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * min(1.0, (step + 1) / settings.warmup_steps) * falling
+            model.objective.margin = settings.margin * min(1.0, 5 * done)
+            wavs, voices = crops.batch()
+            with torch.autocast(device.type, torch.bfloat16):
+                vectors = model(wavs.to(device)).embeddings
+            # the class counts its classes from the config; the objective itself knows how many voices there are
+            loss = model.objective(vectors.float(), voices.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+            spent += time.monotonic() - began
+            if step % settings.save_every == 0:
+                checkpoint(record)
+        checkpoint(record)
+    state.unlink()
+    return out
+
+
+def save_verifier(model, out: Path) -> None:
+    """fp16 safetensors without the training voices: what `AutoModelForAudioXVector` loads."""
+    from transformers import Wav2Vec2FeatureExtractor, WavLMForXVector
+
+    plain = WavLMForXVector(model.config)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("objective")}, strict=False)
+    nn.init.zeros_(plain.objective.weight)
+    plain.half().save_pretrained(out)
+    Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, return_attention_mask=True).save_pretrained(out)
+
+
+@torch.inference_mode()
+def embedding(model, wav: np.ndarray) -> np.ndarray:
+    """(dim,) float32 of unit length, from (samples,) at 16 kHz."""
+    wav = torch.from_numpy((wav - wav.mean()) / np.sqrt(wav.var() + 1e-7)).to(next(model.parameters()))
+    return torch.nn.functional.normalize(model(wav[None]).embeddings[0].float(), dim=0).cpu().numpy()
+
+
+def trials(vectors: np.ndarray, speakers: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of every pair of (n, dim) unit vectors, and whether the pair is one voice: (n(n-1)/2,) each."""
+    first, second = np.triu_indices(len(vectors), 1)
+    names = np.array(speakers)
+    return (vectors @ vectors.T)[first, second], names[first] == names[second]
+
+
+def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
+    """The rate at which as many different voices are taken for one as one voice is taken for different ones."""
+    order = np.argsort(scores)
+    missed = np.cumsum(same[order]) / same.sum()  # accepted above the k-th score: same voices below it are missed
+    passed = 1 - np.cumsum(~same[order]) / (~same).sum()
+    return float(np.min(np.maximum(missed, passed)))

@@ -1,0 +1,79 @@
+"""Laws of the speaker verifier's training: two buzzes of different pitch are told apart after a few seconds of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import buzz
+
+from llasa_lite.audio import save
+from llasa_lite.data import Clip, disturbed
+from llasa_lite.verifier_training import (
+    VerifierTraining,
+    equal_error_rate,
+    new_verifier,
+    small_verifier_config,
+    train_verifier,
+    trials,
+)
+
+
+def clips(folder, voices=4, each=3, split="train"):
+    """Voices are buzzes of different pitch."""
+    made = []
+    for voice in range(voices):
+        for k in range(each):
+            path = save(buzz(1.3, pitch=90 * 1.4**voice, seed=k), folder / f"{split}_{voice}_{k}.flac")
+            made.append(Clip(10 * voice + k, "buzz", f"voice {voice}", 1.3, split, path))
+    return made
+
+
+def test_a_small_run_tells_voices_apart_and_loads_as_any_verifier(tmp_path, codec):
+    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+    known = clips(tmp_path)
+    settings = VerifierTraining(minutes=0.05, batch=4, crop_seconds=(0.8, 1.0), warmup_steps=1, through_codec=0.2)
+    out = train_verifier(known, tmp_path / "out", settings, codec, known)
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] >= 1 and 0 <= last["equal_error_rate"] <= 1
+    assert not (out / "state.safetensors").exists() and not list(out.glob("*.pt"))
+    model = AutoModelForAudioXVector.from_pretrained(out, dtype=torch.float32)
+    heard = AutoFeatureExtractor.from_pretrained(out)(known[0].load(), sampling_rate=16000, return_tensors="pt")
+    assert model(**heard).embeddings.shape == (1, small_verifier_config().xvector_output_dim)
+
+
+def test_one_voice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="two voices"):
+        train_verifier(clips(tmp_path, voices=1), tmp_path / "out", VerifierTraining())
+
+
+def test_the_first_filters_follow_frequency():
+    """A tone wakes most the filter that stands for it."""
+    bank = new_verifier().wavlm.feature_extractor.conv_layers[0].conv.weight.detach().numpy()[:, 0]
+    spectra = np.abs(np.fft.rfft(bank, 4096))
+    peaks = spectra.argmax(1).reshape(-1, 4) * 16000 / 4096
+    assert (np.diff(peaks[:, 0]) > 0).all() and np.ptp(peaks, axis=1).max() < 40
+
+
+def test_equal_error_rate_knows_its_ends():
+    same = np.array([True] * 5 + [False] * 20)
+    apart = np.r_[np.linspace(0.6, 1, 5), np.linspace(-1, 0.5, 20)]
+    assert equal_error_rate(apart, same) == 0 and equal_error_rate(-apart, same) == 1
+    blind = np.random.default_rng(0).random(4000)
+    assert equal_error_rate(blind, np.arange(4000) % 4 == 0) == pytest.approx(0.5, abs=0.04)
+
+
+def test_trials_are_all_pairs():
+    scores, same = trials(np.eye(3), ["a", "b", "a"])
+    assert scores.tolist() == [0, 0, 0] and same.tolist() == [False, True, False]
+
+
+def test_a_disturbed_clip_keeps_its_length_and_is_another(subtests):
+    wav = buzz(1.0)
+    for seed in range(20):
+        with subtests.test(seed=seed):
+            heard = disturbed(wav, np.random.default_rng(seed))
+            assert heard.shape == wav.shape and heard.dtype == np.float32 and np.isfinite(heard).all()
+            assert 0.04 < np.abs(heard).max() < 0.96 and np.corrcoef(heard, wav)[0, 1] < 0.999
+    assert np.isfinite(disturbed(np.zeros(1600, np.float32), np.random.default_rng(0))).all()
