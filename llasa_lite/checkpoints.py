@@ -27,6 +27,7 @@ class Checkpoint:
     chunk_chars: int = 100  # longer text is cut (the paper's rule)
     chunk_seconds: float = 25.0  # what a chunk may take before it is stopped
     context: int = 2048  # ids of prompt and answer together, as trained; the configs promise Llama's 131,072
+    spell_out: bool = False  # numbers and abbreviations are put into words before it reads them (`text.spell_out`)
     speakers: tuple[str, ...] = ()  # names of finetuned speakers
     revision: str | None = None
     note: str = ""  # what a user should know before relying on it
@@ -58,6 +59,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             chunk_chars=60,
             chunk_seconds=8.0,
             context=1024,
+            spell_out=True,
             note="A first version: about half of its words are understood, and its transcripts need correcting.",
         ),
         _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 5),
@@ -130,6 +132,7 @@ def described(name: str, source: str, facts: dict) -> Checkpoint:
         facts.get("chunk_chars", 100),
         facts.get("chunk_seconds", 25.0),
         facts.get("context", 2048),
+        facts.get("spell_out", False),
     )
 
 

@@ -186,7 +186,7 @@ class Llasa:
         prompt_codes = voice.codes[self.codec.name] if voice else []
         waves, codes, stopped = [], [], []
         for index, piece in enumerate(pieces):
-            said = text.join(voice.text, piece) if voice else piece
+            said = text.join(self._spoken(voice.text), piece) if voice else piece
             ids = self.protocol.tts_prompt(said, prompt_codes, speaker)
             beams = self.engine.start(ids, 1, "speech", sampling, _piece_seed(seed, index), self._limit(piece))
             if streaming:
@@ -319,10 +319,13 @@ class Llasa:
             raise ValueError("There is no text to speak.")
         if len(text_) > MAX_TEXT_CHARS:
             raise ValueError(f"The text has {len(text_):,} characters; at most {MAX_TEXT_CHARS:,} are spoken at once.")
-        pieces = [p for p in text.split(text_, self.checkpoint.chunk_chars) if any(c.isalnum() for c in p)]
+        pieces = [p for p in text.split(self._spoken(text_), self.checkpoint.chunk_chars) if any(c.isalnum() for c in p)]
         if not pieces:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
         return pieces
+
+    def _spoken(self, text_: str) -> str:
+        return text.spell_out(text_) if self.checkpoint.spell_out else text_
 
     def _limit(self, piece: str) -> int:
         seconds = SECONDS_TO_SPARE + SECONDS_PER_CHARACTER * len(piece)

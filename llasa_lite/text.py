@@ -50,6 +50,85 @@ def normalize_transcript(text: str) -> str:
     return " ".join(word.strip("'") for word in text.split() if word.strip("'"))
 
 
+# What a text means to be said where a model has only ever read words. Keys as they stand in lower case.
+_ABBREVIATIONS = {
+    "mr.": "mister", "mrs.": "missus", "ms.": "miz", "dr.": "doctor", "prof.": "professor", "st.": "saint",
+    "jr.": "junior", "sr.": "senior", "vs.": "versus", "etc.": "et cetera", "e.g.": "for example", "i.e.": "that is",
+    "approx.": "approximately", "capt.": "captain", "gen.": "general", "sgt.": "sergeant",
+    "a.m.": "ay em", "p.m.": "pee em",
+}  # fmt: skip
+_SIGNS = {"&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "#": "number", "°": "degrees"}
+_LETTER_NAMES = (
+    "ay bee see dee ee eff jee aitch eye jay kay ell em en oh pee cue ar ess tee you vee double-you ex why zee"
+)
+_LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _LETTER_NAMES.split()))
+_CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
+_NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
+
+
+def spell_out(text: str) -> str:
+    """English text as it is said: numbers, dates' years, money, times, signs, abbreviations, and letters one by one.
+
+    For checkpoints that learned from words alone; a released Llasa reads "Dr. 3" by itself and is left alone. Numbers
+    are put into words by `num2words`. What is not understood stays as it is.
+
+    Example:
+        >>> spell_out("Dr. Lee paid $3.50 at 9:30 in 1999.")
+        'doctor Lee paid three dollars, fifty cents at nine thirty in nineteen ninety-nine.'
+    """
+    text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
+    text = re.sub(r"(?i)\bno\.\s?(?=\d)", "number ", text)
+    text = re.sub(rf"([$£€])\s?({_NUMBER})(?!\w)", _money, text)
+    text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
+    text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", lambda m: _in_words(m[1], to="ordinal"), text)
+    text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
+    text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
+    text = re.sub(_NUMBER, lambda m: f" {_in_words(m[0].replace(',', ''))} ", text)
+    text = re.sub(r"[&%+=@#°]", lambda m: f" {_SIGNS[m[0]]} ", text)
+    if any(c.islower() for c in text):  # else it is shouted, not spelled
+        text = re.sub(r"\b(?:[A-Z]{2,5}|(?:[A-Z]\.){2,5})(?=s?\b|\W|$)", _letter_by_letter, text)
+    text = re.sub(r"\s+([.,!?;:)])", r"\1", text)
+    return " ".join(text.split())
+
+
+def _in_words(number: str, to: str = "cardinal", **more) -> str:
+    from num2words import num2words
+
+    if len(number) > 15:  # a serial number: digit by digit
+        return " ".join(_in_words(digit) for digit in number if digit.isdigit())
+    return num2words(number, to=to, **more).replace("thousand,", "thousand").replace("million,", "million")
+
+
+def _expanded(match) -> str:
+    ends = not match.string[match.end() :].strip()  # its period is the sentence's, too
+    return _ABBREVIATIONS[match[0].lower()] + "." * ends
+
+
+def _money(match) -> str:
+    words = _in_words(match[2].replace(",", ""), to="currency", currency=_CURRENCIES[match[1]])
+    return words.replace(" sterling", "").removesuffix(", zero cents").removesuffix(", zero pence")
+
+
+def _time(match) -> str:
+    hour, minutes = _in_words(str(int(match[1]))), int(match[2])
+    if minutes == 0:
+        return f"{hour} o'clock"
+    return f"{hour} {'oh ' if minutes < 10 else ''}{_in_words(str(minutes))}"
+
+
+def _year(match) -> str:
+    words = _in_words(match[1], to="year")
+    return re.sub(r"y$", "ie", words) + "s" if match[2] else words
+
+
+def _letter_by_letter(match) -> str:
+    """Initials; what has a vowel and four letters or more is taken for a word (NASA, ASAP)."""
+    letters = match[0].replace(".", "")
+    if "." not in match[0] and len(letters) > 3 and set(letters) & set("AEIOU"):
+        return match[0]
+    return " ".join(_LETTERS[letter] for letter in letters)
+
+
 def join(first: str, second: str) -> str:
     """Transcript of a voice prompt + text to speak: one space between, none where either side writes without spaces."""
     first, second = first.strip(), second.strip()

@@ -310,6 +310,7 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
         "chunk_chars": CHECKPOINTS["nano"].chunk_chars,
         "chunk_seconds": CHECKPOINTS["nano"].chunk_seconds,
         "context": plain.config.max_position_embeddings,
+        "spell_out": CHECKPOINTS["nano"].spell_out,
     }
     plain.save_pretrained(out, max_shard_size="9MB")
     protocol.tokenizer.save_pretrained(out)

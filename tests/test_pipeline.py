@@ -435,3 +435,8 @@ def test_whisper_hears_what_nano_said(nano):
         speech = nano.tts(sentence, "joe", seed=index)
         errors.append(min(1.0, word_error_rate(sentence, judge(speech.wav))))
     assert np.mean(errors) < 0.6, errors
+
+
+def test_nano_reads_numbers_in_words(llasa):
+    speech = llasa.tts("Room 12 is free.", "joe", seed=1)
+    assert speech.receipt["text"] == "Room 12 is free." and speech.receipt["pieces"] == ["Room twelve is free."]

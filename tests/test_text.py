@@ -112,3 +112,38 @@ def test_word_error_rate_counts_edits_of_words():
     assert text.word_error_rate("The cat sat.", "the CAT sat") == 0
     assert text.word_error_rate("the cat sat down", "the bat sat") == 0.5
     assert text.word_error_rate("the cat", "") == 1
+
+
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ("Dr. Lee paid $3.50 at 9:30.", "doctor Lee paid three dollars, fifty cents at nine thirty."),
+        (
+            "It was £1,200, i.e. 20% off & more, etc.",
+            "It was one thousand two hundred pounds, that is twenty percent off",
+        ),
+        (
+            "the 21st of May 1999, the 1980s, 2005",
+            "the twenty-first of May nineteen ninety-nine, the nineteen eighties,",
+        ),
+        ("at 7:05 p.m.", "at seven oh five pee em."),
+        ("Pi is 3.14, it is -5 out.", "Pi is three point one four, it is minus five out."),
+        ("No. 5 said no. None of it.", "number five said no. None of it."),
+        ("The BBC, NASA and the U.S. agree.", "The bee bee see, NASA and the you ess agree."),
+        ("WE WON!", "WE WON!"),
+        ("10kg of 07123456789012345", "ten kg of zero seven one two three four five six seven eight nine zero one two"),
+    ],
+)
+def test_what_is_written_short_is_said_in_full(written, said):
+    assert text.spell_out(written).startswith(said)
+
+
+@pytest.mark.parametrize("plain", ["", "A plain sentence, isn't it?", "I am here. Are you? Yes!", "日本語", "…"])
+def test_words_are_left_as_they_are(plain):
+    assert text.spell_out(plain) == plain
+
+
+def test_no_digit_is_left_to_a_model_that_never_read_one():
+    for number in [*range(0, 130), 999, 1000, 1100, 1905, 2000, 2024, 10**6, 10**14 + 7]:
+        for form in ("{}", "${}", "{}%", "{:,}", "-{}.5", "({})", "{}th", "a{}b"):
+            assert not any(c.isdigit() for c in text.spell_out(form.format(number))), form.format(number)
