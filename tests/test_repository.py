@@ -145,8 +145,8 @@ def test_pins_lie_in_the_ranges():
     from packaging.requirements import Requirement
 
     text = (ROOT / "pyproject.toml").read_text()
-    ranges = [Requirement(found) for found in re.findall(r'^\s*"([a-z-]+[>=<].*?)",?', text, re.M)]
-    ranges += [Requirement(found) for found in re.findall(r'\["([a-z-]+>=[\d.]+)"\]', text)]
+    ranges = [Requirement(found) for found in re.findall(r'^\s*"([a-z0-9-]+[>=<].*?)",?', text, re.M)]
+    ranges += [Requirement(found) for found in re.findall(r'\["([a-z0-9-]+>=[\d.]+)"\]', text)]
     wanted = {r.name: r.specifier for r in ranges}
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
