@@ -319,7 +319,8 @@ class Llasa:
             raise ValueError("There is no text to speak.")
         if len(text_) > MAX_TEXT_CHARS:
             raise ValueError(f"The text has {len(text_):,} characters; at most {MAX_TEXT_CHARS:,} are spoken at once.")
-        pieces = [p for p in text.split(self._spoken(text_), self.checkpoint.chunk_chars) if any(c.isalnum() for c in p)]
+        pieces = text.split(self._spoken(text_), self.checkpoint.chunk_chars)
+        pieces = [piece for piece in pieces if any(c.isalnum() for c in piece)]
         if not pieces:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
         return pieces
