@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
     sub.add_argument("--out", required=True, help="folder for weights and log; an unfinished run goes on")
     sub.add_argument("--minutes", type=float, default=20.0)
+    sub.add_argument("--init", help="verifier folder to start from")
 
     judge = argparse.ArgumentParser(add_help=False)
     judge.add_argument("--judge", default="openai/whisper-base", help="Whisper checkpoint: hub id or folder")
@@ -335,7 +336,7 @@ def train_verifier(o) -> None:
     clips = [clip for folder in o.data for clip in read_corpus(folder)]
     learned = [clip for clip in clips if clip.split == "train"]
     watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]
-    out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), _load_codec(o), watched)
+    out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), _load_codec(o), watched, o.init)
     _print({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")
 
 

@@ -66,6 +66,7 @@ def disturbed(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
     A room's echo, a telephone band and coloured noise come at even odds, at least one of them; then another level.
     """
+    from scipy.fft import next_fast_len
     from scipy.signal import butter, fftconvolve, sosfilt
 
     kinds = random.random(3) < 0.5
@@ -81,8 +82,8 @@ def disturbed(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
         out = sosfilt(butter(3, band, "bandpass", fs=SAMPLE_RATE, output="sos"), out)
     if kinds[2]:
         slope = random.uniform(0, 1.2)  # 0: white, 1: pink
-        spectrum = np.fft.rfft(random.normal(size=len(out)))
-        noise = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** slope, len(out))
+        spectrum = np.fft.rfft(random.normal(size=next_fast_len(len(out), real=True)))
+        noise = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** slope)[: len(out)]
         out = out + noise * loudness / (noise.std() + 1e-9) * 10 ** (-random.uniform(5, 30) / 20)
     return (out / (np.abs(out).max() + 1e-5) * random.uniform(0.05, 0.95)).astype(np.float32)
 

@@ -140,7 +140,14 @@ class VoiceCrops:
         return torch.from_numpy(np.stack(rows).astype(np.float32)), torch.from_numpy(voices)
 
 
-def train_verifier(clips: list[Clip], out: str | Path, settings: VerifierTraining, codec=None, watched=()) -> Path:
+def train_verifier(
+    clips: list[Clip],
+    out: str | Path,
+    settings: VerifierTraining,
+    codec=None,
+    watched=(),
+    init: str | Path | None = None,
+) -> Path:
     """Train and save `out/` as a `WavLMForXVector` in fp16 with its feature extractor; log to `out/log.jsonl`.
 
     A run that was stopped goes on from `out/state.safetensors` with a fresh optimizer.
@@ -149,8 +156,10 @@ def train_verifier(clips: list[Clip], out: str | Path, settings: VerifierTrainin
         clips: training clips of at least two voices.
         codec: a `Codec` some clips go through; None: none do.
         watched: clips of voices that are not trained on; their equal error rate is logged with every checkpoint.
+        init: folder of a trained verifier of this shape to start from; None starts from scratch.
     """
     from safetensors.torch import load_file, save_file
+    from transformers import WavLMForXVector
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -158,9 +167,8 @@ def train_verifier(clips: list[Clip], out: str | Path, settings: VerifierTrainin
     crops = VoiceCrops(clips, codec, settings)
     if len(crops.clips) < 2:
         raise ValueError("A speaker verifier needs clips of at least two voices.")
-    config = small_verifier_config()
-    model = new_verifier(config)
-    model.objective = type(model.objective)(config.xvector_output_dim, len(crops.clips), margin=0.0)
+    model = WavLMForXVector.from_pretrained(init, dtype=torch.float32) if init else new_verifier()
+    model.objective = type(model.objective)(model.config.xvector_output_dim, len(crops.clips), margin=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     state, begun = out / "state.safetensors", 0.0
@@ -196,7 +204,6 @@ def train_verifier(clips: list[Clip], out: str | Path, settings: VerifierTrainin
             wavs, voices = crops.batch()
             with torch.autocast(device.type, torch.bfloat16):
                 vectors = model(wavs.to(device)).embeddings
-            # the class counts its classes from the config; the objective itself knows how many voices there are
             loss = model.objective(vectors.float(), voices.to(device))
             optimizer.zero_grad()
             loss.backward()
