@@ -121,6 +121,14 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(handler=evaluate_asr)
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
 
+    sub = verb("bench", bench, "Measure speed and memory of every path on this machine.", output)
+    sub.add_argument("--models", nargs="+", default=["nano", "medium"], help="of: nano, medium, llasa-1b (random weights)")
+    sub.add_argument("--batches", nargs="+", type=int, default=[1, 8, 16], help="rows at once (default: 1 8 16)")
+    sub.add_argument("--only", nargs="+", help="of: paths, growth, codec, start (default: all)")
+    sub.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    sub.add_argument("--csv", help="file for the table; rows of earlier runs of the same kind are replaced")
+    sub.add_argument("--plot", help="file for the figure, .png or .svg")
+
     sub = verbs.add_parser("demo", help="Open the Gradio app.", description="Open the Gradio app.")
     sub.set_defaults(handler=demo)
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
@@ -286,12 +294,13 @@ def replay(o) -> None:
 
 
 def train_codec(o) -> None:
-    from .codec_training import CodecTraining, train_codec
+    from .codec_training import CodecTraining, note_silent_codes, train_codec
     from .data import read_corpus
 
     clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
     settings = CodecTraining(minutes=o.minutes, train_encoder=not o.freeze_codes, adversarial_after=o.adversarial_after)
     out = train_codec(clips, o.out, settings, o.init)
+    note_silent_codes(out)
     _print({"codec": str(out), "clips": len(clips)}, o, f"codec in {out}")
 
 
@@ -368,6 +377,20 @@ def evaluate_asr(o) -> None:
     llasa = _load(o)
     clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
     _finish_table({"asr": evaluate_asr(lambda wav: llasa.transcribe(wav).text, clips)}, o)
+
+
+def bench(o) -> None:
+    from .benchmark import Bench, run, write_csv
+
+    _no_loading_bars()
+    table = run(Bench(o.models, o.batches, o.only, o.threads), lambda line: print(line, file=sys.stderr))
+    if o.csv:
+        write_csv(table, o.csv)
+    if o.plot:
+        from .plots import plot_bench
+
+        plot_bench(table, o.plot)
+    _print(table.to_dict(), o, table.text())
 
 
 def demo(o) -> None:

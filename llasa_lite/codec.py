@@ -23,6 +23,7 @@ HISTORY_CODES = 100
 LOOKAHEAD_CODES = 10
 FADE_SAMPLES = HOP_LENGTH  # cross-fade between two chunks, inside the look-ahead
 
+SILENT_DECIBELS = -50.0  # below full scale: what is quieter counts as silence
 MAX_ENCODE_SECONDS = 60.0  # memory grows with the square of the length in the semantic encoder
 
 
@@ -69,6 +70,21 @@ class Codec:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def silent_codes(self) -> list[int]:
+        """Codes that are heard as silence, as its config says; empty for a codec of which it was never measured."""
+        return list(getattr(self.model.config, "silent_codes", ()))
+
+    def find_silent_codes(self) -> list[int]:
+        """Listen to every code, said eight times: takes seconds for 4,096, so a codec's training does it once."""
+        quiet = []
+        for first in range(0, self.codebook_size, 256):
+            codes = range(first, min(first + 256, self.codebook_size))
+            middles = np.stack(self.decode_batch([[code] * 8 for code in codes]))[:, 3 * HOP_LENGTH : 5 * HOP_LENGTH]
+            loudness = 10 * np.log10((middles**2).mean(1) + 1e-12)
+            quiet += [code for code, decibels in zip(codes, loudness) if decibels < SILENT_DECIBELS]
+        return quiet
 
     @torch.inference_mode()
     def encode(self, wav: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .audio import HOP_LENGTH, SAMPLE_RATE
-from .codec import semantic_features
+from .codec import Codec, semantic_features
 from .data import Clip
 
 log = logging.getLogger(__name__)
@@ -297,6 +297,13 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
                 checkpoint()
     checkpoint()
     return out
+
+
+def note_silent_codes(folder: str | Path) -> None:
+    """Write into a codec's config which codes are heard as silence: rows that say nothing else are then stopped."""
+    codec = Codec.from_pretrained(str(folder))
+    codec.model.config.silent_codes = codec.find_silent_codes()
+    codec.model.config.save_pretrained(folder)
 
 
 def adversarial_loss(judges: nn.ModuleList, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

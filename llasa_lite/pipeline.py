@@ -16,7 +16,7 @@ import numpy as np
 from . import __version__, audio, text
 from .checkpoints import CHECKPOINTS, Checkpoint, find, load_codec, load_lm, pick_device, pick_dtype
 from .codec import CHUNK_CODES, Codec
-from .engine import END, LENGTH, Engine, Sampling
+from .engine import END, Engine, Patience, Sampling
 from .tokens import Protocol
 from .voices import Voice
 
@@ -24,6 +24,9 @@ MAX_TEXT_CHARS = 20_000
 # Speech that is sure to be too long for its text is stopped: slow reading takes 0.12 s a character.
 SECONDS_PER_CHARACTER = 0.2
 SECONDS_TO_SPARE = 2.0
+# So is a row that goes nowhere. In 20,225 clips of nano's corpus the longest silence takes 1.2 s, and no loop 0.4 s.
+SILENCE_SECONDS = 2.0
+REPETITION_SECONDS = 1.0
 GAP_SECONDS = 0.15  # of silence between two pieces of long text
 TRANSCRIPT_MAX_IDS = 400
 
@@ -35,7 +38,8 @@ class Speech:
     Attributes:
         wav: (samples,) float32, 16 kHz, without the voice prompt.
         codes: codes of each piece of text, without the voice prompt.
-        stopped: for each piece, "end" (the model closed it) or "length" (cut off at the limit: something is wrong).
+        stopped: for each piece, "end" (the model closed it), or what is wrong with it: "length" (cut off at its limit),
+            "silence" (it fell silent) or "repetition" (it went round in circles).
         receipt: JSON-ready settings: model, codec, voice, text, seed, sampling, versions, seconds.
     """
 
@@ -52,8 +56,8 @@ class Speech:
 
     @property
     def complete(self) -> bool:
-        """False where a piece ran into its limit without END: listen before you use it."""
-        return LENGTH not in self.stopped
+        """False where a piece was not closed by the model: listen before you use it."""
+        return all(why == END for why in self.stopped)
 
     @property
     def seed(self) -> int:
@@ -138,7 +142,12 @@ class Llasa:
                 own.temperature if own.temperature is not None else sampling.temperature,
                 own.top_p if own.top_p is not None else sampling.top_p,
             )
-        return cls(checkpoint, protocol, Engine(lm, answers, checkpoint.context), codec_model, sampling)
+        patience = Patience(
+            int(SILENCE_SECONDS * audio.FRAME_RATE),
+            int(REPETITION_SECONDS * audio.FRAME_RATE),
+            frozenset(protocol.codes_to_ids(codec_model.silent_codes)),
+        )
+        return cls(checkpoint, protocol, Engine(lm, answers, checkpoint.context, patience), codec_model, sampling)
 
     # -- text to speech --------------------------------------------------------------------------------------------
 

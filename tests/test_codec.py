@@ -10,6 +10,7 @@ from llasa_lite.codec import (
     FADE_SAMPLES,
     LOOKAHEAD_CODES,
     MAX_ENCODE_SECONDS,
+    SILENT_DECIBELS,
     Codec,
     pad_to_hop,
     semantic_features,
@@ -155,6 +156,16 @@ def test_a_code_out_of_range_is_refused(codec, code):
 def test_all_of_the_codebook_can_be_heard(codec):
     firsts = {codec.decode([code, code])[:640].tobytes() for code in range(0, codec.codebook_size, 41)}
     assert len(firsts) == len(range(0, codec.codebook_size, 41))
+
+
+@pytest.mark.trained
+def test_silent_codes_are_heard_as_silence(codec):
+    quiet = codec.silent_codes
+    assert 10 < len(quiet) < codec.codebook_size / 4
+    mixed = codec.decode(np.random.default_rng(0).choice(quiet, 200))
+    assert 10 * np.log10((mixed**2).mean()) < SILENT_DECIBELS
+    voice = codec.decode(codec.encode(buzz(2)))
+    assert 10 * np.log10((voice**2).mean()) > SILENT_DECIBELS + 20
 
 
 # -- streaming -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,19 @@ import pytest
 import torch
 from conftest import LLAMA_3_ROPE
 
-from llasa_lite.engine import END, LENGTH, RUNNING, Engine, Sampling, sample
+from llasa_lite.engine import (
+    END,
+    LENGTH,
+    REPETITION,
+    RUNNING,
+    SILENCE,
+    Engine,
+    Linear,
+    Patience,
+    Sampling,
+    can_pack,
+    sample,
+)
 
 PROMPT = [3, 50, 7, 7, 91, 20]
 ANSWERS = {"speech": [60, *range(61, 100)], "text": [9, *range(10, 30)]}  # END first
@@ -158,6 +170,68 @@ def test_a_missing_end_is_reported(engine):
     assert beams.done
 
 
+def test_stopped_rows_cost_no_more_time(hasty):
+    beams = hasty.start(PROMPT, 50, "speech", FREE, seed=2)
+    while not beams.done:
+        beams.advance(1)
+        running = beams.stopped.count(RUNNING)
+        assert beams.cache.shape[2] == len(beams.lengths) == running
+    assert spoken(hasty, 50, 1000, seed=2, sampling=FREE).ids == beams.ids
+
+
+def test_selected_and_forked_rows_may_have_stopped(hasty):
+    beams = hasty.start(PROMPT, 20, "speech", FREE, seed=2)
+    beams.advance(2)
+    ended, running = beams.stopped.index(END), beams.stopped.index(RUNNING)
+    past, going = list(beams.ids[ended]), list(beams.ids[running])
+    beams.select([running, ended, ended, running])
+    assert beams.ids == [going, past, past, going] and beams.stopped == [RUNNING, END, END, RUNNING]
+    beams.fork(2)
+    new = beams.advance(3)
+    assert beams.ids[2:6] == [past] * 4 and new[2:6] == [[]] * 4
+    assert all(new[row] or beams.stopped[row] == END for row in (0, 1, 6, 7))
+
+
+def test_a_row_that_only_repeats_itself_is_stopped(tiny_llama):
+    model = tiny_llama(100, 2, initializer_range=0.1)
+    few = {"speech": range(60, 66)}  # greedy search among few ids goes round in circles
+    patient = spoken(Engine(model, few), steps=200, sampling=GREEDY, max_new=200)
+    assert patient.stopped == [LENGTH]
+    stopped = spoken(Engine(model, few, patience=Patience(repetition_ids=30)), steps=200, sampling=GREEDY)
+    assert stopped.stopped == [REPETITION]
+    length = len(stopped.ids[0])
+    assert stopped.ids[0] == patient.ids[0][:length] and 30 < length < 100
+    tail = stopped.ids[0][-30:]
+    assert any(patient.ids[0][length - 30 :] == np.resize(tail[:p], 230 - length).tolist() for p in range(1, 26))
+
+
+def test_a_row_of_silence_is_stopped(tiny_llama):
+    model = tiny_llama(100, initializer_range=0.05)  # next to even choices: half of the ids are silence
+    silent = frozenset(range(61, 81))
+    engine = Engine(model, ANSWERS, patience=Patience(silence_ids=5, silent=silent))
+    beams = spoken(engine, 20, 150, sampling=FREE)
+    assert beams.stopped.count(SILENCE) > 5
+    for ids, stopped in zip(beams.ids, beams.stopped):
+        quiet = [all(i in silent for i in ids[k : k + 5]) for k in range(len(ids) - 4)]
+        assert quiet.count(True) == (stopped == SILENCE) and True not in quiet[:-1]
+
+
+@pytest.mark.parametrize("period", [1, 2, 7, 25])
+def test_patience_knows_a_loop_from_a_likeness(period):
+    patience = Patience(repetition_ids=40)
+    loop = np.resize(np.arange(period), 80).tolist()
+    assert patience.ended(loop) == REPETITION
+    assert patience.ended([*loop[:-1], 99]) is None
+    assert patience.ended([*range(100, 140), *loop[: 24 + period // 2]]) is None  # not yet long enough
+    assert patience.ended(list(range(80))) is None
+    assert Patience().ended(loop) is None
+
+
+def test_impatience_below_0_is_refused():
+    with pytest.raises(ValueError, match="Patience must be 0"):
+        Patience(silence_ids=-1)
+
+
 def test_answer_never_leaves_the_context(engine):
     prompt = [5] * (engine.max_ids - 7)
     beams = engine.start(prompt, 2, "speech", GREEDY, max_new=1000)
@@ -189,6 +263,93 @@ def test_steps_at_once_or_one_by_one_are_the_same(engine):
 def test_row_k_does_not_depend_on_n(engine):
     alone, few, many = (spoken(engine, n, 20, seed=5, sampling=FREE) for n in (1, 3, 8))
     assert alone.ids == many.ids[:1] and few.ids == many.ids[:3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_arithmetic_of_a_row_does_not_depend_on_its_neighbours(tiny_llama, dtype):
+    if not can_pack("cpu", dtype):
+        pytest.skip(f"weights of {dtype} cannot be packed on this machine, and plain products round by their size")
+    shape = dict(hidden_size=256, intermediate_size=2048, num_attention_heads=8, head_dim=32)
+    model = tiny_llama(2000, **shape, initializer_range=0.05).to(dtype)
+    engine = Engine(model, {"speech": range(2000)})
+
+    def logits(rows, n):
+        beams = engine.start(PROMPT, n, sampling=FREE, seed=1)
+        beams.advance(3)
+        beams.select(rows)
+        hidden = engine.decoder.decode(beams.said[:, 2], beams.cache, beams.lengths)
+        return engine.heads["speech"](hidden)
+
+    alone = logits([0], 1)
+    for n in (2, 3, 8, 17, 40):
+        assert torch.equal(logits(range(n), n)[:1], alone)
+    assert torch.equal(logits([4], 8), logits(range(8), 8)[4:5])
+
+
+@pytest.mark.parametrize("shape", [(50, 64), (128, 2048), (2048, 256)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_products_are_those_of_plain_layers(shape, dtype):
+    torch.manual_seed(0)
+    weight, x = torch.randn(shape).to(dtype), torch.randn(20, shape[1]).to(dtype)
+    linear = Linear(weight)
+    for rows in (1, 2, 20):
+        exact = x[:rows].double() @ weight.double().T
+        error = (linear(x[:rows]).double() - exact).norm() / exact.norm()
+        assert error < {torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
+
+
+def test_without_packing_the_ids_are_the_same(llama, engine, monkeypatch):
+    monkeypatch.setattr("llasa_lite.engine.can_pack", lambda device, dtype: False)
+    plain = Engine(llama, ANSWERS)
+    assert not plain.heads["speech"].packed
+    assert spoken(plain, 4, 30, seed=3, sampling=GREEDY).ids == spoken(engine, 4, 30, seed=3, sampling=GREEDY).ids
+
+
+PROMPTS = [PROMPT, [5], [3, 4] * 20, [8, 60, 9]]
+
+
+def test_rows_of_a_batch_say_what_they_say_alone(engine):
+    seeds, limits = [5, 6, 5, 0], [30, 12, 40, 25]
+    beams = engine.start_batch(PROMPTS, "speech", FREE, seeds, limits)
+    parts = [beams.advance(7), beams.advance(100)]
+    assert beams.done
+    assert [sum(row, []) for row in zip(*parts)] == beams.ids
+    for row, (prompt, seed, limit) in enumerate(zip(PROMPTS, seeds, limits)):
+        alone = engine.start(prompt, 1, "speech", FREE, seed, limit)
+        alone.advance(100)
+        assert beams.ids[row] == alone.ids[0] and beams.stopped[row] == alone.stopped[0]
+        np.testing.assert_allclose(beams.log_probabilities[row], alone.log_probabilities[0], atol=1e-4)
+    assert len(set(map(len, beams.ids))) > 1
+
+
+def test_rows_of_a_batch_can_be_selected_and_forked(engine):
+    beams = engine.start_batch(PROMPTS, "speech", FREE, n=3)
+    assert len(beams) == 12
+    beams.advance(5)
+    beams.select([10, 1, 6])
+    beams.advance(4)
+    beams.fork(2)
+    beams.advance(6)
+    for row, (prompt, k) in enumerate([(3, 1), (0, 1), (2, 0)]):
+        alone = engine.start(PROMPTS[prompt], 3, "speech", FREE)
+        alone.advance(15)
+        assert beams.ids[2 * row] == alone.ids[k]
+
+
+def test_a_batch_never_leaves_the_context(engine):
+    room = [3, 200]
+    prompts = [[5] * (engine.max_ids - r) for r in room]
+    beams = engine.start_batch(prompts, "speech", Sampling(1.0, top_k=1), max_new=[1000, 1000])
+    beams.advance(1000)
+    assert [len(ids) for ids in beams.ids] == room or END in beams.stopped
+    assert beams.stopped[0] == LENGTH
+
+
+@pytest.mark.parametrize("bad", [dict(prompts=[]), dict(seeds=[1]), dict(max_new=[5, 5, 5])], ids=str)
+def test_a_batch_of_uneven_lists_is_refused(engine, bad):
+    with pytest.raises(ValueError, match="a seed and a limit for each"):
+        engine.start_batch(**(dict(prompts=PROMPTS[:2]) | bad))
 
 
 def test_rows_differ(engine):
@@ -239,6 +400,12 @@ def test_search_repeats_with_its_seed(engine):
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
 
 
+def fresh(seed):
+    """Random numbers as `sample` asks for them."""
+    random = np.random.default_rng(seed)
+    return lambda rows: random.random(len(rows))
+
+
 def nucleus(p, top_p):
     order = np.argsort(-p)
     inside = np.cumsum(p[order]) - p[order] < top_p
@@ -265,24 +432,23 @@ def test_sampling_follows_its_distribution(case):
     from scipy.stats import chisquare
 
     how, wanted = EXPECTED[case]
-    uniform = torch.from_numpy(np.random.default_rng(0).random(20_000))
-    found = np.bincount(sample(LOGITS.expand(20_000, -1), how, uniform), minlength=len(LOGITS))
+    found = np.bincount(sample(LOGITS.expand(20_000, -1), how, fresh(0)), minlength=len(LOGITS))
     assert found[wanted == 0].sum() == 0
     inside = wanted > 0
     assert chisquare(found[inside], wanted[inside] * 20_000).pvalue > 1e-3
 
 
 def test_temperature_0_is_the_likeliest(engine):
-    uniform = torch.linspace(0, 0.999, 50)
-    assert set(sample(LOGITS.expand(50, -1), GREEDY, uniform).tolist()) == {0}
+    assert set(sample(LOGITS.expand(50, -1), GREEDY, fresh(0)).tolist()) == {0}
 
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
     how = Sampling(1.0, 1.0, repetition_penalty=2.0)
-    seen = torch.tensor([True, True, False, False, False, False, False, False])
+    said = torch.tensor([0, 1, 1])
     wanted = softmax(torch.tensor([1.0, -2.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5]))
-    uniform = (torch.arange(20_000) + 0.5) / 20_000  # an even comb: shares are exact to 1/20,000
-    found = np.bincount(sample(LOGITS.expand(20_000, -1), how, uniform, seen.expand(20_000, -1)), minlength=8)
+    comb = (np.arange(20_000) + 0.5) / 20_000  # an even one: shares are exact to 1/20,000
+    picked = sample(LOGITS.expand(20_000, -1), how, lambda rows: comb[rows], said.expand(20_000, -1))
+    found = np.bincount(picked, minlength=8)
     np.testing.assert_allclose(found / 20_000, wanted, atol=2e-4)
 
 
@@ -294,19 +460,35 @@ def test_repetition_penalty_knows_what_each_row_said(engine):
     assert repeats(5.0) < 0.5 * repeats(1.0)
 
 
-def test_a_wide_nucleus_is_not_cut_at_the_candidates():
-    flat = torch.zeros(1, 5000)
-    flat[0] -= torch.linspace(0, 1e-3, 5000)  # in order, all but equal
-    picked = sample(flat, Sampling(1.0, 0.95), torch.tensor([0.9])).item()
-    assert picked == pytest.approx(0.9 * 0.95 * 5000, rel=0.01)
+def test_a_wide_nucleus_is_kept_whole():
+    """5,000 choices that are all but equal: the likelier 95 % are drawn evenly, the others never."""
+    flat = -torch.linspace(0, 1e-3, 5000)
+    picked = sample(flat.expand(1_000, -1), Sampling(1.0, 0.95), fresh(1)).numpy()
+    assert 0.94 * 5000 < picked.max() < 0.951 * 5000
+    assert picked.mean() == pytest.approx(0.95 * 5000 / 2, rel=0.05)
+
+
+def test_rows_that_missed_the_nucleus_draw_again_and_no_others_do():
+    asked = []
+
+    def draw(rows):
+        asked.append(rows)
+        return [0.999] * len(rows) if len(asked) < 3 else [0.0] * len(rows)
+
+    how = Sampling(1.0, 0.3)  # holds the first choice alone
+    logits = torch.stack([LOGITS, torch.tensor([9.0] + [-9.0] * 7), LOGITS])
+    assert sample(logits, how, draw).tolist() == [0, 0, 0]
+    assert asked[:2] == [[0, 1, 2], [0, 2]]
 
 
 @pytest.mark.parametrize("how", [FREE, Sampling(1.0, 0.5), Sampling(1.0, 1.0, top_k=2)], ids=["free", "top_p", "top_k"])
 def test_no_draw_picks_what_has_no_probability(how):
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, 2.0, -torch.inf]])
     allowed = {3} if how.top_p == 0.5 else {2, 3} if how.top_k else {1, 2, 3}
-    for draw in (0.0, 1e-12, 0.5, 1 - 1e-7, 1 - 2**-53):  # the ends of [0, 1) in double precision
-        assert sample(logits, how, torch.tensor([draw], dtype=torch.float64)).item() in allowed
+    for first in (0.0, 1e-12, 0.5, 1 - 1e-7, 1 - 2**-53):  # the ends of [0, 1) in double precision
+        for again in (0.0, 1 - 2**-53):
+            draws = iter([[first], *[[again]] * 9])
+            assert sample(logits, how, lambda rows, draws=draws: next(draws)).item() in allowed
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
