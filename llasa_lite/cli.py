@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
 
     sub = verb("bench", bench, "Measure speed and memory of every path on this machine.", output)
-    sub.add_argument("--models", nargs="+", default=["nano", "medium"], help="of: nano, medium, llasa-1b (random weights)")
+    sub.add_argument("--models", nargs="+", default=["nano", "medium"], help="of: nano, medium, llasa-1b (its shape)")
     sub.add_argument("--batches", nargs="+", type=int, default=[1, 8, 16], help="rows at once (default: 1 8 16)")
     sub.add_argument("--only", nargs="+", help="of: paths, growth, codec, start (default: all)")
     sub.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
@@ -389,7 +389,7 @@ def bench(o) -> None:
     if o.plot:
         from .plots import plot_bench
 
-        plot_bench(table, o.plot)
+        plot_bench(table.to_dict()["rows"], o.plot)
     _print(table.to_dict(), o, table.text())
 
 

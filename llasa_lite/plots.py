@@ -1,0 +1,46 @@
+"""Figures from tables that were measured before; measures nothing itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
+    """Two figures side by side: how many times as fast as `generate` each path is, and how time grows.
+
+    Args:
+        rows: of `benchmark.read_csv`, or `BenchTable.to_dict()["rows"]`.
+        path: .png or .svg file to write.
+    """
+    from matplotlib.figure import Figure
+
+    decoding = [row for row in rows if row["benchmark"] == "paths"]
+    grown = [row for row in rows if row["benchmark"] == "growth"]
+    models = list(dict.fromkeys(row["model"] for row in decoding))
+    figure = Figure(figsize=(4.2 * (len(models) + bool(grown)), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(models) + bool(grown), squeeze=False)[0]
+    for axis, model in zip(axes, models):
+        mine = [row for row in decoding if row["model"] == model]
+        batches = sorted({row["size"] for row in mine})
+        names = list(dict.fromkeys(row["path"] for row in mine))
+        for k, name in enumerate(names):
+            heights = [row["to_generate"] for batch in batches for row in mine
+                       if (row["path"], row["size"]) == (name, batch)]  # fmt: skip
+            axis.bar(np.arange(len(batches)) + (k - len(names) / 2 + 0.5) * 0.8 / len(names), heights,
+                     0.8 / len(names), label=name)  # fmt: skip
+        axis.set_xticks(range(len(batches)), [f"{batch:.0f}" for batch in batches])
+        axis.set(title=f"{model}: times as fast as generate, fp32", xlabel="rows at once")
+        axis.legend(fontsize=7)
+    if grown:
+        axis = axes[-1]
+        for name in dict.fromkeys(row["path"] for row in grown):
+            mine = sorted((row["size"], row["seconds"]) for row in grown if row["path"] == name)
+            sizes, seconds = np.array(mine).T
+            slope = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
+            axis.loglog(sizes, seconds, "o-", label=f"{name}: exponent {slope:.2f}")
+        axis.set(title="nano: seconds against size", xlabel="candidates, prompts, ids, characters")
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
