@@ -28,6 +28,7 @@ import numpy as np
 
 from .audio import FRAME_RATE
 
+SECONDS_TO_MEASURE = 4  # at least, for the paths of one model and batch
 PROMPT_IDS = 100  # of the decoding benchmark; 2 s of voice
 TEXT = "The quick brown fox jumps over the lazy dog near the river bank."
 
@@ -158,20 +159,27 @@ def _what(row: dict) -> tuple:
 
 def paths(bench: Bench) -> Iterator[Row]:
     """Transformers' `generate` against the engine, every row sampled at temperature 0.8 without top_p."""
+    from transformers import LlamaForCausalLM  # noqa: F401  (its memory is no path's own)
+
     limit = bandwidth()
+    _nano()
     for model in bench.models:
         built = {}
         for name, build in _paths(model):
             before, peak = rss(), Peak()
             built[name] = step = build()
-            step(max(bench.batches), bench.steps)  # warm, and the memory of the largest batch
-            built[name].peak = peak.megabytes() - before
+            step(max(bench.batches), bench.steps + 1)  # warm, and the memory of the largest batch
+            after = peak.megabytes()
+            step.peak = None if after is None or before is None else after - before
         for batch in bench.batches:
-            seconds = dict.fromkeys(built, np.inf)
-            for _ in range(bench.rounds):
+            long, short, began = dict.fromkeys(built, np.inf), dict.fromkeys(built, np.inf), time.perf_counter()
+            for round_ in itertools.count():
+                if round_ >= bench.rounds and time.perf_counter() - began > SECONDS_TO_MEASURE:
+                    break
                 for name, step in built.items():
-                    took = step(batch, bench.steps) - step(batch, 1)  # reading the prompt is not counted
-                    seconds[name] = min(seconds[name], took / (bench.steps - 1))
+                    long[name] = min(long[name], step(batch, bench.steps + 1))
+                    short[name] = min(short[name], step(batch, 1))  # reading the prompt is not counted
+            seconds = {name: (long[name] - short[name]) / bench.steps for name in built}
             for name, step in built.items():
                 speed = batch / seconds[name]
                 yield Row(
@@ -406,25 +414,21 @@ def machine() -> str:
 
 
 def bandwidth(megabytes: int = 512) -> float:
-    """Bytes a second at which memory is read, by a product with a matrix larger than the caches."""
+    """Bytes a second at which memory is read, by the sum of what is larger than the caches."""
     import torch
 
-    with torch.inference_mode():
-        matrix = torch.ones(megabytes * 256, 1024)
-        vector = torch.ones(1024)
-        return matrix.nbytes / least(5, lambda: matrix @ vector)[0]
+    memory = torch.ones(megabytes * 2**18)
+    return memory.nbytes / least(5, memory.sum)[0]
 
 
-def rss() -> float:
-    """Megabytes this process holds now."""
+def rss() -> float | None:
+    """Megabytes this process holds now; None where Linux does not tell."""
     gc.collect()
-    status = Path("/proc/self/status")
-    found = re.search(r"VmRSS:\s+(\d+)", status.read_text()) if status.exists() else None
-    return int(found.group(1)) / 1e3 if found else float("nan")
+    return _status("VmRSS")
 
 
 class Peak:
-    """The most megabytes this process held since; NaN where Linux does not tell."""
+    """The most megabytes this process held since."""
 
     def __init__(self):
         try:
@@ -432,10 +436,14 @@ class Peak:
         except OSError:
             pass
 
-    def megabytes(self) -> float:
-        status = Path("/proc/self/status")
-        found = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.exists() else None
-        return int(found.group(1)) / 1e3 if found else float("nan")
+    def megabytes(self) -> float | None:
+        return _status("VmHWM")
+
+
+def _status(name: str) -> float | None:
+    status = Path("/proc/self/status")
+    found = re.search(rf"{name}:\s+(\d+)", status.read_text()) if status.exists() else None
+    return int(found.group(1)) / 1e3 if found else None
 
 
 def least(rounds: int, measured: Callable, *arguments) -> tuple[float, object]:

@@ -389,6 +389,10 @@ def bench(o) -> None:
     if o.plot:
         from .plots import plot_bench
 
+        try:
+            import matplotlib  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ValueError("Figures need matplotlib: pip install llasa-lite[plot].") from error
         plot_bench(table.to_dict()["rows"], o.plot)
     _print(table.to_dict(), o, table.text())
 

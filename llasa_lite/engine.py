@@ -31,6 +31,7 @@ from .checkpoints import cpu_has_bf16
 
 END, LENGTH, SILENCE, REPETITION, RUNNING = "end", "length", "silence", "repetition", "running"  # why a row stopped
 
+BLOCK = 256  # choices summed together while sampling
 LOOP_CHECK_IDS = 8  # a loop is looked for every so many ids ...
 LONGEST_LOOP_IDS = 25  # ... of at most so many
 
@@ -239,7 +240,7 @@ class Beams:
                 logits[:, 0] = -torch.inf
             # 2. one of it for each row
             picked = sample(logits, self.sampling, self._draw, self.said[:, : self.new])  # (rows,) among `allowed`
-            likely = self.logits.gather(1, picked[:, None])[:, 0] - self.logits.logsumexp(-1)
+            likely = self.logits.softmax(-1).gather(1, picked[:, None])[:, 0].log()  # logsumexp takes twice as long
             self.said[:, self.new] = picked
             self.logits = None
             self.new += 1
@@ -321,8 +322,9 @@ def sample(
 
     One random number a row takes a twelfth of the time of one a choice (multinomial, Gumbel). top_p needs no sorted
     row: what was drawn lies in the nucleus when the choices likelier than it hold less than top_p; if not, neither
-    does anything less likely, and it is drawn again from the rest, as FlashInfer does. (65,537 choices, 8 rows: 1 ms
-    for the draw and 0.6 ms for top_p; 3 ms for the 1,024 likeliest, 32 ms sorted.)
+    does anything less likely, and it is drawn again from the rest, as FlashInfer does. Sums are taken in blocks:
+    quicker than one long cumulative sum, and rounded alike for any number of rows and threads. (8 rows of 65,537:
+    0.5 ms; their 1,024 likeliest take 3 ms, sorting them 32 ms.)
 
     Args:
         logits: (rows, choices) float32.
@@ -340,7 +342,8 @@ def sample(
     likeliest = None
     if 0 < how.top_k < logits.shape[-1]:
         logits, likeliest = logits.topk(how.top_k)
-    p = torch.softmax(logits / how.temperature, -1)
+    logits = F.pad(logits, (0, -logits.shape[-1] % BLOCK), value=-torch.inf)
+    p = torch.softmax(logits.div_(how.temperature), -1).view(len(logits), -1, BLOCK)  # (rows, blocks, BLOCK)
     picked = torch.empty(len(p), 1, dtype=torch.int64, device=p.device)
     rows = torch.arange(len(p), device=p.device)
     while True:
@@ -348,9 +351,9 @@ def sample(
         picked[rows] = index
         if how.top_p == 1:
             break
-        own = p.gather(1, index)
-        likelier = torch.where(p > own, p, 0.0)
-        missed = likelier.cumsum(-1)[:, -1] >= how.top_p  # not sum: its rounding would depend on the number of rows
+        own = p.flatten(1).gather(1, index)
+        likelier = p * (p - own[..., None]).sign_().clamp_min_(0)  # a third of the time of a comparison and `where`
+        missed = likelier.sum(-1).cumsum(-1)[:, -1] >= how.top_p
         if not missed.any():
             break
         rows, p = rows[missed], likelier[missed]
@@ -358,12 +361,18 @@ def sample(
 
 
 def invert(p: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The choice (rows, 1) below which lies a share `uniform` (rows,) in [0, 1) of the mass p (rows, choices)."""
-    cumulative = p.cumsum(-1)
-    total = cumulative[:, -1:]
-    # a draw just below 1 may round up to the total, and would pick a choice of no probability
-    target = (uniform[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True)
+    """The choice (rows, 1) below which lies a share `uniform` (rows,) in [0, 1) of the mass p (rows, blocks, BLOCK)."""
+    blocks = p.sum(-1).cumsum(-1)  # (rows, blocks)
+    target = (uniform[:, None] * blocks[:, -1:]).minimum(below(blocks[:, -1:]))
+    block = torch.searchsorted(blocks, target, right=True)
+    target = target - F.pad(blocks, (1, 0)).gather(1, block)
+    inside = p[torch.arange(len(p), device=p.device), block[:, 0]].cumsum(-1)  # (rows, BLOCK)
+    return block * BLOCK + torch.searchsorted(inside, target.minimum(below(inside[:, -1:])), right=True)
+
+
+def below(x: torch.Tensor) -> torch.Tensor:
+    """The next smaller number: a draw just below 1 may round to the total, and would pick what has no probability."""
+    return x.nextafter(torch.zeros_like(x))
 
 
 # -- the decoder step ------------------------------------------------------------------------------------------------

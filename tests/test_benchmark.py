@@ -1,0 +1,115 @@
+"""Laws of the benchmark, on a tiny shape: every path is measured, tables survive the file, figures are drawn."""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from llasa_lite import benchmark
+from llasa_lite.benchmark import Bench, BenchTable, Row, read_csv, run, write_csv
+from llasa_lite.cli import main
+
+RESULTS = ROOT / "llasa_lite" / "results" / "bench.csv"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+        shape |= dict(num_key_value_heads=1, head_dim=16, vocab_size=66_000)
+        patch.setattr(benchmark, "SHAPES", {"tiny": shape})
+        patch.setattr(benchmark, "MODELS", (*benchmark.MODELS, "tiny"))
+        patch.setattr(benchmark, "SECONDS_TO_MEASURE", 0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def table(tiny):
+    told = []
+    table = run(Bench(models=["tiny"], batches=[1, 3], only=["paths"], steps=4, rounds=1), told.append)
+    assert len(told) == len(table.rows)
+    return table
+
+
+def test_every_path_is_measured_at_every_batch(table):
+    names = {row.path for row in table.rows}
+    assert {"generate, float32", "engine, plain, float32"} <= names
+    assert {(row.path, row.size) for row in table.rows} == {(name, batch) for name in names for batch in (1, 3)}
+    for row in table.rows:
+        assert row.tokens_per_second == pytest.approx(row.size / row.seconds)
+        assert row.real_time == pytest.approx(row.tokens_per_second / 50)
+        if row.path == "generate, float32":
+            assert row.to_generate == 1
+
+
+def test_the_text_names_machine_command_and_columns(table):
+    text = table.text()
+    assert table.machine in text and table.command in text
+    for word in ("paths", "tokens_per_second", "real_time", "to_generate", "to_bandwidth", "peak_megabytes"):
+        assert word in text
+    assert "decibels" not in text  # a column nothing is known of
+
+
+def test_a_table_survives_its_file(table, tmp_path):
+    write_csv(table, tmp_path / "bench.csv")
+    rows = read_csv(tmp_path / "bench.csv")
+    assert [(r["path"], r["size"]) for r in rows] == [(r.path, r.size) for r in table.rows]
+    for row, measured in zip(rows, table.rows):
+        assert row["seconds"] == pytest.approx(measured.seconds, rel=1e-3)
+        assert row["decibels"] is None
+        assert (row["machine"], row["command"]) == (table.machine, table.command)
+
+
+def test_a_later_run_replaces_what_it_measured_again(tmp_path):
+    file = tmp_path / "bench.csv"
+    write_csv(BenchTable([Row("paths", "nano", "a", 1, 2.0), Row("paths", "nano", "b", 1, 2.0)], "old", "x"), file)
+    write_csv(BenchTable([Row("paths", "nano", "a", 1, 1.0), Row("paths", "nano", "a", 8, 1.0)], "new", "y"), file)
+    assert [(r["path"], r["size"], r["machine"]) for r in read_csv(file)] == [
+        ("b", 1, "old"),
+        ("a", 1, "new"),
+        ("a", 8, "new"),
+    ]
+
+
+def test_bench_prints_and_keeps_its_table(tiny, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    arguments = ["bench", "--models", "tiny", "--batches", "1", "--only", "paths", "--json"]
+    arguments += ["--csv", str(tmp_path / "b.csv"), "--plot", str(tmp_path / "b.png")]
+    assert main(arguments) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert len(out["rows"]) == len(read_csv(tmp_path / "b.csv")) >= 2
+    assert (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (dict(models=["huge"]), "Unknown 'huge'. Choose from: nano, medium, llasa-1b"),
+        (dict(only=["speed"]), "Unknown 'speed'. Choose from: paths, growth, codec, start"),
+        (dict(batches=[0]), "Batches must be positive"),
+        (dict(batches=[]), "Batches must be positive"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_refused(bad, words):
+    with pytest.raises(ValueError, match=words):
+        Bench(**bad)
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_kept_results_say_where_they_come_from():
+    rows = read_csv(RESULTS)
+    assert {row["benchmark"] for row in rows} == set(benchmark.BENCHMARKS)
+    assert all(row["machine"] and row["command"].startswith("python -m llasa_lite bench") for row in rows)
+    assert all(row["seconds"] is not None for row in rows)
+
+
+def test_the_figure_is_drawn_from_kept_results(tmp_path):
+    pytest.importorskip("matplotlib")
+    from llasa_lite.plots import plot_bench
+
+    plot_bench(read_csv(RESULTS), tmp_path / "bench.svg")
+    svg = (tmp_path / "bench.svg").read_text()
+    assert svg.lstrip().startswith("<?xml") and svg.count("<path") > 20
