@@ -195,12 +195,14 @@ def _paths(model: str) -> list[tuple[str, Callable]]:
     import torch
 
     from .checkpoints import cpu_has_bf16
-    from .engine import can_pack
+    from .engine import can_int8, can_pack
 
     kinds = [torch.float32, torch.bfloat16] if cpu_has_bf16() else [torch.float32]
     found = [(f"generate, {_name(kind)}", lambda kind=kind: Generate(model, kind)) for kind in kinds]
     found.append(("engine, plain, float32", lambda: EngineStep(model, torch.float32, pack=False)))
     found += [(f"engine, packed, {_name(k)}", lambda k=k: EngineStep(model, k)) for k in kinds if can_pack("cpu", k)]
+    if can_int8("cpu"):
+        found.append(("engine, int8", lambda: EngineStep(model, kinds[-1], int8=True)))
     return found
 
 
@@ -210,6 +212,7 @@ class Generate:
     def __init__(self, model: str, dtype):
         self.model, self.answer = build(model, dtype)
         self.head_rows = self.model.config.vocab_size
+        self.weight_bytes = self.model.dtype.itemsize
 
     def __call__(self, batch: int, steps: int) -> float:
         import torch
@@ -227,17 +230,18 @@ class Generate:
         config, layers = self.model.config, self.model.model.layers
         cache = rows * length * len(layers) * 2 * config.num_key_value_heads * config.head_dim
         weights = sum(p.numel() for p in layers.parameters()) + self.head_rows * config.hidden_size
-        return (cache + weights) * self.model.dtype.itemsize
+        return cache * self.model.dtype.itemsize + weights * self.weight_bytes
 
 
 class EngineStep(Generate):
-    def __init__(self, model: str, dtype, pack: bool = True):
+    def __init__(self, model: str, dtype, pack: bool = True, int8: bool = False):
         from .engine import Engine, can_pack
 
         super().__init__(model, dtype)
         self.head_rows = len(self.answer)
+        self.weight_bytes = 1 if int8 else self.weight_bytes
         with mock.patch("llasa_lite.engine.can_pack", can_pack if pack else lambda device, dtype: False):
-            self.engine = Engine(self.model, {"speech": self.answer})
+            self.engine = Engine(self.model, {"speech": self.answer}, int8=int8)
 
     def __call__(self, batch: int, steps: int) -> float:
         from .engine import Sampling

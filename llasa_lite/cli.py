@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--model", help="short name, hub id or folder (default: nano, which ships with the package)")
     model.add_argument("--codec", help="another codec than the model's own")
     model.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
-    model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device)")
+    model.add_argument("--dtype", help="float32, bfloat16, float16; int8 on CPUs (default: by device)")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     speaking = argparse.ArgumentParser(add_help=False)
@@ -382,17 +382,19 @@ def evaluate_asr(o) -> None:
 def bench(o) -> None:
     from .benchmark import Bench, run, write_csv
 
+    bench = Bench(o.models, o.batches, o.only, o.threads)
+    if o.plot:
+        try:
+            import matplotlib  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ValueError("Figures need matplotlib: pip install llasa-lite[plot].") from error
     _no_loading_bars()
-    table = run(Bench(o.models, o.batches, o.only, o.threads), lambda line: print(line, file=sys.stderr))
+    table = run(bench, lambda line: print(line, file=sys.stderr))
     if o.csv:
         write_csv(table, o.csv)
     if o.plot:
         from .plots import plot_bench
 
-        try:
-            import matplotlib  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise ValueError("Figures need matplotlib: pip install llasa-lite[plot].") from error
         plot_bench(table.to_dict()["rows"], o.plot)
     _print(table.to_dict(), o, table.text())
 

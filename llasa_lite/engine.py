@@ -93,19 +93,29 @@ class Engine:
             (`{"speech": protocol.speech_ids(), "text": protocol.text_ids()}`).
         max_ids: ids of prompt and answer together; what the config allows if left out.
         patience: when rows that go nowhere are stopped; as it stands, only at their limit.
+        int8: weights and what they are multiplied with in 8 bits (CPU only): see `Linear8`.
+    Raises:
+        ValueError: a Llama with biases, or int8 on a device or processor that cannot.
     """
 
     def __init__(
-        self, model, answers: dict[str, Sequence[int]], max_ids: int | None = None, patience: Patience = Patience()
+        self,
+        model,
+        answers: dict[str, Sequence[int]],
+        max_ids: int | None = None,
+        patience: Patience = Patience(),
+        int8: bool = False,
     ):
-        self.model = model.eval()
+        if int8 and not can_int8(model.device.type):
+            raise ValueError("int8 runs on processors with VNNI (AVX512 or AVX-VNNI) only. Leave the dtype out.")
+        self.model, self.int8 = model.eval(), int8
         self.max_ids: int = min(max_ids or 10**9, model.config.max_position_embeddings)
         self.patience = patience
         self.answers = {name: torch.as_tensor(np.asarray(ids), device=model.device) for name, ids in answers.items()}
         with torch.inference_mode():
-            self.decoder = Decoder(model, self.max_ids)
-            head = model.lm_head.weight
-            self.heads = {name: Linear(head[ids]) for name, ids in self.answers.items()}
+            linear = Linear8 if int8 else Linear
+            self.decoder = Decoder(model, self.max_ids, linear)
+            self.heads = {name: linear(model.lm_head.weight[ids]) for name, ids in self.answers.items()}
 
     @property
     def device(self) -> torch.device:
@@ -421,9 +431,44 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
     return torch.allclose(product, F.linear(weight[:3], weight), rtol=0.05, atol=0.05)
 
 
-def fuse(*layers: torch.nn.Linear) -> Linear:
+class Linear8:
+    """x @ weight.T in 8 bits: a scale for every row of the weight, and one for every row of x as it comes.
+
+    Nothing is calibrated. Of nano's next codes the likeliest stays the same in KEEP % of steps.
+    """
+
+    packed = True
+
+    def __init__(self, weight: torch.Tensor):
+        weight = weight.float()
+        self.scale = weight.abs().amax(1).clamp_min(1e-12) / 127
+        self.zero = torch.zeros(len(weight), dtype=torch.int64)
+        weight = (weight / self.scale[:, None]).round_().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(weight, None)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        scale = x.abs().amax(-1, keepdim=True).float().clamp_min_(1e-12) / 127  # (rows, 1)
+        x8 = (x / scale).round_().add_(128).to(torch.uint8)
+        settings = (None, 1.0, 0, torch.float32, "none", [], "")
+        product = torch.ops.onednn.qlinear_pointwise(x8, 1.0, 128, self.weight, self.scale, self.zero, *settings)
+        return (product * scale).to(x.dtype)
+
+
+@functools.cache
+def can_int8(device: str) -> bool:
+    """Whether the private operators are there, and add up large products without overflow (older processors do not)."""
+    if device != "cpu":
+        return False
+    extreme = torch.full((64, 256), 127.0)
+    try:
+        return torch.allclose(Linear8(extreme)(extreme[:3]), extreme[:3] @ extreme.T, rtol=1e-3)
+    except (RuntimeError, AttributeError):
+        return False
+
+
+def fuse(linear: type, *layers: torch.nn.Linear) -> Linear | Linear8:
     """Several layers on one input as one product. The layers become views of it, so that nothing is held twice."""
-    fused = Linear(torch.cat([layer.weight for layer in layers]))
+    fused = linear(torch.cat([layer.weight for layer in layers]))
     if not fused.packed:
         for layer, part in zip(layers, fused.weight.split([layer.out_features for layer in layers])):
             layer.weight.data = part
@@ -433,7 +478,7 @@ def fuse(*layers: torch.nn.Linear) -> Linear:
 class Decoder:
     """The layers of a Llama on weights borrowed from Transformers: fused qkv and gate/up, a preallocated cache."""
 
-    def __init__(self, model, max_ids: int):
+    def __init__(self, model, max_ids: int, linear: type = Linear):
         config = model.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -448,11 +493,11 @@ class Decoder:
             self.layers.append(
                 (
                     layer.input_layernorm.weight,
-                    fuse(attention.q_proj, attention.k_proj, attention.v_proj),
-                    Linear(attention.o_proj.weight),
+                    fuse(linear, attention.q_proj, attention.k_proj, attention.v_proj),
+                    linear(attention.o_proj.weight),
                     layer.post_attention_layernorm.weight,
-                    fuse(mlp.gate_proj, mlp.up_proj),
-                    Linear(mlp.down_proj.weight),
+                    fuse(linear, mlp.gate_proj, mlp.up_proj),
+                    linear(mlp.down_proj.weight),
                 )
             )
         rotary = model.model.rotary_emb  # its frequencies already hold the scaling of Llama 3

@@ -120,7 +120,8 @@ class Llasa:
             model: nothing (nano, ships with the package), a short name ("llasa-1b"), a hub id or a folder.
             codec: another codec than the checkpoint's own: "nano", a folder or a hub id in Transformers format.
             device: "cuda", "mps" or "cpu"; chosen by itself if left out.
-            dtype: "float32", "bfloat16" or "float16"; chosen by device if left out.
+            dtype: "float32", "bfloat16" or "float16"; chosen by device if left out. "int8", on the CPU, is the quickest
+                for the large checkpoints and a little less exact.
         Raises:
             ValueError: unknown name, device or dtype, or not a Llasa checkpoint.
             NotReachable: weights that are not here while the hub cannot be reached (a ValueError too).
@@ -128,7 +129,8 @@ class Llasa:
         checkpoint = find(None if model is None else str(model))
         device = pick_device(device)
         small = checkpoint.codec == "nano"
-        tokenizer, lm, checkpoint = load_lm(checkpoint, device, pick_dtype(device, dtype, small))
+        int8 = dtype == "int8"
+        tokenizer, lm, checkpoint = load_lm(checkpoint, device, pick_dtype(device, None if int8 else dtype, small))
         protocol = Protocol(tokenizer)
         answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}
         # the codec runs in float32: it is small beside the language model, and its phases need the digits
@@ -147,7 +149,8 @@ class Llasa:
             int(REPETITION_SECONDS * audio.FRAME_RATE),
             frozenset(protocol.codes_to_ids(codec_model.silent_codes)),
         )
-        return cls(checkpoint, protocol, Engine(lm, answers, checkpoint.context, patience), codec_model, sampling)
+        engine = Engine(lm, answers, checkpoint.context, patience, int8)
+        return cls(checkpoint, protocol, engine, codec_model, sampling)
 
     # -- text to speech --------------------------------------------------------------------------------------------
 
@@ -368,7 +371,7 @@ class Llasa:
             "seed": seed,
             "sampling": asdict(sampling),
             "device": str(self.engine.device),
-            "dtype": str(self.engine.model.dtype).removeprefix("torch."),
+            "dtype": "int8" if self.engine.int8 else str(self.engine.model.dtype).removeprefix("torch."),
             "seconds_taken": round(time.perf_counter() - began, 3),
             "versions": {
                 "llasa_lite": __version__,
