@@ -162,8 +162,8 @@ def paths(bench: Bench) -> Iterator[Row]:
     from transformers import LlamaForCausalLM  # noqa: F401  (its memory is no path's own)
 
     limit = bandwidth()
-    _nano()
     for model in bench.models:
+        _nano() if model == "nano" else _random(model)  # what all paths are copied from is no path's own
         built = {}
         for name, build in _paths(model):
             before, peak = rss(), Peak()
@@ -195,7 +195,7 @@ def _paths(model: str) -> list[tuple[str, Callable]]:
     import torch
 
     from .checkpoints import cpu_has_bf16
-    from .engine import can_int8, can_pack
+    from .decoder import can_int8, can_pack
 
     kinds = [torch.float32, torch.bfloat16] if cpu_has_bf16() else [torch.float32]
     found = [(f"generate, {_name(kind)}", lambda kind=kind: Generate(model, kind)) for kind in kinds]
@@ -235,12 +235,13 @@ class Generate:
 
 class EngineStep(Generate):
     def __init__(self, model: str, dtype, pack: bool = True, int8: bool = False):
-        from .engine import Engine, can_pack
+        from .decoder import can_pack
+        from .engine import Engine
 
         super().__init__(model, dtype)
         self.head_rows = len(self.answer)
         self.weight_bytes = 1 if int8 else self.weight_bytes
-        with mock.patch("llasa_lite.engine.can_pack", can_pack if pack else lambda device, dtype: False):
+        with mock.patch("llasa_lite.decoder.can_pack", can_pack if pack else lambda device, dtype: False):
             self.engine = Engine(self.model, {"speech": self.answer}, int8=int8)
 
     def __call__(self, batch: int, steps: int) -> float:
@@ -256,23 +257,23 @@ class EngineStep(Generate):
 
 def build(model: str, dtype):
     """A model and the ids it may say; END is an id that it never says, so that rows keep their length."""
+    if model == "nano":
+        llasa = _nano()
+        return copy.deepcopy(llasa.engine.model).to(dtype), [llasa.protocol.pad, *llasa.protocol.speech_ids()[1:]]
+    vocabulary = SHAPES[model]["vocab_size"]
+    return copy.deepcopy(_random(model)).to(dtype), [0, *range(vocabulary - 65_536, vocabulary)]
+
+
+@functools.lru_cache(1)
+def _random(model: str):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if model == "nano":
-        llasa = _nano()
-        codes = llasa.protocol.speech_ids()[1:]
-        return copy.deepcopy(llasa.engine.model).to(dtype), [llasa.protocol.pad, *codes]
-    shape = SHAPES[model]
-    torch.manual_seed(0)
     rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    config = LlamaConfig(**shape, max_position_embeddings=2048, tie_word_embeddings=True, rope_parameters=rope)
-    codes = range(shape["vocab_size"] - 65_536, shape["vocab_size"])
-    lm = LlamaForCausalLM(config)
-    with torch.no_grad():
-        lm.model.embed_tokens.weight[0] = 0  # END: as likely as any other of 65,537
-    return lm.to(dtype), [0, *codes]
+    config = LlamaConfig(**SHAPES[model], max_position_embeddings=2048, tie_word_embeddings=True, rope_parameters=rope)
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).to(torch.bfloat16)  # as small as can be: every path has a copy of its own
 
 
 # -- growth ----------------------------------------------------------------------------------------------------------

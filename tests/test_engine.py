@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import LLAMA_3_ROPE
 
+from llasa_lite.decoder import Linear, Linear8, can_int8, can_pack
 from llasa_lite.engine import (
     END,
     LENGTH,
@@ -12,10 +13,8 @@ from llasa_lite.engine import (
     RUNNING,
     SILENCE,
     Engine,
-    Linear,
     Patience,
     Sampling,
-    can_pack,
     sample,
 )
 
@@ -299,8 +298,42 @@ def test_products_are_those_of_plain_layers(shape, dtype):
         assert error < {torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
 
 
+needs_int8 = pytest.mark.skipif(not can_int8("cpu"), reason="this processor or torch has no product in 8 bits")
+
+
+@needs_int8
+def test_products_in_8_bits_are_near_and_depend_on_their_row_alone():
+    torch.manual_seed(0)
+    weight, x = torch.randn(300, 512) * torch.rand(300, 1), torch.randn(20, 512) * 10 ** torch.randn(20, 1)
+    product, exact = Linear8(weight)(x), x @ weight.T
+    assert ((product - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.02
+    for rows in (1, 2, 7):
+        assert torch.equal(Linear8(weight)(x[:rows]), product[:rows])
+    assert torch.equal(Linear8(weight)(torch.zeros(1, 512)), torch.zeros(1, 300))
+
+
+@needs_int8
+def test_in_8_bits_nano_says_nearly_the_same(nano):
+    """Mean KL divergence of its next codes, measured at 0.005 nats; an ignorant model differs by whole nats."""
+    ids = list(nano.engine.answers["speech"])
+    prompt = nano.protocol.tts_prompt("hello there, this is nano.", range(50))
+    engine = Engine(nano.engine.model, {"speech": ids}, int8=True)
+    with torch.inference_mode():
+        exact, near = (e.start(prompt).logits.log_softmax(-1) for e in (nano.engine, engine))
+    assert 0 < (exact.exp() * (exact - near)).sum() < 0.1
+    beams = engine.start(prompt, 3, sampling=FREE, max_new=12)
+    beams.advance(12)
+    assert len({tuple(i) for i in beams.ids}) == 3
+
+
+def test_8_bits_are_refused_where_they_would_overflow(llama, monkeypatch):
+    monkeypatch.setattr("llasa_lite.engine.can_int8", lambda device: False)
+    with pytest.raises(ValueError, match="int8 runs on processors with VNNI"):
+        Engine(llama, ANSWERS, int8=True)
+
+
 def test_without_packing_the_ids_are_the_same(llama, engine, monkeypatch):
-    monkeypatch.setattr("llasa_lite.engine.can_pack", lambda device, dtype: False)
+    monkeypatch.setattr("llasa_lite.decoder.can_pack", lambda device, dtype: False)
     plain = Engine(llama, ANSWERS)
     assert not plain.heads["speech"].packed
     assert spoken(plain, 4, 30, seed=3, sampling=GREEDY).ids == spoken(engine, 4, 30, seed=3, sampling=GREEDY).ids
