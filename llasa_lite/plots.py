@@ -32,8 +32,10 @@ def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
             axis.bar(np.arange(len(batches)) + (k - len(names) / 2 + 0.5) * 0.8 / len(names), heights,
                      0.8 / len(names), label=name)  # fmt: skip
         axis.set_xticks(range(len(batches)), [f"{batch:.0f}" for batch in batches])
-        axis.set(title=f"{model}: times as fast as generate, fp32", xlabel="rows at once")
-        axis.legend(fontsize=7)
+        axis.set(title=f"{model}: times as fast as generate", xlabel="rows at once")
+    if models:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), fontsize=8, frameon=False)
     if grown:
         axis = axes[-1]
         for name in dict.fromkeys(row["path"] for row in grown):
