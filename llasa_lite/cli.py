@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     speaking.add_argument("--top-p", type=float, help="above 0, up to 1 (default: the checkpoint's)")
     speaking.add_argument("--top-k", type=int, help="at most this many choices (default: no limit)")
     voicing = argparse.ArgumentParser(add_help=False)
-    voicing.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
+    words = argparse.ArgumentParser(add_help=False)
+    words.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
     voicing.add_argument("--voice", help="built-in voice, a voice saved as .json, or a clip of your own")
     voicing.add_argument("--voice-text", help="what is said in that clip (recognised where the model can)")
     voicing.add_argument("--speaker", help="speaker name of a finetuned checkpoint")
@@ -42,8 +43,12 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(handler=handler)
         return sub
 
-    verb("speak", speak, "Speak text into a file.", voicing, speaking, model, output)
-    verb("stream", stream, "Speak text and write the file while it is made.", voicing, speaking, model, output)
+    sub = verb("speak", speak, "Speak text into a file, or a list into a folder.", voicing, speaking, model, output)
+    either = sub.add_mutually_exclusive_group(required=True)
+    either.add_argument("text", metavar="TEXT", nargs="?", help="what to say; - reads it from standard input")
+    either.add_argument("--list", help="text file, one sentence a line, or .jsonl (text, id, voice, seed); -o: a folder")
+    sub.add_argument("--shard", default="1/1", help="with --list: 2/8 is the second of eight parts")
+    verb("stream", stream, "Speak text and write the file while it is made.", words, voicing, speaking, model, output)
     sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
     sub.add_argument("clip", metavar="CLIP", help="audio file")
     sub.add_argument("text", metavar="TEXT", help="what is said next; - reads it from standard input")
@@ -121,6 +126,12 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(handler=evaluate_asr)
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
 
+    sub = verb("serve", serve, "Serve speech as OpenAI's API does: POST /v1/audio/speech.", model)
+    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    sub.add_argument("--port", type=int, default=8000, help="default: 8000")
+    sub.add_argument("--voices", help="folder of voices saved as .json, beside the built-in ones")
+    sub.add_argument("--at-once", type=int, default=1, help="requests served together (default: 1; more with vLLM)")
+
     sub = verbs.add_parser("demo", help="Open the Gradio app.", description="Open the Gradio app.")
     sub.set_defaults(handler=demo)
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
@@ -150,10 +161,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def speak(o) -> None:
+    if o.list:
+        return speak_list(o)
     llasa, words = _load(o), _text(o.text)
     with _Progress("speaking", o):
         speech = llasa.tts(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
     _finish(speech, o)
+
+
+def speak_list(o) -> None:
+    from .batch import read_list, speak_list
+
+    if o.speaker:
+        raise ValueError("--speaker is for one text; name voices in the list instead.")
+    lines = read_list(o.list)
+    folder = Path("out" if o.out == "out.wav" else o.out)
+    llasa = _load(o)
+    told = {"folder": str(folder), "made": 0, "there_already": 0, "incomplete": 0, "seconds": 0.0}
+    with _Progress("speaking", o, len(lines)) as bar:
+        made = speak_list(llasa, lines, folder, _voice(o), o.seed or 0, _sampling(o, llasa), o.shard)
+        for _, speech in made:
+            bar.update()
+            told["there_already" if speech is None else "made"] += 1
+            if speech is not None:
+                told["incomplete"] += not speech.complete
+                told["seconds"] = round(told["seconds"] + speech.seconds, 2)
+    line = "{made} made in {folder} ({seconds} s), {there_already} there already, {incomplete} incomplete"
+    _print(told, o, line.format(**told))
 
 
 def stream(o) -> None:
@@ -368,6 +402,22 @@ def evaluate_asr(o) -> None:
     llasa = _load(o)
     clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
     _finish_table({"asr": evaluate_asr(lambda wav: llasa.transcribe(wav).text, clips)}, o)
+
+
+def serve(o) -> None:
+    try:
+        from . import serving
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Serving needs '{error.name}': pip install llasa-lite[serve].") from error
+    from .voices import Voice
+
+    files = sorted(Path(o.voices).glob("*.json")) if o.voices else []
+    if o.voices and not files:
+        raise ValueError(f"There are no voices (.json) in '{o.voices}'.")
+    voices = {file.stem: Voice.load(file) for file in files}
+    app = serving.build(_load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
+    print(f"Speech at http://{o.host}:{o.port}/v1/audio/speech", file=sys.stderr)
+    serving.serve(app, o.host, o.port)
 
 
 def demo(o) -> None:
