@@ -60,7 +60,14 @@ def read_list(path: str | Path) -> list[Line]:
 
 
 def speak_list(
-    llasa, lines: Iterable[Line], folder: str | Path, voice=None, seed: int = 0, sampling=None, shard="1/1", format="wav"
+    llasa,
+    lines: Iterable[Line],
+    folder: str | Path,
+    voice=None,
+    seed: int = 0,
+    sampling=None,
+    shard="1/1",
+    format="wav",
 ) -> Iterator[tuple[Line, Speech | None]]:
     """Speak every line into `folder/clips/<id>.wav`, with its receipt; line k is drawn with seed + k.
 

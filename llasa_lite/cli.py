@@ -14,6 +14,8 @@ from . import __version__
 
 
 def parser() -> argparse.ArgumentParser:
+    from . import cli_evaluate, cli_train
+
     top = argparse.ArgumentParser("llasa-lite", description="Llasa: text-to-speech as one plain Llama.")
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -46,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("speak", speak, "Speak text into a file, or a list into a folder.", voicing, speaking, model, output)
     either = sub.add_mutually_exclusive_group(required=True)
     either.add_argument("text", metavar="TEXT", nargs="?", help="what to say; - reads it from standard input")
-    either.add_argument("--list", help="text file, one sentence a line, or .jsonl (text, id, voice, seed); -o: a folder")
+    either.add_argument(
+        "--list", help="text file, one sentence a line, or .jsonl (text, id, voice, seed); -o: a folder"
+    )
     sub.add_argument("--shard", default="1/1", help="with --list: 2/8 is the second of eight parts")
     verb("stream", stream, "Speak text and write the file while it is made.", words, voicing, speaking, model, output)
     sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
@@ -103,28 +107,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--minutes", type=float, default=20.0)
     sub.add_argument("--init", help="verifier folder to start from")
 
-    judge = argparse.ArgumentParser(add_help=False)
-    judge.add_argument("--judge", default="openai/whisper-base", help="Whisper checkpoint: hub id or folder")
-    judge.add_argument("--limit", type=int, help="at most this many, drawn with seed 0")
-    judge.add_argument("--table", help="JSON file for every item and the summary")
-    evaluate = verbs.add_parser("evaluate", help="Word error rates.", description="Word error rates, with intervals.")
-    kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    sub = kinds.add_parser("tts", help="speak sentences, heard by the judge", parents=[judge, model, output])
-    sub.set_defaults(handler=evaluate_tts)
-    sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
-    sub.add_argument("--voice", help="built-in voice (default: the model chooses)")
-    sub.add_argument("--voices", nargs="+", help="several: sentence k is spoken by voice k modulo their number")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--temperature", type=float)
-    sub.add_argument("--top-p", type=float)
-    sub.add_argument("--keep", help="folder for the waves")
-    sub.set_defaults(top_k=None)
-    sub = kinds.add_parser("codec", help="original against resynthesised clips", parents=[judge, model, output])
-    sub.set_defaults(handler=evaluate_codec)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
-    sub = kinds.add_parser("asr", help="the model's own transcripts", parents=[judge, model, output])
-    sub.set_defaults(handler=evaluate_asr)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
+    cli_train.add(kinds, verb, model, output)
+    cli_evaluate.add(verbs, model, output)
 
     sub = verb("serve", serve, "Serve speech as OpenAI's API does: POST /v1/audio/speech.", model)
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
@@ -374,36 +358,6 @@ def train_verifier(o) -> None:
     _print({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")
 
 
-def evaluate_tts(o) -> None:
-    from .evaluation import Judge, evaluate_tts
-
-    llasa = _load(o)
-    llasa.sampling = _sampling(o, llasa)
-    try:
-        lines = [line.strip() for line in Path(o.sentences).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise ValueError(f"Cannot read sentences from '{o.sentences}': {error.strerror}.") from error
-    voices = [llasa.prepare(name) for name in o.voices or ([o.voice] if o.voice else [])]
-    table = evaluate_tts(llasa, _progress("judging", o, _some(lines, o.limit)), Judge(o.judge), voices, o.seed, o.keep)
-    _finish_table({"tts": table}, o)
-
-
-def evaluate_codec(o) -> None:
-    from .evaluation import Judge, evaluate_codec
-
-    clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
-    originals, resynthesis = evaluate_codec(_load_codec(o), clips, Judge(o.judge))
-    _finish_table({"originals": originals, "resynthesis": resynthesis}, o)
-
-
-def evaluate_asr(o) -> None:
-    from .evaluation import evaluate_asr
-
-    llasa = _load(o)
-    clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
-    _finish_table({"asr": evaluate_asr(lambda wav: llasa.transcribe(wav).text, clips)}, o)
-
-
 def serve(o) -> None:
     try:
         from . import serving
@@ -448,11 +402,17 @@ def _load(o):
     return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
 
 
+def picked_device(o) -> str:
+    from .checkpoints import pick_device
+
+    return pick_device(o.device)
+
+
 def _load_codec(o):
-    from .checkpoints import find, load_codec, pick_device, pick_dtype
+    from .checkpoints import find, load_codec, pick_dtype
 
     _no_loading_bars()
-    device = pick_device(o.device)
+    device = picked_device(o)
     return load_codec(o.codec or find(o.model).codec, device, pick_dtype(device, "float32"))
 
 
@@ -523,22 +483,3 @@ def _some(items: list, limit: int | None) -> list:
     import random
 
     return items if limit is None else random.Random(0).sample(items, min(limit, len(items)))
-
-
-def _test_clips(folders: list[str]) -> list:
-    from .data import read_corpus
-
-    return [c for folder in folders for split in ("test", "test_speaker") for c in read_corpus(folder, split)]
-
-
-def _finish_table(tables: dict, o) -> None:
-    if o.table:
-        rows = {name: table.to_dict() for name, table in tables.items()}
-        Path(o.table).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-    summaries = {name: table.summary() for name, table in tables.items()}
-    lines = [
-        f"{name}: WER {s['wer']:.3f} ({s['wer_low']:.3f} to {s['wer_high']:.3f}), n {s['n']}, "
-        f"{s['incomplete']} incomplete, real-time factor {s['real_time_factor']:.3f}"
-        for name, s in summaries.items()
-    ]
-    _print(summaries, o, "\n".join(lines))

@@ -6,7 +6,8 @@ request: voices are those the server was started with.
 
 `POST /v1/audio/speech` takes `input`, `voice`, `response_format` (mp3, opus, flac, wav, pcm), `stream_format`, and of
 ours `seed`, `temperature`, `top_p`. Without `stream_format` the answer comes whole. With "audio" it comes as it is made
-(wav and pcm), with "sse" as server-sent events of base64 pcm. pcm is 16-bit little-endian mono at 16 kHz (OpenAI's: 24).
+(wav and pcm), with "sse" as server-sent events of base64 pcm. pcm is 16-bit little-endian mono at 16 kHz; OpenAI's has
+24 kHz.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -27,7 +29,7 @@ import soundfile
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__, audio
 from .voices import Voice, builtin_voices
@@ -44,7 +46,9 @@ ENDLESS = 0xFFFFFFFF  # length in the header of a wav that is still being made
 
 
 class SpeechRequest(BaseModel):
-    """The body of `POST /v1/audio/speech`; fields that OpenAI has and a Llasa cannot follow are refused, not ignored."""
+    """The body of `POST /v1/audio/speech`; what a Llasa cannot follow (`instructions`, `speed`) is refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
     input: str
     model: str | None = None
@@ -200,8 +204,7 @@ def _bytes(opening: bytes, first: np.ndarray, more: Iterator[np.ndarray]) -> Ite
 
 
 def _events(first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[str]:
-    for opening, waves in ((True, [first]), (False, more)):
-        for wav in waves:
-            sound = base64.b64encode(_pcm(wav)).decode()
-            yield f"data: {json.dumps({'type': 'speech.audio.delta', 'audio': sound})}\n\n"
+    for wav in chain([first], more):
+        sound = base64.b64encode(_pcm(wav)).decode()
+        yield f"data: {json.dumps({'type': 'speech.audio.delta', 'audio': sound})}\n\n"
     yield f"data: {json.dumps({'type': 'speech.audio.done'})}\n\n"
