@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def finetune(o) -> None:
         **{k: getattr(o, k) for k in ("recognition", "rows_at_once", "max_steps", "save_every", "seed")},
         trainer_arguments=arguments,
     )
-    cli._print({"model": str(out)}, o, f"model in {out}; speak --model {out}")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, one process speaks
+        cli._print({"model": str(out)}, o, f"model in {out}; speak --model {out}")
 
 
 def rows(o) -> None:

@@ -220,6 +220,8 @@ def finetune(
             if state.is_world_process_zero:
                 with open(out / "log.jsonl", "a", encoding="utf-8") as record:
                     record.write(json.dumps({"step": state.global_step} | logs) + "\n")
+                shown = ", ".join(f"{k} {v:.4g}" for k, v in logs.items() if "loss" in k or k == "learning_rate")
+                log.info("step %d of %d: %s", state.global_step, state.max_steps, shown)
 
     out.mkdir(parents=True, exist_ok=True)
     trainer = transformers.Trainer(
@@ -230,6 +232,7 @@ def finetune(
         data_collator=rows.collate,
         callbacks=[Log()],
     )
+    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     checkpoints = Path(arguments.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     trainer.save_model(str(out / "adapter" if recipe.lora else out))  # gathers what DeepSpeed and FSDP have spread
@@ -249,6 +252,7 @@ def finetune(
         }
         (out / "README.md").write_text(card(out.name, checkpoint, told), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a process group left open can hang the interpreter's exit
     return out
 
 

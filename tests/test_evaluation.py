@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,8 +180,10 @@ def small_codec(kind):
     import transformers as t
 
     torch.manual_seed(0)
+    strides = dict(downsampling_ratios=[2, 4, 5, 8], upsampling_ratios=[8, 5, 4, 2])
+    dac = t.DacConfig(encoder_hidden_size=8, decoder_hidden_size=32, hidden_size=32, n_codebooks=4, **strides)
     if kind == "dac":
-        return t.DacModel(t.DacConfig(encoder_hidden_size=8, decoder_hidden_size=32, hidden_size=32, n_codebooks=4))
+        return t.DacModel(dac)
     if kind == "encodec":
         return t.EncodecModel(t.EncodecConfig(num_filters=4, hidden_size=16, codebook_dim=16, codebook_size=64))
     if kind == "mimi":
@@ -188,10 +191,7 @@ def small_codec(kind):
         more = dict(num_key_value_heads=2, head_dim=16, codebook_dim=16, vector_quantization_hidden_dimension=16)
         return t.MimiModel(t.MimiConfig(**shape, **more, codebook_size=64, num_quantizers=8, upsample_groups=32))
     semantic = t.HubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    acoustic = t.DacConfig(
-        encoder_hidden_size=8, decoder_hidden_size=32, hidden_size=16, downsampling_ratios=[8, 5, 4, 2]
-    )
-    return t.XcodecModel(t.XcodecConfig(acoustic_model_config=acoustic, semantic_model_config=semantic))
+    return t.XcodecModel(t.XcodecConfig(acoustic_model_config=dac, semantic_model_config=semantic))
 
 
 @pytest.mark.parametrize("kind", ["dac", "encodec", "mimi", "xcodec"])
@@ -320,7 +320,9 @@ def test_commands_write_rows_and_tables(command, listed, tmp_path):
     assert "was begun with" in refused and "Traceback" not in refused
 
 
-def test_the_listening_command_makes_clips_and_sheet(command, tmp_path):
+def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypatch):
+    short = [replace(case, sentence="Oh.") for case in sheet.cases("en")]
+    monkeypatch.setattr(sheet, "cases", lambda language: short)
     told = command("understanding", "--limit", "2")
     assert told["clips"] == 2
     page = (tmp_path / told["sheet"]).read_text()
