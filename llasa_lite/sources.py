@@ -42,7 +42,8 @@ def read_clips(folder: str | Path) -> list[Clip]:
         ]
     clips = []
     for transcripts in sorted(folder.rglob("*.trans.txt")):
-        held_out = any(part.startswith(("test", "dev")) for part in transcripts.parts)
+        parts = (folder.name, *transcripts.relative_to(folder).parts)
+        held_out = any(part.startswith(("test-", "dev-")) for part in parts)
         for line in transcripts.read_text(encoding="utf-8").splitlines():
             name, _, text = line.partition(" ")
             path = transcripts.parent / f"{name}.flac"
