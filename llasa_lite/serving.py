@@ -19,7 +19,7 @@ import queue
 import secrets
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Literal
@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 from fastapi import Depends, FastAPI, Request
+from fastapi.concurrency import iterate_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -116,18 +117,15 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
             places.release()
             made.put(None)
 
-    def waves(asked: SpeechRequest) -> Iterator[np.ndarray]:
+    def waves(asked: SpeechRequest, gone: threading.Event) -> Iterator[np.ndarray]:
         if not places.acquire(blocking=False):
             raise Refused(429, f"{waiting} requests wait already. Try again later.", "rate_limit_error")
-        made, gone = queue.SimpleQueue(), threading.Event()
+        made: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=work, args=(asked, made, gone), daemon=True).start()
-        try:
-            while (part := made.get()) is not None:
-                if isinstance(part, Exception):
-                    raise part
-                yield part
-        finally:  # also where the client has hung up
-            gone.set()
+        while (part := made.get()) is not None:
+            if isinstance(part, Exception):
+                raise part
+            yield part
 
     @app.exception_handler(Refused)
     async def refused(_, error: Refused):
@@ -147,14 +145,14 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         if asked.stream_format and asked.response_format not in ("wav", "pcm"):
             raise ValueError(f"'{asked.response_format}' cannot be streamed. Choose response_format wav or pcm.")
         media, kind = FORMATS[asked.response_format]
-        made = waves(asked)
+        gone = threading.Event()
+        made = waves(asked, gone)
         first = next(made)  # what is wrong with the request is said before the answer begins
         if asked.stream_format == "sse":
-            return StreamingResponse(_events(first, made), media_type="text/event-stream")
+            return StreamingResponse(_until(gone, _events(first, made)), media_type="text/event-stream")
         if asked.stream_format == "audio":
             opening = _wav_header() if asked.response_format == "wav" else b""
-            return StreamingResponse(_bytes(opening, first, made), media_type=media)
-        made.close()
+            return StreamingResponse(_until(gone, _bytes(opening, first, made)), media_type=media)
         if kind is None:
             return Response(_pcm(first), media_type=media)
         file = io.BytesIO()
@@ -195,6 +193,15 @@ def _wav_header() -> bytes:
     rate = audio.SAMPLE_RATE
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
     return struct.pack("<4sI4s", b"RIFF", ENDLESS, b"WAVE") + form + struct.pack("<4sI", b"data", ENDLESS)
+
+
+async def _until(gone: threading.Event, parts: Iterator) -> AsyncIterator:
+    """Pass the parts on; when the client has had them all or hung up, say so to the thread that makes them."""
+    try:
+        async for part in iterate_in_threadpool(parts):
+            yield part
+    finally:
+        gone.set()
 
 
 def _bytes(opening: bytes, first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[bytes]:
