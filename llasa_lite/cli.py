@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--model", help="short name, hub id or folder (default: nano, which ships with the package)")
     model.add_argument("--codec", help="another codec than the model's own")
     model.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    model.add_argument("--vllm", metavar="URL", help="language model on this vLLM server; 'here': vLLM in this process")
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device)")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -399,6 +400,10 @@ def _load(o):
     from .pipeline import Llasa
 
     _no_loading_bars()
+    if o.vllm:
+        from .vllm_engine import connect
+
+        return connect(o.model, None if o.vllm == "here" else o.vllm, o.codec, o.device)
     return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
 
 
