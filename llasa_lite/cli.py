@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
     sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_tokens)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; or token corpora, to align them anew")
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders, hub:owner/name; or token corpora, to align anew")
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
     sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
     sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
@@ -316,7 +316,8 @@ def train_codec(o) -> None:
 
 def train_tokens(o) -> None:
     from .alignment import align_corpus
-    from .data import encode_corpus, read_corpus, read_tokens, write_tokens
+    from .data import encode_corpus, read_tokens, write_tokens
+    from .sources import read_clips
     from .tokens import character_tokenizer
 
     codec = _load_codec(o)
@@ -326,7 +327,7 @@ def train_tokens(o) -> None:
     if files:  # encoded already: only aligned anew
         utterances = [u for file in files for u in read_tokens(file)]
     else:
-        clips = [clip for folder in o.data for clip in read_corpus(folder)]
+        clips = [clip for source in o.data for clip in read_clips(source)]
         with _Progress("encoding", o, total=len(clips)) as bar:
             encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
         utterances = read_tokens(o.out)

@@ -46,7 +46,9 @@ def add(verbs, model, output) -> None:
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=run)
         if kind in ("seed-tts-eval", "emotion"):
-            sub.add_argument("--list", required=True, help="meta.lst: utt|prompt_text|prompt_wav|text(|ground truth)")
+            either = sub.add_mutually_exclusive_group(required=True)
+            either.add_argument("--list", help="meta.lst: utt|prompt_text|prompt_wav|text(|ground truth)")
+            either.add_argument("--data", nargs="+", help="make one: " + CLIPS)
         if kind in ("continuation", "asr", "codec"):
             sub.add_argument("--data", required=True, nargs="+", help=CLIPS)
         if kind == "seed-tts-eval":
@@ -208,9 +210,9 @@ def sentences(o) -> list[str]:
 
 
 def lines(o) -> list:
-    from .evaluation.tasks import read_meta_list
+    from .evaluation.tasks import paired, read_meta_list
 
-    return read_meta_list(o.list)
+    return read_meta_list(o.list) if o.list else paired(clips(o))
 
 
 def understanding(o) -> list:

@@ -27,11 +27,14 @@ MEMMAP_IDS = 2048  # width of the authors' rows: the context of the released che
 
 
 def read_clips(folder: str | Path) -> list[Clip]:
-    """Clips of a folder in any of the audio formats; LibriSpeech's `test-*` and `dev-*` are kept out of training.
+    """Clips of a folder in any of the audio formats, or of a hub dataset ("hub:owner/name", held in memory);
+    LibriSpeech's `test-*` and `dev-*` are kept out of training.
 
     Raises:
         ValueError: no corpus there, or a broken line.
     """
+    if str(folder).startswith("hub:"):
+        return list(read_hub_clips(str(folder).removeprefix("hub:")))
     folder = Path(folder)
     if any(folder.glob("manifest*.jsonl")):
         return read_corpus(folder)

@@ -347,3 +347,14 @@ def test_bad_input_gives_its_sentence(command, listed, tmp_path, arguments, sent
     (tmp_path / "corpus" / "manifest.jsonl").write_text(json.dumps(facts))
     more = ["--no-judge"] if arguments[0] in ("codec", "emotion") else []
     assert sentence in command(*arguments, *more, code=2)
+
+
+def test_any_corpus_gives_pairs_of_one_speaker():
+    clips = [SimpleNamespace(id=k, text=f"text {k}", speaker="ab"[k % 2], path=f"{k}.wav") for k in range(5)]
+    clips.append(SimpleNamespace(id=9, text="alone", speaker="c", path="9.wav"))
+    lines = tasks.paired(clips)
+    assert sorted(line.name for line in lines) == ["0", "1", "2", "3", "4"]
+    for line in lines:
+        prompt = int(line.prompt_wav.removesuffix(".wav"))
+        assert prompt != int(line.name) and prompt % 2 == int(line.name) % 2
+        assert line.prompt_text == f"text {prompt}" and line.truth_wav == f"{line.name}.wav"

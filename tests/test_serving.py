@@ -5,6 +5,7 @@ import io
 import json
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -165,3 +166,20 @@ def test_openais_client_speaks_with_a_running_server(nano, voice, whole, tmp_pat
 def test_the_servers_voices_are_the_built_in_ones_and_those_it_was_given(client):
     listed = [v["id"] for v in client.get("/v1/audio/voices").json()["voices"]]
     assert listed == [*builtin_voices(), "mine"]
+
+
+def test_the_page_on_scale_says_what_its_arithmetic_says():
+    """The figures under the code are what the code prints, and its commands are understood."""
+    import contextlib
+    import re
+    import shlex
+
+    from llasa_lite.cli import parser
+
+    page = (Path(serving.__file__).parent / "docs" / "serving_at_scale.md").read_text()
+    (code,), printed = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})  # noqa: S102
+    assert f"```\n{printed.getvalue()}```" in page
+    for line in re.findall(r"^llasa-lite (.+)", page, re.M):
+        assert parser().parse_args(shlex.split(line)).handler

@@ -48,18 +48,19 @@ class Judge:
 class Embedder:
     """A speaker or emotion model of Transformers; waves at 16 kHz to unit vectors, compared by their product.
 
-    A speaker verification model (`microsoft/wavlm-base-plus-sv`) gives its x-vector; any other audio encoder (an
-    emotion recogniser) the mean of its last hidden states over time.
+    A speaker verification model (`microsoft/wavlm-base-plus-sv`; "nano": the one that ships) gives its x-vector, any
+    other audio encoder (an emotion recogniser) the mean of its last hidden states over time.
     """
 
     def __init__(self, source: str, device: str = "cpu"):
         import torch
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioXVector
 
-        from ..checkpoints import reaching
+        from ..checkpoints import NANO, reaching
 
         self.torch, self.name = torch, str(source)
-        with reaching(str(source)):
+        source = str(NANO / "verifier") if source == "nano" else str(source)
+        with reaching(source):
             config = AutoConfig.from_pretrained(source)
             self.is_speaker = any(name.endswith("ForXVector") for name in config.architectures or ())
             kind = AutoModelForAudioXVector if self.is_speaker else AutoModel

@@ -63,6 +63,20 @@ def read_meta_list(path: str | Path) -> list[Prompted]:
     return lines
 
 
+def paired(clips) -> list[Prompted]:
+    """Lines of the same kind from any corpus: each clip is said again after another clip of its speaker, as in
+    seed-tts-eval, with itself as ground truth. Speakers of one clip are left out."""
+    by_speaker: dict[str, list] = {}
+    for clip in clips:
+        by_speaker.setdefault(clip.speaker, []).append(clip)
+    groups = [group for group in by_speaker.values() if len(group) > 1]
+    return [
+        Prompted(str(clip.id), group[k - 1].text, group[k - 1].path, clip.text, clip.path)
+        for group in groups
+        for k, clip in enumerate(group)
+    ]
+
+
 def tts(system: str, speak, sentences: Iterable[str], ears: Ears, voices=(), seed: int = 0, keep=None) -> Todo:
     """Each sentence spoken once, sentence k with seed + k by voice k modulo their number, read back by the judge.
 
