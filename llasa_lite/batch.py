@@ -107,6 +107,15 @@ def speak_list(
         yield line, speech
 
 
+def tally(spoken: tuple[Line, Speech | None]) -> dict:
+    """What one line of `speak_list` adds to the sums."""
+    _, speech = spoken
+    if speech is None:
+        return {"made": 0, "there_already": 1}
+    row = {"made": 1, "there_already": 0, "incomplete": int(not speech.complete)}
+    return row | {"seconds": speech.seconds}
+
+
 def _shard(shard: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not found or not 1 <= int(found[1]) <= int(found[2]):

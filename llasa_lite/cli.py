@@ -41,6 +41,10 @@ def parser() -> argparse.ArgumentParser:
     voicing.add_argument("--voice-text", help="what is said in that clip (recognised where the model can)")
     voicing.add_argument("--speaker", help="speaker name of a finetuned checkpoint")
 
+    def many(sub):
+        sub.add_argument("--workers", type=int, help="share the work among so many, by Ray Data ([ray])")
+        sub.add_argument("--gpus", type=float, default=0, help="of each worker, may be a part of one (default: 0)")
+
     def verb(name, handler, help, *parents):
         sub = verbs.add_parser(name, help=help, description=help, parents=parents)
         sub.set_defaults(handler=handler)
@@ -53,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "--list", help="text file, one sentence a line, or .jsonl (text, id, voice, seed); -o: a folder"
     )
     sub.add_argument("--shard", default="1/1", help="with --list: 2/8 is the second of eight parts")
+    many(sub)
     verb("stream", stream, "Speak text and write the file while it is made.", words, voicing, speaking, model, output)
     sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
     sub.add_argument("clip", metavar="CLIP", help="audio file")
@@ -88,8 +93,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
     sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_tokens)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders, hub:owner/name; or token corpora, to align anew")
+    sub.add_argument("--data", required=True, nargs="+", help="corpora, hub:owner/name; or token corpora, to align")
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
+    many(sub)
     sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
     sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_lm)
@@ -155,22 +161,30 @@ def speak(o) -> None:
 
 
 def speak_list(o) -> None:
-    from .batch import read_list, speak_list
+    from .batch import read_list, speak_list, tally
 
     if o.speaker:
         raise ValueError("--speaker is for one text; name voices in the list instead.")
     lines = read_list(o.list)
     folder = Path("out" if o.out == "out.wav" else o.out)
-    llasa = _load(o)
     told = {"folder": str(folder), "made": 0, "there_already": 0, "incomplete": 0, "seconds": 0.0}
+
+    def load():
+        llasa = _load(o)
+        llasa.sampling = _sampling(o, llasa)
+        return llasa
+
+    how = {"voice": _voice(o), "seed": o.seed or 0}
     with _Progress("speaking", o, len(lines)) as bar:
-        made = speak_list(llasa, lines, folder, _voice(o), o.seed or 0, _sampling(o, llasa), o.shard)
-        for _, speech in made:
-            bar.update()
-            told["there_already" if speech is None else "made"] += 1
-            if speech is not None:
-                told["incomplete"] += not speech.complete
-                told["seconds"] = round(told["seconds"] + speech.seconds, 2)
+        if o.workers:
+            from .distributed import speak_parts
+
+            parts = speak_parts(load, lines, folder, o.workers, o.gpus, **how)
+        else:
+            parts = map(tally, speak_list(load(), lines, folder, **how, shard=o.shard))
+        for part in parts:
+            bar.update(part["made"] + part["there_already"])
+            told |= {k: round(told[k] + v, 2) for k, v in part.items() if k in told}
     line = "{made} made in {folder} ({seconds} s), {there_already} there already, {incomplete} incomplete"
     _print(told, o, line.format(**told))
 
@@ -324,6 +338,17 @@ def train_tokens(o) -> None:
     files = [data for data in o.data if data.endswith(".safetensors")]
     if files and len(files) < len(o.data):
         raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
+    if o.workers:
+        from .checkpoints import find
+        from .distributed import encode_parts
+
+        if files or o.align_minutes:
+            raise ValueError("Many workers encode clips and align nothing: give clips and --align-minutes 0.")
+        clips = [clip for source in o.data for clip in read_clips(source)]
+        made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
+        told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
+        told["dropped"] = sum(part["dropped"] for part in made)
+        return _print(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
     if files:  # encoded already: only aligned anew
         utterances = [u for file in files for u in read_tokens(file)]
     else:

@@ -98,9 +98,17 @@ def run(o) -> None:
     errors = tables.CER if o.language == "zh" else tables.WER
     measures = [errors, tables.SIM_O, tables.SIM_R, tables.EMOTION, tables.STOI, tables.PESQ_WB, tables.PESQ_NB]
     measures += [tables.SPK_SIM, tables.MOS, tables.CUT_OFF, tables.SPEED]
-    notes = [f"{k.replace('_', ' ')}: {v}" for k, v in settings.items() if v not in (None, [], False)]
+    settings |= {"data": [Path(folder).name for folder in getattr(o, "data", None) or ()]}
+    notes = [f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in settings.items() if v not in (None, [], False)]
     summaries = tables.write_tables(out, KINDS[o.kind], rows, measures, _paper(o), notes)
     _told(o, summaries)
+
+
+def _shown(value) -> str:
+    """A setting as it stands in a table: of a folder its name, not where it lies on this machine."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else str(value)
 
 
 def _tasks(o, items, ears) -> tuple[list, dict]:

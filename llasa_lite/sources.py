@@ -130,6 +130,8 @@ def read_utterances(source: str | Path, protocol: Protocol, split: str = "train"
     source = Path(source)
     if source.suffix == ".safetensors":
         return read_tokens(source, split)
+    if parts := sorted(source.glob("part-*.safetensors")):  # made by many workers
+        return [said for part in parts for said in read_tokens(part, split)]
     if any(source.glob("*_input_ids.memmap")):
         name = "val" if split == "test" else split
         return Memmap(source, name, protocol) if (source / f"{name}_input_ids.memmap").is_file() else []

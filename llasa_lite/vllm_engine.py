@@ -10,6 +10,8 @@ asked for again with all it has said so far, which vLLM's prefix cache makes che
 forked as on our own engine. What differs: rows that fall silent or repeat themselves are not stopped before their
 limit, and log-probabilities are over the whole vocabulary. Greedy ids are the same; sampled ones come from the same
 distribution, by other random numbers, drawn anew at every `advance`.
+
+On a CPU, give the server --no-enable-chunked-prefill: vLLM 0.32 dies there of a seeded row whose prompt it cuts.
 """
 
 from __future__ import annotations
