@@ -240,7 +240,7 @@ def finetune(
         if recipe.lora:
             _merge_adapter(base, out, model.config, model.generation_config)
         for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
-            file.unlink(missing_ok=True)  # a pickle, which nobody who loads the folder needs
+            file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
         protocol.tokenizer.save_pretrained(out)
         told = {
             "Base": f"`{checkpoint.source if checkpoint.name != 'nano' else 'nano'}`",
@@ -298,7 +298,9 @@ def push(folder: str | Path, repo: str, private: bool = True, api=None) -> str:
 def _facts(checkpoint: Checkpoint, recognition: float) -> dict:
     """What `checkpoints.find` reads of a folder."""
     tasks = [*checkpoint.tasks, *(["asr"] if recognition > 0 and not checkpoint.can_transcribe else [])]
-    kept = {k: getattr(checkpoint, k) for k in ("codec", "licence", "chunk_chars", "chunk_seconds", "context")}
+    kept = {
+        k: getattr(checkpoint, k) for k in ("codec", "licence", "chunk_chars", "chunk_seconds", "context", "spell_out")
+    }
     return kept | {"tasks": tasks, "languages": list(checkpoint.languages)}
 
 
