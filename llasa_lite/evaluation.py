@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import audio
-from .text import normalize_transcript
+from .text import edits
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,26 @@ class Judge:
         self.model = AutoModelForSpeechSeq2Seq.from_pretrained(source, dtype=torch.float32).to(device).eval()
 
     def __call__(self, wav: np.ndarray) -> str:
-        wav = np.asarray(wav, np.float32)
-        inputs = self.processor(wav, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").to(self.model.device)
         # Whisper's own decoding: a transcript that repeats itself is drawn again, warmer (Radford et al. 2022, 4.5).
         # Without that one stuck syllable becomes a hundred words.
         fallback = {"temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "compression_ratio_threshold": 1.35}
-        with self.torch.inference_mode(), self.torch.random.fork_rng():
+        with self.torch.random.fork_rng():
             self.torch.manual_seed(0)
-            ids = self.model.generate(**inputs, language="en", task="transcribe", max_length=124, **fallback)
-        return self.processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+            return self.hear([wav], **fallback)[0]
+
+    def hear(self, waves: list[np.ndarray], language: str | None = "en", **decoding) -> list[str]:
+        """Transcripts of several waves in one pass; greedy unless `decoding` says otherwise. None: any language."""
+        waves = [np.asarray(wav, np.float32) for wav in waves]
+        inputs = self.processor(waves, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").to(self.model.device)
+        inputs["input_features"] = inputs["input_features"].to(self.model.dtype)
+        with self.torch.inference_mode():
+            ids = self.model.generate(**inputs, language=language, task="transcribe", max_length=124, **decoding)
+        return [heard.strip() for heard in self.processor.batch_decode(ids, skip_special_tokens=True)]
 
 
 def judged(name: str, truth: str, heard: str, seconds: float, taken: float, complete: bool = True) -> Item:
     """Count the word edits between two transcripts, both normalised as seed-tts-eval does."""
-    import jiwer
-
-    reference, hypothesis = normalize_transcript(truth), normalize_transcript(heard)
-    measures = jiwer.process_words(reference, hypothesis or " ")
-    edits = measures.substitutions + measures.insertions + measures.deletions
-    return Item(name, truth, heard, edits, len(reference.split()), round(seconds, 2), round(taken, 3), complete)
+    return Item(name, truth, heard, *edits(truth, heard), round(seconds, 2), round(taken, 3), complete)
 
 
 def evaluate_tts(llasa, sentences: Iterable[str], judge: Judge, voices=(), seed: int = 0, keep=None) -> Table:

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from conftest import buzz
 
-pytest.importorskip("jiwer", reason="pip install jiwer")
-
 from llasa_lite.evaluation import Table, evaluate_asr, evaluate_codec, evaluate_tts, judged
 
 
