@@ -16,6 +16,7 @@ import numpy as np
 
 from . import audio
 from .text import edits
+from .verifiers.asr import Recogniser
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,8 @@ class Table:
         return {"summary": self.summary(), "items": [asdict(i) for i in self.items]}
 
 
-class Judge:
-    """A Whisper-like checkpoint from the hub or a folder; hears waves at 16 kHz, up to 30 s."""
-
-    def __init__(self, source: str, device: str = "cpu"):
-        import torch
-        from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
-
-        self.torch, self.name = torch, str(source)
-        self.processor = AutoProcessor.from_pretrained(source)
-        self.model = AutoModelForSpeechSeq2Seq.from_pretrained(source, dtype=torch.float32).to(device).eval()
+class Judge(Recogniser):
+    """A recogniser that listens with patience, one wave at a time."""
 
     def __call__(self, wav: np.ndarray) -> str:
         # Whisper's own decoding: a transcript that repeats itself is drawn again, warmer (Radford et al. 2022, 4.5).
@@ -76,16 +69,7 @@ class Judge:
         fallback = {"temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "compression_ratio_threshold": 1.35}
         with self.torch.random.fork_rng():
             self.torch.manual_seed(0)
-            return self.hear([wav], **fallback)[0]
-
-    def hear(self, waves: list[np.ndarray], language: str | None = "en", **decoding) -> list[str]:
-        """Transcripts of several waves in one pass; greedy unless `decoding` says otherwise. None: any language."""
-        waves = [np.asarray(wav, np.float32) for wav in waves]
-        inputs = self.processor(waves, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").to(self.model.device)
-        inputs["input_features"] = inputs["input_features"].to(self.model.dtype)
-        with self.torch.inference_mode():
-            ids = self.model.generate(**inputs, language=language, task="transcribe", max_length=124, **decoding)
-        return [heard.strip() for heard in self.processor.batch_decode(ids, skip_special_tokens=True)]
+            return self.hear([wav], "en", **({} if self.is_ctc else fallback))[0]
 
 
 def judged(name: str, truth: str, heard: str, seconds: float, taken: float, complete: bool = True) -> Item:

@@ -109,7 +109,7 @@ class Search:
         self.stop: Callable[[], bool] = stop or (lambda: False)
         # names and needs first, then what takes time: models are fetched before anything is sampled
         read = self._read if llasa.checkpoint.can_transcribe else None
-        own = Own(str(llasa.engine.device), llasa.engine.model, llasa.protocol, read)
+        own = Own(str(llasa.engine.device), llasa.checkpoint.languages, llasa.engine.model, llasa.protocol, read)
         self.process, self.outcome = settings.criteria(process, outcome, own)
         for verifier in self._verifiers():
             if verifier.needs_reference and voice is None:

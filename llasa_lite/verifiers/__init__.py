@@ -12,7 +12,7 @@ from importlib import import_module
 
 import numpy as np
 
-from ..audio import SILENCE_PEAK
+from ..audio import SAMPLE_RATE, SILENCE_PEAK
 
 # name -> (file, class); loaded when it is asked for
 VERIFIERS = {
@@ -47,9 +47,11 @@ class Own:
         model: its `LlamaForCausalLM`.
         protocol: its prompts and ids.
         read: codes -> transcript by its recognition mode; None where it was never trained for that.
+        languages: that it speaks.
     """
 
     device: str = "cpu"
+    languages: tuple[str, ...] = ("en",)
     model: object = None
     protocol: object = None
     read: Callable[[np.ndarray], str] | None = None
@@ -115,6 +117,47 @@ class Verifier(ABC):
 
     @abstractmethod
     def _score(self, waves: list[np.ndarray], target: Target, codes: list[np.ndarray] | None) -> Sequence[float]: ...
+
+
+class Cosine(Verifier):
+    """Cosine of a wave's embedding to that of the reference. `_load` sets `features` (a Transformers feature
+    extractor), `model` and `device`; `_vectors` makes embeddings of the model's inputs."""
+
+    unit, low, high = "cosine", -1.0, 1.0
+    needs_reference = True
+    min_samples: int  # below this the model has too few frames; a shorter wave is repeated up to it
+    _known: tuple = (None, None)  # the last reference and its embedding: the same at every step of a search
+
+    def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, dimensions) float32, each of length 1."""
+        import torch
+
+        self.load()
+        waves = [wav if len(wav) >= self.min_samples else np.resize(wav, self.min_samples) for wav in waves]
+        vectors = [np.empty(0)] * len(waves)
+        for rows in _by_length(waves):
+            inputs = self.features([waves[row] for row in rows], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+            with torch.inference_mode():
+                out = torch.nn.functional.normalize(self._vectors(inputs.to(self.device)).float(), dim=-1)
+            for row, vector in zip(rows, out.cpu().numpy()):
+                vectors[row] = vector
+        return np.stack(vectors)
+
+    def _score(self, waves: list[np.ndarray], target: Target, codes) -> np.ndarray:
+        if self._known[0] is not target.reference:
+            self._known = target.reference, self.embed([target.reference])[0]
+        return self.embed(waves) @ self._known[1]
+
+    @abstractmethod
+    def _vectors(self, inputs): ...
+
+
+def _by_length(waves: Sequence[np.ndarray], at_most: int = 32) -> list[list[int]]:
+    """Rows that may share a pass: equal lengths, since padding would change what a model without a mask hears."""
+    rows: dict[int, list[int]] = {}
+    for row, wav in enumerate(waves):
+        rows.setdefault(len(wav), []).append(row)
+    return [group[k : k + at_most] for group in rows.values() for k in range(0, len(group), at_most)]
 
 
 @dataclass(frozen=True)
@@ -188,11 +231,3 @@ def verifier(asked: str, own: Own = NO_LLASA) -> Verifier:
         raise ValueError(f"Unknown verifier '{name}'. Choose from: {', '.join(VERIFIERS)}.")
     file, kind = VERIFIERS[name]
     return getattr(import_module(f".{file}", __name__), kind)(source or None, own)
-
-
-def by_length(waves: Sequence[np.ndarray], at_most: int = 32) -> list[list[int]]:
-    """Rows that may share a pass: equal lengths, since padding would change what a model without a mask hears."""
-    rows: dict[int, list[int]] = {}
-    for row, wav in enumerate(waves):
-        rows.setdefault(len(wav), []).append(row)
-    return [group[k : k + at_most] for group in rows.values() for k in range(0, len(group), at_most)]
