@@ -414,7 +414,7 @@ class Llasa:
         waves, codes = [], [np.asarray(one, np.int64) for one in receipt["codes"]]
         for one in codes:
             waves.append(self._decode_answer(prompt, one))
-            prompt = prompt or codes[0]
+            prompt = prompt if len(prompt) else codes[0]
         return Speech(audio.join(waves, GAP_SECONDS), codes, receipt["stopped"], receipt)
 
     def _decode_answer(self, prompt_codes, codes: np.ndarray) -> np.ndarray:

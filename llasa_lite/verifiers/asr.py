@@ -29,7 +29,7 @@ class Recogniser:
             self.processor = AutoProcessor.from_pretrained(source)
             model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         self.model = model.to(device).eval()
-        self.knows_languages = getattr(model.generation_config, "is_multilingual", False)
+        self.knows_languages = not self.is_ctc and getattr(model.generation_config, "is_multilingual", False)
 
     def hear(self, waves: Sequence[np.ndarray], language: str | None = None, **decoding) -> list[str]:
         """Transcripts, greedy unless `decoding` says otherwise.
@@ -44,7 +44,9 @@ class Recogniser:
         heard = []
         for start in range(0, len(waves), at_once):
             batch = [np.asarray(wav, np.float32) for wav in waves[start : start + at_once]]
-            inputs = self.processor(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self.model.device)
+            mask = {} if self.is_ctc else {"return_attention_mask": True}  # without one, Whisper warns of a batch
+            inputs = self.processor(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt", **mask)
+            inputs = inputs.to(self.model.device)
             with self.torch.inference_mode():
                 if self.is_ctc:
                     ids = self.model(**inputs).logits.argmax(-1)
