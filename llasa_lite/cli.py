@@ -134,6 +134,18 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(handler=evaluate_asr)
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
 
+    sub = kinds.add_parser("search", help="what more candidates buy", parents=[judge, model, output])
+    sub.set_defaults(handler=evaluate_search)
+    sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
+    sub.add_argument("--voices", nargs="+", required=True, help="sentence k is spoken by voice k modulo their number")
+    sub.add_argument("--n", type=int, default=32, help="takes of every sentence (default: 32)")
+    sub.add_argument("--choosers", nargs="+", help="verifiers that choose among them")
+    sub.add_argument("--process", default="speaker", help="prunes beams (default: speaker)")
+    sub.add_argument("--outcome", default="asr", help="chooses after partial PRM (default: asr)")
+    sub.add_argument("--guided", nargs="*", help="beams x branches of guided searches, e.g. 4x4 16x16")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", required=True, help="folder for search*.csv and search.png")
+
     sub = verbs.add_parser("demo", help="Open the Gradio app.", description="Open the Gradio app.")
     sub.set_defaults(handler=demo)
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
@@ -400,10 +412,7 @@ def evaluate_tts(o) -> None:
 
     llasa = _load(o)
     llasa.sampling = _sampling(o, llasa)
-    try:
-        lines = [line.strip() for line in Path(o.sentences).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise ValueError(f"Cannot read sentences from '{o.sentences}': {error.strerror}.") from error
+    lines = _lines(o.sentences)
     voices = [llasa.prepare(name) for name in o.voices or ([o.voice] if o.voice else [])]
     table = evaluate_tts(llasa, _progress("judging", o, _some(lines, o.limit)), Judge(o.judge), voices, o.seed, o.keep)
     _finish_table({"tts": table}, o)
@@ -423,6 +432,42 @@ def evaluate_asr(o) -> None:
     llasa = _load(o)
     clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
     _finish_table({"asr": evaluate_asr(lambda wav: llasa.transcribe(wav).text, clips)}, o)
+
+
+def evaluate_search(o) -> None:
+    from .evaluation import Judge
+    from .search_benchmark import SearchBench, VoiceJudge, agreement, evaluate_search, plot, summarise, write
+
+    llasa = _load(o)
+    try:
+        guided = tuple(tuple(map(int, pair.split("x"))) for pair in o.guided) if o.guided is not None else None
+        assert guided is None or all(len(pair) == 2 for pair in guided)
+    except (ValueError, AssertionError):
+        raise ValueError(f"--guided takes beams x branches, as 4x4, not {' '.join(o.guided)}.") from None
+    given = {"n": o.n, "process": o.process, "outcome": o.outcome, "seed": o.seed, "guided": guided}
+    given["choosers"] = tuple(o.choosers) if o.choosers else None
+    bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
+    try:
+        like = VoiceJudge()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The judge of voices needs '{error.name}': pip install llasa-lite[bench].") from error
+    takes, seconds, own = evaluate_search(
+        llasa, _some(_lines(o.sentences), o.limit), o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench,
+        lambda line: print(line, file=sys.stderr),
+    )  # fmt: skip
+    summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
+    command = "python -m llasa_lite " + " ".join(sys.argv[1:])
+    files = write(o.out, takes, summary, agreed, command)
+    plot(summary, Path(o.out) / "search.png")
+    lines = [
+        f"{r['method']:12} {r['chooser']:14} {r['n']:3} x {r['branch']:2}  WER {r['wer']:.3f} ({r['wer_low']:.3f} to "
+        f"{r['wer_high']:.3f})  similarity {r['similarity']:.3f}  {r['seconds']:.1f} s"
+        for r in summary
+    ]
+    lines += [
+        f"{r['verifier']} against {r['judge']}: {r['spearman']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in agreed
+    ]
+    _print({"search": summary, "agreement": agreed, "files": list(map(str, files))}, o, "\n".join(lines))
 
 
 def demo(o) -> None:
@@ -466,6 +511,13 @@ def _no_loading_bars() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(f"Cannot read sentences from '{path}': {error.strerror}.") from error
 
 
 def _text(given: str) -> str:

@@ -109,8 +109,8 @@ class Search:
         self.stop: Callable[[], bool] = stop or (lambda: False)
         # names and needs first, then what takes time: models are fetched before anything is sampled
         read = self._read if llasa.checkpoint.can_transcribe else None
-        own = Own(str(llasa.engine.device), llasa.checkpoint.languages, llasa.engine.model, llasa.protocol, read)
-        self.process, self.outcome = settings.criteria(process, outcome, own)
+        self.own = Own(str(llasa.engine.device), llasa.checkpoint.languages, llasa.engine.model, llasa.protocol, read)
+        self.process, self.outcome = settings.criteria(process, outcome, self.own)
         for verifier in self._verifiers():
             if verifier.needs_reference and voice is None:
                 raise ValueError(f"The verifier '{verifier.name}' compares with a voice: choose one.")
@@ -205,8 +205,8 @@ class Search:
             Target(piece, reference),
         )
 
-    def _read(self, codes: np.ndarray) -> str:
-        return self.llasa.protocol.ids_to_text(self.llasa.read_codes(codes).ids[0])
+    def _read(self, batch: list[np.ndarray]) -> list[str]:
+        return [self.llasa.protocol.ids_to_text(self.llasa.read_codes(codes).ids[0]) for codes in batch]
 
     def _verifiers(self):
         return {v.name: v for c in (self.process, self.outcome) if c for v in c.verifiers}.values()

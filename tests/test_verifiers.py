@@ -28,7 +28,9 @@ def emotion_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def own(nano):
     """What nano lends."""
-    return Own("cpu", ("en",), nano.engine.model, nano.protocol, lambda codes: f"{len(codes)} codes")
+    return Own(
+        "cpu", ("en",), nano.engine.model, nano.protocol, lambda batch: [f"{len(codes)} codes" for codes in batch]
+    )
 
 
 @pytest.fixture(params=["speaker", "emotion", "asr", "likelihood", "quality"])

@@ -46,7 +46,7 @@ class Own:
         device: where models are put.
         model: its `LlamaForCausalLM`.
         protocol: its prompts and ids.
-        read: codes -> transcript by its recognition mode; None where it was never trained for that.
+        read: list of codes -> transcripts by its recognition mode; None where it was never trained for that.
         languages: that it speaks.
     """
 
@@ -54,7 +54,7 @@ class Own:
     languages: tuple[str, ...] = ("en",)
     model: object = None
     protocol: object = None
-    read: Callable[[np.ndarray], str] | None = None
+    read: Callable[[list[np.ndarray]], list[str]] | None = None
 
 
 NO_LLASA = Own()

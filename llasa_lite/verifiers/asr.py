@@ -90,5 +90,5 @@ class Asr(Verifier):
         elif codes is None:
             raise ValueError("A Llasa reads back codes: give those of each wave.")
         else:
-            heard = [self.own.read(one) for one in codes]
+            heard = self.own.read(codes)
         return [-error_rate(target.text, words, by_word) for words in heard]
