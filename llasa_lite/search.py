@@ -127,7 +127,8 @@ class Candidate:
     Attributes:
         index: which row it was: k is what plain sampling of row k gives; of a guided search, its rank at the last
             pruning.
-        stopped: "end", "length" (ran into its limit: the text ran out, or it is stuck) or "running".
+        stopped: "end", "running", or the engine's word for why it was cut off ("length": the text ran out, or it is
+            stuck).
         scores: verifier name -> score; empty before it was scored.
         order: what candidates are compared by, made of `scores`.
         chunk: which piece of a long text.
@@ -148,8 +149,8 @@ class Candidate:
 
     @property
     def rank(self) -> tuple:
-        """The greater, the better. Speech that closed itself comes before any that ran into its limit, whatever
-        its score: a stuck syllable can be very like the speaker."""
+        """The greater, the better. Speech that closed itself comes before any that was cut off, whatever its
+        score: a stuck syllable can be very like the speaker."""
         return bool(self.order), self.stopped == END, *self.order, -self.index
 
 

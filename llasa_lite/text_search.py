@@ -186,7 +186,7 @@ class Search:
     def _task(self, index: int, piece: str, voice: Voice | None) -> Task:
         llasa = self.llasa
         prompt = voice.codes[llasa.codec.name] if voice else []
-        said = text.join(voice.text, piece) if voice else piece
+        said = text.join(llasa._spoken(voice.text), piece) if voice else piece
         ids = llasa.protocol.tts_prompt(said, prompt, self.speaker)
         seed, limit = piece_seed(self.seed, index), llasa._limit(piece)
 

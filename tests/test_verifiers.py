@@ -120,7 +120,7 @@ def test_own_recognition_reads_codes(own):
     asr = verifier("asr", own)
     assert asr.source == "own"
     waves = [buzz(0.5)] * 2
-    assert asr.score(waves, Target("7 Codes!"), [np.zeros(7), np.zeros(9)]) == [0.0, -0.5]
+    assert asr.score(waves, Target("Seven Codes!"), [np.zeros(7), np.zeros(9)]) == [0.0, -0.5]  # heard: "7 codes"
     assert asr.score(waves[:1], Target("你好"), [np.zeros(7)]) == [-1.0]  # cut off: six wrong of two characters
     with pytest.raises(ValueError, match="reads back codes"):
         asr.score(waves, Target("seven"))

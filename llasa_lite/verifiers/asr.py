@@ -8,7 +8,7 @@ import numpy as np
 
 from ..audio import SAMPLE_RATE
 from ..checkpoints import reaching
-from ..text import error_rate, has_words
+from ..text import error_rate, has_words, spell_out
 from . import NO_LLASA, Own, Target, Verifier
 
 WAVES_AT_ONCE = 16  # bounds memory
@@ -57,7 +57,8 @@ class Recogniser:
 
 
 class Asr(Verifier):
-    """-WER, or -CER for scripts that put no spaces between words; both sides normalised as seed-tts-eval does.
+    """-WER, or -CER for scripts that put no spaces between words; both sides normalised as seed-tts-eval
+    does; English numbers are put into words too.
 
     Args:
         source: a Transformers speech-recognition checkpoint (folder or hub id), or "own": the recognition mode of
@@ -91,4 +92,7 @@ class Asr(Verifier):
             raise ValueError("A Llasa reads back codes: give those of each wave.")
         else:
             heard = self.own.read(codes)
-        return [-error_rate(target.text, words, by_word) for words in heard]
+        said = target.text
+        if by_word and "en" in self.own.languages:  # a recogniser writes $5 for what was spoken as five dollars
+            said, heard = spell_out(said), map(spell_out, heard)
+        return [-error_rate(said, words, by_word) for words in heard]
