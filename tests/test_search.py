@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llasa_lite import Extended, Finished, Llasa, Pruned, Sampling, Scored, SearchSettings
+from llasa_lite import Candidate, Extended, Finished, Llasa, Pruned, Sampling, Scored, SearchSettings
 from llasa_lite.search import ChunkSearch, Task
 from llasa_lite.verifiers import Criterion, Target, Verifier
 
@@ -328,3 +328,55 @@ def test_nothing_made_is_said_plainly(nano, voice):
     search = nano.search_events("Oh.", voice, n=1, outcome="likelihood", seed=0)
     with pytest.raises(ValueError, match="stopped before anything was made"):
         search.close()
+
+
+# -- what it buys ----------------------------------------------------------------------------------------------------
+
+
+def test_curves_of_choosers_lie_between_chance_and_the_judge():
+    """Takes of 20 sentences; "likelihood" knows the errors, "asr" knows nothing of them."""
+    from llasa_lite.search_benchmark import SearchBench, Take, agreement, summarise
+    from llasa_lite.verifiers import Own
+
+    random = np.random.default_rng(0)
+    bench = SearchBench(n=8, choosers=("likelihood", "asr", "asr, likelihood"), guided=())
+    takes = []
+    for sentence in range(20):
+        for index in range(8):
+            wrong = int(random.integers(0, 10))
+            scores = {"likelihood": -wrong - 0.5 * random.random(), "asr": -random.random()}
+            candidate = Candidate(index, np.zeros(50), np.zeros(1), "end", scores)
+            takes.append(Take(sentence, "sample", 8, 1, candidate, wrong, 10, random.random()))
+    seconds = {("sample", n): [float(n)] for n in (1, 2, 4, 8)} | {("verify", v): [8.0] for v in ("likelihood", "asr")}
+    rows = {(r["chooser"], r["n"]): r for r in summarise(takes, seconds, bench, Own(read=list))}
+    assert len({rows[name, 1]["wer"] for name, n in rows if n == 1}) == 1  # one take: nothing to choose
+    for n in (2, 4, 8):
+        best, knowing, blind, chance = (rows[c, n]["wer"] for c in ("oracle", "likelihood", "asr", "random"))
+        assert best == knowing < blind and abs(blind - chance) < 0.15
+        assert rows["likelihood", n]["wer"] < rows["likelihood", n // 2]["wer"]
+        assert rows["random", n]["wer"] == rows["random", 1]["wer"]
+    assert rows["random", 8]["seconds"] == 8 and rows["asr, likelihood", 4]["seconds"] == 4 + 4 + 4
+    row = rows["asr", 8]
+    assert row["wer_low"] < row["wer"] < row["wer_high"] and row["similarity_low"] < row["similarity_high"]
+    found = {(r["verifier"], r["judge"]): r for r in agreement(takes)}
+    assert found["likelihood", "-wer"]["spearman"] > 0.9 > 0.3 > abs(found["asr", "-wer"]["spearman"])
+    assert found["asr", "-wer"]["low"] < 0 < found["asr", "-wer"]["high"]
+
+
+def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tmp_path, monkeypatch):
+    from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
+
+    monkeypatch.setattr(nano, "_limit", lambda piece: 30)
+    choosers = ("likelihood", f"speaker:{speaker_folder}")
+    bench = SearchBench(2, choosers, choosers[1], "likelihood", ((2, 2),), seed=3)
+    judges = (lambda wav: "oh " * (len(wav) % 3), lambda reference, wav: float(len(wav)))
+    takes, seconds, own = evaluate_search(nano, ["Oh.", "Oh yes."], [voice], *judges, bench, lambda line: None)
+    plain = [take.candidate for take in takes if take.method == "sample"]
+    alone = nano.tts("Oh yes.", voice, seed=4)  # the first take of the second sentence
+    np.testing.assert_array_equal(plain[2].codes, alone.codes[0])
+    summary = summarise(takes, seconds, bench, own)
+    assert {r["method"] for r in summary} == {"best_of_n", "beam_search", "partial_prm"}
+    assert all(row["seconds"] > 0 and row["sentences"] == 2 for row in summary)
+    for path in write(tmp_path, takes, summary, agreement(takes) or summary, "the command"):
+        assert path.read_text().count("\n") >= 3
+    assert "the command" in (tmp_path / "search.csv").read_text()
