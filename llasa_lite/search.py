@@ -194,7 +194,8 @@ class Pruned(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """This chunk is done, or was stopped. `candidates` are best first; the first is the one chosen."""
+    """This chunk is done, or was stopped. `candidates` are best first; the first is the one chosen. There are none
+    where it was stopped before anything was made."""
 
     candidates: tuple[Candidate, ...]
     stopped_early: bool
@@ -207,14 +208,20 @@ class Finished(Event):
 # -- the search ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class _Beam:
     """A candidate while it grows: a row of the engine, or what is left of one that ended."""
 
     row: int | None
     ids: list[int]
     stopped: str = RUNNING
-    candidate: Candidate | None = None  # as last scored
+    index: int = 0
+    candidate: Candidate | None = None  # as the process verifier last scored it
+
+    @property
+    def rank(self) -> tuple:
+        """Under PRM. What was cut off (stuck, or endless) comes last, as in `Candidate.rank`."""
+        return self.stopped in (END, RUNNING), *self.candidate.order
 
 
 class ChunkSearch:
@@ -250,7 +257,7 @@ class ChunkSearch:
         else:
             with self._clock("sampling"):
                 self.beams = self.task.start(self.settings.n)
-            self.pool = [_Beam(row, []) for row in range(self.settings.n)]
+            self.pool = [_Beam(row, [], index=row) for row in range(self.settings.n)]
         if not self.stop():
             yield from self._sampled()
         yield Finished("outcome", self._now(), tuple(self.candidates()), self.stopped_early)
@@ -263,9 +270,10 @@ class ChunkSearch:
         if not started:
             return []
         best = max(started, key=lambda b: (b.stopped == END, b.candidate.order if b.candidate else (), len(b.ids)))
-        (whole,) = self._whole([best], [next(k for k, beam in enumerate(self.pool) if beam is best)], None)
-        partly = best.candidate  # what the process verifier thought of it
-        return [replace(whole, scores=partly.scores, order=partly.order) if partly else whole]
+        (whole,) = self._whole([best], None)
+        if best.candidate:
+            whole = replace(whole, scores=best.candidate.scores, order=best.candidate.order)
+        return [whole]
 
     def stop(self) -> bool:
         self._stopping = self._stopping or bool(self._asked())
@@ -306,9 +314,9 @@ class ChunkSearch:
                 order = self.process.order(scores[index])
                 beam.candidate = Candidate(index, codes[index], waves[index], beam.stopped, scores[index], order)
             # 4. The best n go on. Sorting is stable: of equals, the one drawn first is kept.
-            ranked = sorted(ended + distinct, key=lambda beam: beam.candidate.order, reverse=True)
+            ranked = sorted(ended + distinct, key=lambda beam: beam.rank, reverse=True)
             for index, beam in enumerate(ranked):
-                beam.candidate = replace(beam.candidate, index=index)
+                beam.index, beam.candidate = index, replace(beam.candidate, index=index)
             self.pool = ranked[: s.n]
             self._keep_running()
             yield Scored("process", self._now(), tuple(beam.candidate for beam in ranked))
@@ -322,9 +330,8 @@ class ChunkSearch:
         s = self.settings
         if s.guided_tokens and s.continuations > 1 and any(beam.row is not None for beam in self.pool):
             copies = [beam for beam in self.pool for _ in range(s.continuations if beam.row is not None else 1)]
-            self.pool = [replace(beam, ids=list(beam.ids)) for beam in copies]
+            self.pool = [replace(beam, index=index) for index, beam in enumerate(copies)]
             self._keep_running()
-        index_of = {id(beam): index for index, beam in enumerate(self.pool)}
         while self.pool:
             running = [beam for beam in self.pool if beam.row is not None]
             if running:
@@ -342,8 +349,8 @@ class ChunkSearch:
                 if self.stop() and self.done:
                     return
                 batch, ended = ended[: s.score_batch], ended[s.score_batch :]
-                whole = self._whole(batch, [index_of[id(beam)] for beam in batch], self.outcome)
-                self.pool = [beam for beam in self.pool if all(beam is not other for other in batch)]
+                whole = self._whole(batch, self.outcome)
+                self.pool = [beam for beam in self.pool if beam not in batch]
                 self.done += whole
                 yield Scored("outcome", self._now(), tuple(whole))
             if self.pool and self.stop():
@@ -365,7 +372,7 @@ class ChunkSearch:
         for row, beam in enumerate(running):
             beam.row = row
 
-    def _whole(self, batch: list[_Beam], indices: list[int], criterion: Criterion | None) -> list[Candidate]:
+    def _whole(self, batch: list[_Beam], criterion: Criterion | None) -> list[Candidate]:
         """Decode these beams as they would be played, and score them."""
         codes = [self.task.to_codes(beam.ids) for beam in batch]
         keys = [one.tobytes() for one in codes]
@@ -379,12 +386,10 @@ class ChunkSearch:
         heard = dict(self._heard)
         for (key, k), wav, score in zip(new.items(), waves, scores):
             order = criterion.order(score) if criterion else ()
-            heard[key] = Candidate(indices[k], codes[k], wav, batch[k].stopped, score, order)
+            heard[key] = Candidate(batch[k].index, codes[k], wav, batch[k].stopped, score, order)
         if criterion:
             self._heard = heard
-        return [
-            replace(heard[key], index=index, stopped=beam.stopped) for key, index, beam in zip(keys, indices, batch)
-        ]
+        return [replace(heard[key], index=beam.index, stopped=beam.stopped) for key, beam in zip(keys, batch)]
 
     def _now(self) -> float:
         return round(time.perf_counter() - self._began, 3)
