@@ -451,13 +451,13 @@ def evaluate_search(o) -> None:
         like = VoiceJudge()
     except ModuleNotFoundError as error:
         raise ValueError(f"The judge of voices needs '{error.name}': pip install llasa-lite[bench].") from error
-    takes, seconds, own = evaluate_search(
-        llasa, _some(_lines(o.sentences), o.limit), o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench,
-        lambda line: print(line, file=sys.stderr),
-    )  # fmt: skip
-    summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
+    sentences = _some(_lines(o.sentences), o.limit)
     command = "python -m llasa_lite " + " ".join(sys.argv[1:])
-    files = write(o.out, takes, summary, agreed, command)
+    measured = evaluate_search(llasa, sentences, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)
+    for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
+        print(f"{done} of {len(sentences)} sentences", file=sys.stderr)
+        summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
+        files = write(o.out, takes, summary, agreed, command)
     plot(summary, Path(o.out) / "search.png")
     lines = [
         f"{r['method']:12} {r['chooser']:14} {r['n']:3} x {r['branch']:2}  WER {r['wer']:.3f} ({r['wer_low']:.3f} to "

@@ -143,6 +143,10 @@ class Candidate:
     chunk: int = 0
 
     @property
+    def seconds(self) -> float:
+        return len(self.codes) / FRAME_RATE
+
+    @property
     def score(self) -> float | None:
         """The number that decided: the weighted sum, or the first verifier's. None: not scored."""
         return self.order[0] if self.order else None

@@ -12,7 +12,7 @@ import csv
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from .text import edits
 from .verifiers import Criterion, Own, Verifier, criterion
 
 RANDOM, ORACLE = "random", "oracle"  # the lower and the upper line: a take at random, and the one the judge likes best
+TIMED = 8  # sentences on which every number of takes is timed
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,21 @@ class VoiceJudge:
         return float(self.embed(reference) @ self.embed(wav)) if np.abs(wav).max(initial=0) >= SILENCE_PEAK else 0.0
 
 
-def evaluate_search(llasa, sentences: Sequence[str], voices, hear: Callable, like: Callable | None, bench, tell=print):
+def evaluate_search(
+    llasa, sentences: Sequence[str], voices, hear: Callable, like: Callable | None, bench: SearchBench
+) -> Iterator[tuple[list[Take], dict, Own]]:
     """Sample, score, judge.
 
     Args:
         voices: sentence k is spoken by voice k modulo their number.
         hear: wave -> transcript. like: (reference, wave) -> similarity, or None.
-    Returns:
-        (takes, seconds, own): seconds by what was done, a sentence: ("sample", n) and (method, n, branch) of searches,
-        ("verify", name) of all n takes; own: what the Llasa lent its verifiers.
+    Yields:
+        after every sentence, all so far: (takes, seconds, own): seconds by what was done, one for each sentence that
+        was timed: ("sample", n) and (method, n, branch) of searches, ("verify", name) of all n takes; own: what the
+        Llasa lent its verifiers.
     """
+    if not sentences:
+        raise ValueError("There are no sentences to measure on.")
     takes: list[Take] = []
     seconds: dict[tuple, list[float]] = {}
     judges: dict[str, Verifier] = {}
@@ -93,9 +99,11 @@ def evaluate_search(llasa, sentences: Sequence[str], voices, hear: Callable, lik
             similarity = like(voice.wav, candidate.wav) if like else None
             return Take(k, method, n, branch, candidate, *edits(sentence, hear(candidate.wav)), similarity)
 
-        # 1. n plain takes; how long fewer would have taken is measured too
-        for n in powers(bench.n):
+        # 1. n plain takes; how long fewer take is timed on the first sentences
+        for n in powers(bench.n) if k < TIMED else [bench.n]:
             search = llasa.search_events(sentence, method="sample", n=n, **given)
+            if len(search.pieces) > 1:
+                raise ValueError(f"'{sentence}' would be spoken in pieces; give shorter sentences.")
             for _ in search:
                 pass
             seconds.setdefault(("sample", n), []).append(search.result.seconds)
@@ -121,8 +129,7 @@ def evaluate_search(llasa, sentences: Sequence[str], voices, hear: Callable, lik
                 found = llasa.search(sentence, method=method, **more)
                 seconds.setdefault((method, n, branch), []).append(found.seconds)
                 takes += [judged(c, method, n, branch) for c in found.candidates]
-        tell(f"{k + 1} of {len(sentences)} sentences")
-    return takes, seconds, search.own
+        yield takes, seconds, search.own
 
 
 def choosers(bench: SearchBench, own: Own, known: dict[str, Verifier]) -> list[Criterion]:
@@ -241,6 +248,8 @@ def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: s
     }
     paths = []
     for name, rows in tables.items():
+        if not rows:  # no sentence yet whose takes can be put in order
+            continue
         paths.append(folder / f"{name}.csv")
         with open(paths[-1], "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

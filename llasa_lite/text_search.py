@@ -59,7 +59,7 @@ class SearchResult:
             {
                 "chunk": c.chunk,
                 "index": c.index,
-                "seconds": round(len(c.codes) / audio.FRAME_RATE, 2),
+                "seconds": round(c.seconds, 2),
                 "stopped": c.stopped,
                 "scores": {name: round(score, 4) for name, score in c.scores.items()},
             }

@@ -371,7 +371,7 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     choosers = ("likelihood", f"speaker:{speaker_folder}")
     bench = SearchBench(2, choosers, choosers[1], "likelihood", ((2, 2),), seed=3)
     judges = (lambda wav: "oh " * (len(wav) % 3), lambda reference, wav: float(len(wav)))
-    takes, seconds, own = evaluate_search(nano, ["Oh.", "Oh yes."], [voice], *judges, bench, lambda line: None)
+    *_, (takes, seconds, own) = evaluate_search(nano, ["Oh.", "Oh yes."], [voice], *judges, bench)
     plain = [take.candidate for take in takes if take.method == "sample"]
     alone = nano.tts("Oh yes.", voice, seed=4)  # the first take of the second sentence
     np.testing.assert_array_equal(plain[2].codes, alone.codes[0])
