@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .search import SEARCH_METHODS, Finished
+from .verifiers import VERIFIERS
 
 
 def parser() -> argparse.ArgumentParser:
     from . import cli_evaluate, cli_train
 
+    known = ", ".join(VERIFIERS)
     top = argparse.ArgumentParser("llasa-lite", description="Llasa: text-to-speech as one plain Llama.")
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -59,6 +62,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--shard", default="1/1", help="with --list: 2/8 is the second of eight parts")
     many(sub)
     verb("stream", stream, "Speak text and write the file while it is made.", words, voicing, speaking, model, output)
+    sub = verb("search", search, "Speak text many times, keep the best.", voicing, speaking, model, output)
+    sub.add_argument("--method", default="best_of_n", help=f"{', '.join(SEARCH_METHODS)} (default: best_of_n)")
+    sub.add_argument("--n", type=int, default=16, help="candidates, and beams under the process verifier (default: 16)")
+    sub.add_argument("--outcome", help=f"what chooses: asr, 'asr, speaker', '0.7*asr + 0.3*speaker' ({known})")
+    sub.add_argument("--process", help="what prunes beams in beam_search and partial_prm (default: speaker)")
+    sub.add_argument("--branch", type=int, help="continuations of every beam at every step")
+    sub.add_argument("--step-tokens", type=int, help="tokens between two prunings")
+    sub.add_argument("--process-seconds", type=float, help="of speech under the process verifier in partial_prm")
+    sub.add_argument("--reference", choices=["prompt", "resynthesis"], help="what speaker and emotion compare with")
+    sub.add_argument("--keep", choices=["best", "all"], default="best", help="all: every candidate with its receipt")
     sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
     sub.add_argument("clip", metavar="CLIP", help="audio file")
     sub.add_argument("text", metavar="TEXT", help="what is said next; - reads it from standard input")
@@ -220,6 +233,48 @@ def stream(o) -> None:
                 speech = stop.value
                 break
     _finish(speech, o, save=False, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
+
+
+def search(o) -> None:
+    llasa, words = _load(o), _text(o.text)
+    options = ("branch", "step_tokens", "process_seconds", "reference")
+    more = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
+    more |= {"sampling": _sampling(o, llasa), "seed": o.seed, "speaker": o.speaker}
+    search = llasa.search_events(words, _voice(o), o.method, o.n, o.process, o.outcome, **more)
+    with _Progress("searching", o) as bar:
+        try:
+            for event in search:
+                bar.set_postfix_str(_told(event))
+                bar.update(event.seconds - bar.n)
+        except KeyboardInterrupt:
+            print("llasa-lite: stopped; this is the best so far.", file=sys.stderr)
+    result = search.close()
+    row = result.to_dict()
+    if o.keep == "all":
+        paths = result.save_all(Path(o.out).with_suffix(".candidates"))
+        for candidate, path in zip(row["candidates"], paths):
+            candidate["file"] = str(path)
+    if not o.json:
+        print(_candidate_table(row["candidates"]))
+    _finish(result.best, o, more={"search": row})
+
+
+def _told(event) -> str:
+    best = getattr(event, "candidates", None) or getattr(event, "kept", None)
+    what = f"best {max(c.order for c in best)[0]:.3f}" if best and best[0].order else f"{event.stage} stage"
+    chunk = f"piece {event.chunk + 1} of {event.chunks}, " if event.chunks > 1 else ""
+    return chunk + ("done" if isinstance(event, Finished) else what)
+
+
+def _candidate_table(rows: list[dict]) -> str:
+    """Candidates of each piece, best first; the one chosen has a star."""
+    names = list(rows[0]["scores"])
+    lines = [f"  {'piece':>5} {'candidate':>9} {'seconds':>7} {'ended by':>8}" + "".join(f" {n:>10}" for n in names)]
+    for before, row in zip([{"chunk": None}, *rows], rows):
+        scores = "".join(f" {row['scores'][name]:10.3f}" for name in names if name in row["scores"])
+        mark = "*" if row["chunk"] != before["chunk"] else " "
+        lines.append(f"{mark} {row['chunk']:5} {row['index']:9} {row['seconds']:7.2f} {row['stopped']:>8}{scores}")
+    return "\n".join(lines)
 
 
 def continue_(o) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from . import cli
+from .search import SEARCH_METHODS
 
 KINDS = {
     "tts": "Sentences spoken and read back by a judge.",
@@ -14,6 +16,7 @@ KINDS = {
     "asr": "The model's own transcripts (paper, Table 3).",
     "codec": "Clips through codecs (paper, Table 1).",
     "emotion": "Emotion of prompt and answer (paper, Table 4).",
+    "search": "What more candidates buy, by every verifier.",
     "understanding": "Clips and a listening sheet, or its scores (paper, Tables 6 and 7).",
 }
 CLIPS = "corpus folders (manifest.jsonl; test splits are used) or LibriSpeech folders (*.trans.txt)"
@@ -21,30 +24,37 @@ CLIPS = "corpus folders (manifest.jsonl; test splits are used) or LibriSpeech fo
 
 def add(verbs, model, output) -> None:
     """Add the verb and its kinds to the parser."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--out", required=True, help="folder for rows and tables; a stopped run goes on")
-    shared.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
-    shared.add_argument("--seed", type=int, default=0, help="item k is drawn with seed + k (default: 0)")
-    shared.add_argument("--judge", default="openai/whisper-base", help="recogniser: Whisper or CTC, hub id or folder")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", required=True, help="folder for rows and tables; a stopped run goes on")
+    common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
+    common.add_argument("--seed", type=int, default=0, help="item k is drawn with seed + k (default: 0)")
+    common.add_argument("--judge", default="openai/whisper-base", help="recogniser: Whisper or CTC, hub id or folder")
+    shared = argparse.ArgumentParser(add_help=False, parents=[common])
     shared.add_argument("--no-judge", action="store_true", help="no word error rate")
     shared.add_argument("--language", default="en", help="zh counts characters, others words (default: en)")
-    shared.add_argument("--speaker-model", help="AutoModelForAudioXVector for similarity: hub id or folder")
-    shared.add_argument("--emotion-model", help="audio encoder for emotion similarity: hub id or folder")
-    shared.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS (speechmos)")
+    shared.add_argument("--speaker-model", help="nano, or an AutoModelForAudioXVector: hub id or folder")
+    shared.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
+    shared.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS ([quality])")
     shared.add_argument("--keep", action="store_true", help="keep the waves, in waves/ of the folder")
     shared.add_argument("--name", help="name of the system in the table (default: the model's)")
     speaking = argparse.ArgumentParser(add_help=False)
     speaking.add_argument("--temperature", type=float, help="default: the checkpoint's")
     speaking.add_argument("--top-p", type=float, help="default: the checkpoint's")
     speaking.set_defaults(top_k=None)
+    searching = argparse.ArgumentParser(add_help=False)
+    searching.add_argument("--method", help=f"search instead of one sample: {', '.join(SEARCH_METHODS)}")
+    searching.add_argument("--n", type=int, default=16, help="candidates, and beams (default: 16)")
+    searching.add_argument("--process", help="prunes beams (default: speaker)")
+    searching.add_argument("--outcome", help="chooses among whole candidates (default: asr)")
 
     evaluate = verbs.add_parser("evaluate", help="The paper's tables.", description="The paper's tables as commands.")
     kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="WHAT")
     for kind, told in KINDS.items():
-        speaks = kind not in ("asr", "codec")
-        parents = [shared, model, output] + [speaking] * speaks
+        speaks = kind not in ("asr", "codec", "search")
+        searches = speaks and kind != "continuation"
+        parents = [common if kind == "search" else shared, model, output] + [speaking] * speaks + [searching] * searches
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
-        sub.set_defaults(handler=run)
+        sub.set_defaults(handler=search if kind == "search" else run)
         if kind in ("seed-tts-eval", "emotion"):
             either = sub.add_mutually_exclusive_group(required=True)
             either.add_argument("--list", help="meta.lst: utt|prompt_text|prompt_wav|text(|ground truth)")
@@ -60,6 +70,14 @@ def add(verbs, model, output) -> None:
 
             names = f"others beside the model's: {', '.join(CODECS)}, or all"
             sub.add_argument("--codecs", nargs="+", default=[], metavar="NAME", help=names)
+        if kind == "search":
+            sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
+            sub.add_argument("--voices", nargs="+", required=True, help="sentence k is spoken by voice k modulo them")
+            sub.add_argument("--n", type=int, default=32, help="takes of every sentence (default: 32)")
+            sub.add_argument("--choosers", nargs="+", help="verifiers that choose among them")
+            sub.add_argument("--process", default="speaker", help="prunes beams (default: speaker)")
+            sub.add_argument("--outcome", default="asr", help="chooses after partial PRM (default: asr)")
+            sub.add_argument("--guided", nargs="*", help="beams x branches of guided searches, e.g. 4x4 16x16")
         if kind == "tts":
             sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
             sub.add_argument("--voices", nargs="+", default=[], help="sentence k is spoken by voice k modulo them")
@@ -69,8 +87,9 @@ def add(verbs, model, output) -> None:
 
 
 def run(o) -> None:
-    from .evaluation import Ears, Embedder, Judge, mos_predictor, run_task, tables
+    from .evaluation import Ears, Judge, run_task, tables
     from .records import Records
+    from .verifiers import Own, verifier
 
     if o.kind == "understanding" and o.scores:
         return scores(o)
@@ -82,11 +101,12 @@ def run(o) -> None:
     if needs and not needs[1]:
         raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")
     judging = not o.no_judge and o.kind not in ("understanding", "asr")
+    own = Own(device)
     ears = Ears(
         Judge(o.judge, device, o.language) if judging else None,
-        Embedder(o.speaker_model, device) if o.speaker_model else None,
-        Embedder(o.emotion_model, device) if o.emotion_model else None,
-        mos_predictor() if o.mos else None,
+        verifier(f"speaker:{o.speaker_model}", own) if o.speaker_model else None,
+        verifier(f"emotion:{o.emotion_model}", own) if o.emotion_model else None,
+        verifier("quality", own) if o.mos else None,
     )
     systems, settings = _tasks(o, items, ears)
     records = Records(out / "rows.jsonl", settings=settings)
@@ -131,7 +151,18 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
 
     def speak(text, voice, seed):
-        return llasa.tts(text, voice, seed, sampling)
+        if not o.method:
+            return llasa.tts(text, voice, seed, sampling)
+        how = {"method": o.method, "n": o.n, "process": o.process, "outcome": o.outcome}
+        found = llasa.search(text, voice, seed=seed, sampling=sampling, **how)
+        chose = {one["source"] for part in found.verifiers.values() if part for one in part["verifiers"]}
+        if judges := chose & {o.judge, o.speaker_model, o.emotion_model}:
+            raise ValueError(f"'{judges.pop()}' chose the candidates and cannot judge them too. Give another judge.")
+        return found.best
+
+    if getattr(o, "method", None):
+        settings |= {k: getattr(o, k) for k in ("method", "n", "process", "outcome")}
+        system = o.name or f"{system}, {o.method}, n {o.n}"
 
     if o.kind in ("tts", "understanding"):
         settings["voices"] = o.voices
@@ -205,6 +236,42 @@ def scores(o) -> None:
 def _told(o, summaries: dict) -> None:
     row = {"table": str(Path(o.out) / "table.md"), "systems": summaries}
     cli._print(row, o, (Path(o.out) / "table.md").read_text(encoding="utf-8").rstrip())
+
+
+def search(o) -> None:
+    from .evaluation import Judge
+    from .search_benchmark import SearchBench, VoiceJudge, agreement, evaluate_search, plot, summarise, write
+
+    llasa = cli._load(o)
+    try:
+        guided = tuple(tuple(map(int, pair.split("x"))) for pair in o.guided) if o.guided is not None else None
+        assert guided is None or all(len(pair) == 2 for pair in guided)
+    except (ValueError, AssertionError):
+        raise ValueError(f"--guided takes beams x branches, as 4x4, not {' '.join(o.guided)}.") from None
+    given = {"n": o.n, "process": o.process, "outcome": o.outcome, "seed": o.seed, "guided": guided}
+    given["choosers"] = tuple(o.choosers) if o.choosers else None
+    bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
+    try:
+        like = VoiceJudge()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The judge of voices needs '{error.name}': pip install llasa-lite[bench].") from error
+    texts = cli._some(sentences(o), o.limit)
+    command = "python -m llasa_lite " + " ".join(sys.argv[1:])
+    measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)
+    for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
+        print(f"{done} of {len(texts)} sentences", file=sys.stderr)
+        summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
+        files = write(o.out, takes, summary, agreed, command)
+    plot(summary, Path(o.out) / "search.png")
+    lines = [
+        f"{r['method']:12} {r['chooser']:14} {r['n']:3} x {r['branch']:2}  WER {r['wer']:.3f} ({r['wer_low']:.3f} to "
+        f"{r['wer_high']:.3f})  similarity {r['similarity']:.3f}  {r['seconds']:.1f} s"
+        for r in summary
+    ]
+    lines += [
+        f"{r['verifier']} against {r['judge']}: {r['spearman']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in agreed
+    ]
+    cli._print({"search": summary, "agreement": agreed, "files": list(map(str, files))}, o, "\n".join(lines))
 
 
 def sentences(o) -> list[str]:

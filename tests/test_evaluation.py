@@ -12,11 +12,9 @@ import pytest
 import torch
 from conftest import buzz
 
-pytest.importorskip("jiwer", reason="pip install jiwer")
-
 from llasa_lite import audio
 from llasa_lite.cli import main
-from llasa_lite.evaluation import Ears, Embedder, Judge, codecs, sheet, summarise, tables, tasks
+from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
 from llasa_lite.evaluation.listening import counted
 from llasa_lite.records import Records
 
@@ -87,8 +85,8 @@ def test_papers_rows_stand_beside_ours_as_printed(tmp_path):
 class Likeness:
     """Speaker ears that need no weights: likeness of loudness."""
 
-    def similarity(self, a, b):
-        return float(1 - abs(np.abs(a).mean() - np.abs(b).mean()))
+    def score(self, waves, target, codes=None):
+        return [1 - abs(np.abs(wav).mean() - np.abs(target.reference).mean()) for wav in waves]
 
 
 EARS = Ears(lambda wav: "oh", Likeness())
@@ -220,48 +218,6 @@ def test_every_codec_is_a_row_of_the_paper():
     assert {codec.row for codec in codecs.CODECS.values()} <= printed
 
 
-def test_speaker_and_emotion_models_give_unit_vectors(tmp_path):
-    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector, WavLMModel
-
-    config = WavLMConfig(
-        **dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16),
-        **dict(conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2),
-        **dict(tdnn_dim=[16, 16, 16, 16, 32], xvector_output_dim=16),
-    )
-    torch.manual_seed(0)
-    for kind, size in ((WavLMForXVector, 16), (WavLMModel, 16)):
-        folder = tmp_path / kind.__name__
-        kind(config).save_pretrained(folder)
-        Wav2Vec2FeatureExtractor().save_pretrained(folder)
-        ear = Embedder(str(folder))
-        assert ear.is_speaker == (kind is WavLMForXVector)
-        assert ear(buzz(1)).shape == (size,) and np.linalg.norm(ear(buzz(1))) == pytest.approx(1, abs=1e-5)
-        assert ear.similarity(buzz(1), buzz(1)) == pytest.approx(1, abs=1e-5)
-
-
-def test_a_ctc_judge_writes_letters(tmp_path):
-    from transformers import (
-        HubertConfig,
-        HubertForCTC,
-        Wav2Vec2CTCTokenizer,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2Processor,
-    )
-
-    letters = {"<pad>": 0, "|": 1, "A": 2, "B": 3, "<unk>": 4}
-    (tmp_path / "vocab.json").write_text(json.dumps(letters))
-    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), pad_token="<pad>", unk_token="<unk>")
-    config = HubertConfig(
-        **dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=5),
-        **dict(conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2),
-    )
-    torch.manual_seed(0)
-    model = HubertForCTC(config)
-    model.lm_head.weight.data.zero_(), model.lm_head.bias.data.copy_(torch.tensor([0.0, 0, 9, 0, 0]))
-    model.save_pretrained(tmp_path), Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), tokenizer).save_pretrained(tmp_path)
-    assert Judge(str(tmp_path))(buzz(1)) == "A"  # the same letter in every frame is said once
-
-
 # -- listening -------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +274,18 @@ def test_commands_write_rows_and_tables(command, listed, tmp_path):
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"rows.jsonl", "table.md", "table.csv", "table.json"}
     refused = command("tts", "--sentences", "sentences.txt", "--no-judge", "--seed", "5", code=2)
     assert "was begun with" in refused and "Traceback" not in refused
+
+
+def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_folder):
+    (tmp_path / "sentences.txt").write_text("Oh.\n")
+    search = ["--method", "best_of_n", "--n", "2", "--outcome", f"speaker:{speaker_folder}", "--voices", "emma"]
+    told = command("tts", "--sentences", "sentences.txt", "--no-judge", *search)
+    assert told["systems"]["nano, best_of_n, n 2"]["n"] == 1
+    (tmp_path / "run" / "rows.jsonl").unlink()
+    refused = command(
+        *("tts", "--sentences", "sentences.txt", "--no-judge"), *search, "--speaker-model", speaker_folder, code=2
+    )
+    assert "chose the candidates and cannot judge them too" in refused
 
 
 def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ Every item is a line of `rows.jsonl` in the folder, so that a stopped run goes o
 `table.json` are written from those lines when it ends.
 """
 
-from .listening import Ears, Embedder, Judge, mos_predictor
+from .listening import Ears, Judge
 from .tables import Measure, summarise, write_tables
 from .tasks import run_task
 
-__all__ = ["Ears", "Embedder", "Judge", "Measure", "mos_predictor", "run_task", "summarise", "write_tables"]
+__all__ = ["Ears", "Judge", "Measure", "run_task", "summarise", "write_tables"]
