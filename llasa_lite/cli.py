@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--shard", default="1/1", help="with --list: 2/8 is the second of eight parts")
     many(sub)
     verb("stream", stream, "Speak text and write the file while it is made.", words, voicing, speaking, model, output)
-    sub = verb("search", search, "Speak text many times, keep the best.", voicing, speaking, model, output)
+    sub = verb("search", search, "Speak text many times, keep the best.", words, voicing, speaking, model, output)
     sub.add_argument("--method", default="best_of_n", help=f"{', '.join(SEARCH_METHODS)} (default: best_of_n)")
     sub.add_argument("--n", type=int, default=16, help="candidates, and beams under the process verifier (default: 16)")
     sub.add_argument("--outcome", help=f"what chooses: asr, 'asr, speaker', '0.7*asr + 0.3*speaker' ({known})")

@@ -12,7 +12,7 @@ class Emotion(Cosine):
 
     Args:
         source: folder or hub id of an emotion classifier on raw waves (wav2vec 2.0, HuBERT, WavLM). The paper's
-            emotion2vec-plus-large is published as a pickle for FunASR only, and pickles are not loaded here.
+            emotion2vec-plus-large is published for FunASR only, in a format that can hold code: not loaded here.
     """
 
     name = "emotion"
