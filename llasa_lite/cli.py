@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .search import SEARCH_METHODS, Finished
+from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
 
 
@@ -63,8 +63,10 @@ def parser() -> argparse.ArgumentParser:
     many(sub)
     verb("stream", stream, "Speak text and write the file while it is made.", words, voicing, speaking, model, output)
     sub = verb("search", search, "Speak text many times, keep the best.", words, voicing, speaking, model, output)
-    sub.add_argument("--method", default="best_of_n", help=f"{', '.join(SEARCH_METHODS)} (default: best_of_n)")
-    sub.add_argument("--n", type=int, default=16, help="candidates, and beams under the process verifier (default: 16)")
+    sub.add_argument(
+        "--method", default=SearchSettings.method, help=f"{', '.join(SEARCH_METHODS)} (default: %(default)s)"
+    )
+    sub.add_argument("--n", type=int, default=SearchSettings.n, help="candidates, or beams (default: %(default)s)")
     sub.add_argument("--outcome", help=f"what chooses: asr, 'asr, speaker', '0.7*asr + 0.3*speaker' ({known})")
     sub.add_argument("--process", help="what prunes beams in beam_search and partial_prm (default: speaker)")
     sub.add_argument("--branch", type=int, help="continuations of every beam at every step")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from . import cli
-from .search import SEARCH_METHODS
+from .search import SEARCH_METHODS, SearchSettings
 
 KINDS = {
     "tts": "Sentences spoken and read back by a judge.",
@@ -43,7 +43,9 @@ def add(verbs, model, output) -> None:
     speaking.set_defaults(top_k=None)
     searching = argparse.ArgumentParser(add_help=False)
     searching.add_argument("--method", help=f"search instead of one sample: {', '.join(SEARCH_METHODS)}")
-    searching.add_argument("--n", type=int, default=16, help="candidates, and beams (default: 16)")
+    searching.add_argument(
+        "--n", type=int, default=SearchSettings.n, help="candidates, or beams (default: %(default)s)"
+    )
     searching.add_argument("--process", help="prunes beams (default: speaker)")
     searching.add_argument("--outcome", help="chooses among whole candidates (default: asr)")
 

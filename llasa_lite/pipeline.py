@@ -18,7 +18,9 @@ from . import __version__, audio, text
 from .checkpoints import CHECKPOINTS, Checkpoint, find, load_codec, load_lm, pick_device, pick_dtype
 from .codec import CHUNK_CODES, Codec
 from .engine import END, Beams, Engine, Sampling
+from .search import SearchSettings
 from .tokens import Protocol
+from .verifiers import Criterion, Verifier
 from .voices import Voice
 
 if TYPE_CHECKING:
@@ -282,7 +284,18 @@ class Llasa:
     # -- search ----------------------------------------------------------------------------------------------------
 
     def search(
-        self, text: str, voice: str | Voice | None = None, method: str = "best_of_n", n: int = 16, **more
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        method: str = SearchSettings.method,
+        n: int = SearchSettings.n,
+        process: str | Verifier | Criterion | None = None,
+        outcome: str | Verifier | Criterion | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        speaker: str | None = None,
+        stop: Callable[[], bool] | None = None,
+        **settings,
     ) -> SearchResult:
         """Speak `text` many times over and keep what verifiers like best (arXiv 2502.04128, section 3.4).
 
@@ -290,10 +303,14 @@ class Llasa:
 
         Args:
             voice: as `tts`; needed by verifiers that compare with one (speaker, emotion).
+            seed, sampling, speaker: as `tts`; row k of n draws what `tts` would from stream k of the seed.
             method: "best_of_n", "beam_search", "partial_prm" or "sample": see `SEARCH_METHODS`.
             n: candidates, and beams under the process verifier.
-            more: process, outcome, seed, sampling, speaker, stop and the fields of `SearchSettings`, as
-                `search_events` takes them.
+            process: verifier that prunes beams in beam_search and partial_prm, as `verifiers.criterion` reads it:
+                "speaker", "speaker:HUB_ID", "speaker, quality" or "0.7*speaker + 0.3*quality". Default: speaker.
+            outcome: verifier that chooses among whole candidates. Default: asr; in beam_search the process verifier.
+            stop: asked between two steps; true ends the search with the best so far.
+            settings: other fields of `SearchSettings` than their defaults (branch, process_seconds, reference ...).
         Returns:
             `SearchResult`: best (a `Speech`), candidates, method, seconds and more. The same seed gives the same.
         Raises:
@@ -303,7 +320,8 @@ class Llasa:
             >>> result = llasa.search("Hello there.", voice="emma", n=8, outcome="likelihood")   # doctest: +SKIP
             >>> result.best.save("hello.wav")                                                    # doctest: +SKIP
         """
-        search = self.search_events(text, voice, method, n, **more)
+        given = (process, outcome, seed, sampling, speaker, stop)
+        search = self.search_events(text, voice, method, n, *given, **settings)
         for _ in search:
             pass
         return search.result
@@ -312,26 +330,18 @@ class Llasa:
         self,
         text: str,
         voice: str | Voice | None = None,
-        method: str = "best_of_n",
-        n: int = 16,
-        process: str | None = None,
-        outcome: str | None = None,
+        method: str = SearchSettings.method,
+        n: int = SearchSettings.n,
+        process: str | Verifier | Criterion | None = None,
+        outcome: str | Verifier | Criterion | None = None,
         seed: int | None = None,
         sampling: Sampling | None = None,
         speaker: str | None = None,
         stop: Callable[[], bool] | None = None,
         **settings,
     ) -> Search:
-        """As `search`, step by step: iterate over what comes back for events; `.result` is the best so far.
-
-        Args:
-            process: verifier that prunes beams in beam_search and partial_prm, as `verifiers.criterion` reads it:
-                "speaker", "speaker:HUB_ID", "speaker, quality" or "0.7*speaker + 0.3*quality". Default: speaker.
-            outcome: verifier that chooses among whole candidates. Default: asr; in beam_search the process verifier.
-            stop: asked between two steps; true ends the search with the best so far.
-            settings: other fields of `SearchSettings` than their defaults.
-        """
-        from .search import SearchSettings
+        """As `search`, step by step: iterate over what comes back for events (`Extended`, `Scored`, `Pruned`,
+        `Finished`); its `result` is the best so far at any moment, and `close()` ends it there."""
         from .text_search import Search
 
         given = (process, outcome, _seed(seed), sampling or self.sampling, speaker, stop)
@@ -353,11 +363,13 @@ class Llasa:
                 codes = {codec: [int(c) for c in receipt["voice_codes"]]}
                 voice = Voice(receipt["voice"], receipt["voice_text"], codes=codes)
             model, dtype = receipt["model"], receipt["dtype"]
+            if "search" in receipt:  # what was found is in the receipt: it is not searched for again
+                found = [[int(c) for c in codes] for codes in receipt["codes"]], [str(s) for s in receipt["stopped"]]
         except (KeyError, TypeError) as error:
             raise ValueError(f"This is not a receipt: {error!r} is missing or wrong.") from error
         llasa = cls.from_pretrained(model, codec, dtype=dtype)
-        if "search" in receipt:  # what was found is in the receipt: it is not searched for again
-            return llasa._found(receipt, voice)
+        if "search" in receipt:
+            return llasa._found(*found, receipt, voice)
         return llasa.tts(words, voice, seed, sampling, receipt.get("speaker"))
 
     # -- voices ----------------------------------------------------------------------------------------------------
@@ -408,14 +420,11 @@ class Llasa:
         while not beams.done:
             yield from self.protocol.ids_to_codes(beams.advance(CHUNK_CODES)[0]).tolist()
 
-    def _found(self, receipt: dict, voice: Voice | None) -> Speech:
-        """Speech from the codes in its receipt."""
-        prompt = voice.codes[self.codec.name] if voice else []
-        waves, codes = [], [np.asarray(one, np.int64) for one in receipt["codes"]]
-        for one in codes:
-            waves.append(self._decode_answer(prompt, one))
-            prompt = prompt if len(prompt) else codes[0]
-        return Speech(audio.join(waves, GAP_SECONDS), codes, receipt["stopped"], receipt)
+    def _found(self, codes: list[list[int]], stopped: list[str], receipt: dict, voice: Voice | None) -> Speech:
+        """Speech that was searched for, from its codes."""
+        prompt = voice.codes[self.codec.name] if voice else codes[0]
+        waves = [self._decode_answer(prompt if voice or k else [], one) for k, one in enumerate(codes)]
+        return Speech(audio.join(waves, GAP_SECONDS), [np.asarray(one, np.int64) for one in codes], stopped, receipt)
 
     def _decode_answer(self, prompt_codes, codes: np.ndarray) -> np.ndarray:
         """Decoded together with the prompt, whose part is cut off: the decoder looks back, as on the model card."""

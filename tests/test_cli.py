@@ -277,3 +277,23 @@ def test_search_writes_the_best_and_every_candidate(here, loaded_once, capsys):
     assert refused(capsys, "search", "Oh.", "--outcome", "speaker:a/b", "--method", "best_of_n").startswith(
         "The verifier 'speaker' compares with a voice"
     )
+
+
+def test_a_search_that_is_interrupted_keeps_the_best_so_far(here, loaded_once, capsys, monkeypatch):
+    from llasa_lite import Search
+
+    real, steps = Search.__next__, []
+
+    def interrupted(self):
+        if steps:
+            raise KeyboardInterrupt
+        steps.append(real(self))
+        return steps[-1]
+
+    monkeypatch.setattr(Search, "__next__", interrupted)
+    given = ("search", "Oh, what a long day.", "--voice", "clip.wav", "--voice-text", "Hello.", "--n", "2")
+    assert main([*given, "--outcome", "likelihood", "--seed", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["search"]["stopped_early"] and not told["complete"] and "best so far" in captured.err
+    assert audio.load("out.wav").size == round(16_000 * told["seconds"])

@@ -365,7 +365,7 @@ def test_curves_of_choosers_lie_between_chance_and_the_judge():
 
 
 def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tmp_path, monkeypatch):
-    from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
+    from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, plot, summarise, write
 
     monkeypatch.setattr(nano, "_limit", lambda piece: 30)
     choosers = ("likelihood", f"speaker:{speaker_folder}")
@@ -381,3 +381,6 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     for path in write(tmp_path, takes, summary, agreement(takes) or summary, "the command"):
         assert path.read_text().count("\n") >= 3
     assert "the command" in (tmp_path / "search.csv").read_text()
+    pytest.importorskip("matplotlib", reason="pip install llasa-lite[bench]")
+    plot(summary, tmp_path / "search.png")
+    assert (tmp_path / "search.png").stat().st_size > 10_000
