@@ -287,6 +287,8 @@ class Llasa:
             model, dtype = receipt["model"], receipt["dtype"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"This is not a receipt: {error!r} is missing or wrong.") from error
+        if receipt.get("device") == "vllm":
+            raise ValueError("This was made on vLLM, which draws other random numbers: our engine cannot replay it.")
         llasa = cls.from_pretrained(model, codec, dtype=dtype)
         return llasa.tts(words, voice, seed, sampling, receipt.get("speaker"))
 
