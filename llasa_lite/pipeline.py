@@ -367,6 +367,8 @@ class Llasa:
                 found = [[int(c) for c in codes] for codes in receipt["codes"]], [str(s) for s in receipt["stopped"]]
         except (KeyError, TypeError) as error:
             raise ValueError(f"This is not a receipt: {error!r} is missing or wrong.") from error
+        if receipt.get("device") == "vllm":
+            raise ValueError("This was made on vLLM, which draws other random numbers: our engine cannot replay it.")
         llasa = cls.from_pretrained(model, codec, dtype=dtype)
         if "search" in receipt:
             return llasa._found(*found, receipt, voice)

@@ -105,6 +105,8 @@ def test_a_llasa_on_vllm_speaks_streams_and_reads(nano, served, voice):
     own = nano.tts("Oh, yes.", voice, sampling=GREEDY)
     speech = llasa.tts("Oh, yes.", voice, seed=1)
     assert speech.codes[0].tolist() == own.codes[0].tolist() and speech.receipt["device"] == "vllm"
+    with pytest.raises(ValueError, match="This was made on vLLM"):
+        Llasa.replay(speech.receipt)
     streamed = np.concatenate(list(llasa.stream("Oh, yes.", voice, seed=1)))
     assert len(streamed) == len(own.wav)
     assert llasa.transcribe(own.wav).text == nano.transcribe(own.wav).text
