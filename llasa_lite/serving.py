@@ -2,7 +2,8 @@
 request: voices are those the server was started with.
 
     python -m llasa_lite serve --port 8000
-    curl localhost:8000/v1/audio/speech -d '{"input": "Hello there.", "voice": "emma"}' -o hello.mp3
+    curl localhost:8000/v1/audio/speech -H "Content-Type: application/json" \\
+        -d '{"input": "Hello there.", "voice": "emma"}' -o hello.mp3
 
 `POST /v1/audio/speech` takes `input`, `voice`, `response_format` (mp3, opus, flac, wav, pcm), `stream_format`, and of
 ours `seed`, `temperature`, `top_p`. Without `stream_format` the answer comes whole. With "audio" it comes as it is made
