@@ -11,9 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .search import SEARCH_METHODS, Finished, SearchSettings
+from .verifiers import VERIFIERS
 
 
 def parser() -> argparse.ArgumentParser:
+    from . import cli_evaluate, cli_train
+
+    known = ", ".join(VERIFIERS)
     top = argparse.ArgumentParser("llasa-lite", description="Llasa: text-to-speech as one plain Llama.")
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -22,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--model", help="short name, hub id or folder (default: nano, which ships with the package)")
     model.add_argument("--codec", help="another codec than the model's own")
     model.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    model.add_argument("--vllm", metavar="URL", help="language model on this vLLM server; 'here': vLLM in this process")
     model.add_argument("--dtype", help="float32, bfloat16, float16; int8 on CPUs (default: by device)")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -32,18 +38,42 @@ def parser() -> argparse.ArgumentParser:
     speaking.add_argument("--top-p", type=float, help="above 0, up to 1 (default: the checkpoint's)")
     speaking.add_argument("--top-k", type=int, help="at most this many choices (default: no limit)")
     voicing = argparse.ArgumentParser(add_help=False)
-    voicing.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
+    words = argparse.ArgumentParser(add_help=False)
+    words.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
     voicing.add_argument("--voice", help="built-in voice, a voice saved as .json, or a clip of your own")
     voicing.add_argument("--voice-text", help="what is said in that clip (recognised where the model can)")
     voicing.add_argument("--speaker", help="speaker name of a finetuned checkpoint")
+
+    def many(sub):
+        sub.add_argument("--workers", type=int, help="share the work among so many, by Ray Data ([ray])")
+        sub.add_argument("--gpus", type=float, default=0, help="of each worker, may be a part of one (default: 0)")
 
     def verb(name, handler, help, *parents):
         sub = verbs.add_parser(name, help=help, description=help, parents=parents)
         sub.set_defaults(handler=handler)
         return sub
 
-    verb("speak", speak, "Speak text into a file.", voicing, speaking, model, output)
-    verb("stream", stream, "Speak text and write the file while it is made.", voicing, speaking, model, output)
+    sub = verb("speak", speak, "Speak text into a file, or a list into a folder.", voicing, speaking, model, output)
+    either = sub.add_mutually_exclusive_group(required=True)
+    either.add_argument("text", metavar="TEXT", nargs="?", help="what to say; - reads it from standard input")
+    either.add_argument(
+        "--list", help="text file, one sentence a line, or .jsonl (text, id, voice, seed); -o: a folder"
+    )
+    sub.add_argument("--shard", default="1/1", help="with --list: 2/8 is the second of eight parts")
+    many(sub)
+    verb("stream", stream, "Speak text and write the file while it is made.", words, voicing, speaking, model, output)
+    sub = verb("search", search, "Speak text many times, keep the best.", words, voicing, speaking, model, output)
+    sub.add_argument(
+        "--method", default=SearchSettings.method, help=f"{', '.join(SEARCH_METHODS)} (default: %(default)s)"
+    )
+    sub.add_argument("--n", type=int, default=SearchSettings.n, help="candidates, or beams (default: %(default)s)")
+    sub.add_argument("--outcome", help=f"what chooses: asr, 'asr, speaker', '0.7*asr + 0.3*speaker' ({known})")
+    sub.add_argument("--process", help="what prunes beams in beam_search and partial_prm (default: speaker)")
+    sub.add_argument("--branch", type=int, help="continuations of every beam at every step")
+    sub.add_argument("--step-tokens", type=int, help="tokens between two prunings")
+    sub.add_argument("--process-seconds", type=float, help="of speech under the process verifier in partial_prm")
+    sub.add_argument("--reference", choices=["prompt", "resynthesis"], help="what speaker and emotion compare with")
+    sub.add_argument("--keep", choices=["best", "all"], default="best", help="all: every candidate with its receipt")
     sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
     sub.add_argument("clip", metavar="CLIP", help="audio file")
     sub.add_argument("text", metavar="TEXT", help="what is said next; - reads it from standard input")
@@ -78,8 +108,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
     sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_tokens)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; or token corpora, to align them anew")
+    sub.add_argument("--data", required=True, nargs="+", help="corpora, hub:owner/name; or token corpora, to align")
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
+    many(sub)
     sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
     sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_lm)
@@ -98,28 +129,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--minutes", type=float, default=20.0)
     sub.add_argument("--init", help="verifier folder to start from")
 
-    judge = argparse.ArgumentParser(add_help=False)
-    judge.add_argument("--judge", default="openai/whisper-base", help="Whisper checkpoint: hub id or folder")
-    judge.add_argument("--limit", type=int, help="at most this many, drawn with seed 0")
-    judge.add_argument("--table", help="JSON file for every item and the summary")
-    evaluate = verbs.add_parser("evaluate", help="Word error rates.", description="Word error rates, with intervals.")
-    kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    sub = kinds.add_parser("tts", help="speak sentences, heard by the judge", parents=[judge, model, output])
-    sub.set_defaults(handler=evaluate_tts)
-    sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
-    sub.add_argument("--voice", help="built-in voice (default: the model chooses)")
-    sub.add_argument("--voices", nargs="+", help="several: sentence k is spoken by voice k modulo their number")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--temperature", type=float)
-    sub.add_argument("--top-p", type=float)
-    sub.add_argument("--keep", help="folder for the waves")
-    sub.set_defaults(top_k=None)
-    sub = kinds.add_parser("codec", help="original against resynthesised clips", parents=[judge, model, output])
-    sub.set_defaults(handler=evaluate_codec)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
-    sub = kinds.add_parser("asr", help="the model's own transcripts", parents=[judge, model, output])
-    sub.set_defaults(handler=evaluate_asr)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders; their test splits are used")
+    cli_train.add(kinds, verb, model, output)
+    cli_evaluate.add(verbs, model, output)
+
+    sub = verb("serve", serve, "Serve speech as OpenAI's API does: POST /v1/audio/speech.", model)
+    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    sub.add_argument("--port", type=int, default=8000, help="default: 8000")
+    sub.add_argument("--voices", help="folder of voices saved as .json, beside the built-in ones")
+    sub.add_argument("--at-once", type=int, default=1, help="requests served together (default: 1; more with vLLM)")
 
     sub = verb("bench", bench, "Measure speed and memory of every path on this machine.", output)
     sub.add_argument("--models", nargs="+", default=["nano", "medium"], help="of: nano, medium, llasa-1b (its shape)")
@@ -158,10 +175,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def speak(o) -> None:
+    if o.list:
+        return speak_list(o)
     llasa, words = _load(o), _text(o.text)
     with _Progress("speaking", o):
         speech = llasa.tts(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
     _finish(speech, o)
+
+
+def speak_list(o) -> None:
+    from .batch import read_list, speak_list, tally
+
+    if o.speaker:
+        raise ValueError("--speaker is for one text; name voices in the list instead.")
+    lines = read_list(o.list)
+    folder = Path("out" if o.out == "out.wav" else o.out)
+    told = {"folder": str(folder), "made": 0, "there_already": 0, "incomplete": 0, "seconds": 0.0}
+
+    def load():
+        llasa = _load(o)
+        llasa.sampling = _sampling(o, llasa)
+        return llasa
+
+    how = {"voice": _voice(o), "seed": o.seed or 0}
+    with _Progress("speaking", o, len(lines)) as bar:
+        if o.workers:
+            from .distributed import speak_parts
+
+            parts = speak_parts(load, lines, folder, o.workers, o.gpus, **how)
+        else:
+            parts = map(tally, speak_list(load(), lines, folder, **how, shard=o.shard))
+        for part in parts:
+            bar.update(part["made"] + part["there_already"])
+            told |= {k: round(told[k] + v, 2) for k, v in part.items() if k in told}
+    line = "{made} made in {folder} ({seconds} s), {there_already} there already, {incomplete} incomplete"
+    _print(told, o, line.format(**told))
 
 
 def stream(o) -> None:
@@ -195,6 +243,48 @@ def stream(o) -> None:
                 speech = stop.value
                 break
     _finish(speech, o, save=False, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
+
+
+def search(o) -> None:
+    llasa, words = _load(o), _text(o.text)
+    options = ("branch", "step_tokens", "process_seconds", "reference")
+    more = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
+    more |= {"sampling": _sampling(o, llasa), "seed": o.seed, "speaker": o.speaker}
+    search = llasa.search_events(words, _voice(o), o.method, o.n, o.process, o.outcome, **more)
+    with _Progress("searching", o) as bar:
+        try:
+            for event in search:
+                bar.set_postfix_str(_told(event))
+                bar.update(event.seconds - bar.n)
+        except KeyboardInterrupt:
+            print("llasa-lite: stopped; this is the best so far.", file=sys.stderr)
+    result = search.close()
+    row = result.to_dict()
+    if o.keep == "all":
+        paths = result.save_all(Path(o.out).with_suffix(".candidates"))
+        for candidate, path in zip(row["candidates"], paths):
+            candidate["file"] = str(path)
+    if not o.json:
+        print(_candidate_table(row["candidates"]))
+    _finish(result.best, o, more={"search": row})
+
+
+def _told(event) -> str:
+    best = getattr(event, "candidates", None) or getattr(event, "kept", None)
+    what = f"best {max(c.order for c in best)[0]:.3f}" if best and best[0].order else f"{event.stage} stage"
+    chunk = f"piece {event.chunk + 1} of {event.chunks}, " if event.chunks > 1 else ""
+    return chunk + ("done" if isinstance(event, Finished) else what)
+
+
+def _candidate_table(rows: list[dict]) -> str:
+    """Candidates of each piece, best first; the one chosen has a star."""
+    names = list(rows[0]["scores"])
+    lines = [f"  {'piece':>5} {'candidate':>9} {'seconds':>7} {'ended by':>8}" + "".join(f" {n:>10}" for n in names)]
+    for before, row in zip([{"chunk": None}, *rows], rows):
+        scores = "".join(f" {row['scores'][name]:10.3f}" for name in names if name in row["scores"])
+        mark = "*" if row["chunk"] != before["chunk"] else " "
+        lines.append(f"{mark} {row['chunk']:5} {row['index']:9} {row['seconds']:7.2f} {row['stopped']:>8}{scores}")
+    return "\n".join(lines)
 
 
 def continue_(o) -> None:
@@ -306,17 +396,29 @@ def train_codec(o) -> None:
 
 def train_tokens(o) -> None:
     from .alignment import align_corpus
-    from .data import encode_corpus, read_corpus, read_tokens, write_tokens
+    from .data import encode_corpus, read_tokens, write_tokens
+    from .sources import read_clips
     from .tokens import character_tokenizer
 
     codec = _load_codec(o)
     files = [data for data in o.data if data.endswith(".safetensors")]
     if files and len(files) < len(o.data):
         raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
+    if o.workers:
+        from .checkpoints import find
+        from .distributed import encode_parts
+
+        if files or o.align_minutes:
+            raise ValueError("Many workers encode clips and align nothing: give clips and --align-minutes 0.")
+        clips = [clip for source in o.data for clip in read_clips(source)]
+        made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
+        told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
+        told["dropped"] = sum(part["dropped"] for part in made)
+        return _print(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
     if files:  # encoded already: only aligned anew
         utterances = [u for file in files for u in read_tokens(file)]
     else:
-        clips = [clip for folder in o.data for clip in read_corpus(folder)]
+        clips = [clip for source in o.data for clip in read_clips(source)]
         with _Progress("encoding", o, total=len(clips)) as bar:
             encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
         utterances = read_tokens(o.out)
@@ -349,34 +451,20 @@ def train_verifier(o) -> None:
     _print({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")
 
 
-def evaluate_tts(o) -> None:
-    from .evaluation import Judge, evaluate_tts
-
-    llasa = _load(o)
-    llasa.sampling = _sampling(o, llasa)
+def serve(o) -> None:
     try:
-        lines = [line.strip() for line in Path(o.sentences).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise ValueError(f"Cannot read sentences from '{o.sentences}': {error.strerror}.") from error
-    voices = [llasa.prepare(name) for name in o.voices or ([o.voice] if o.voice else [])]
-    table = evaluate_tts(llasa, _progress("judging", o, _some(lines, o.limit)), Judge(o.judge), voices, o.seed, o.keep)
-    _finish_table({"tts": table}, o)
+        from . import serving
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Serving needs '{error.name}': pip install llasa-lite[serve].") from error
+    from .voices import Voice
 
-
-def evaluate_codec(o) -> None:
-    from .evaluation import Judge, evaluate_codec
-
-    clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
-    originals, resynthesis = evaluate_codec(_load_codec(o), clips, Judge(o.judge))
-    _finish_table({"originals": originals, "resynthesis": resynthesis}, o)
-
-
-def evaluate_asr(o) -> None:
-    from .evaluation import evaluate_asr
-
-    llasa = _load(o)
-    clips = _progress("judging", o, _some(_test_clips(o.data), o.limit))
-    _finish_table({"asr": evaluate_asr(lambda wav: llasa.transcribe(wav).text, clips)}, o)
+    files = sorted(Path(o.voices).glob("*.json")) if o.voices else []
+    if o.voices and not files:
+        raise ValueError(f"There are no voices (.json) in '{o.voices}'.")
+    voices = {file.stem: Voice.load(file) for file in files}
+    app = serving.build(_load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
+    print(f"Speech at http://{o.host}:{o.port}/v1/audio/speech", file=sys.stderr)
+    serving.serve(app, o.host, o.port)
 
 
 def bench(o) -> None:
@@ -424,14 +512,24 @@ def _load(o):
     from .pipeline import Llasa
 
     _no_loading_bars()
+    if o.vllm:
+        from .vllm_engine import connect
+
+        return connect(o.model, None if o.vllm == "here" else o.vllm, o.codec, o.device)
     return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
 
 
+def picked_device(o) -> str:
+    from .checkpoints import pick_device
+
+    return pick_device(o.device)
+
+
 def _load_codec(o):
-    from .checkpoints import find, load_codec, pick_device, pick_dtype
+    from .checkpoints import find, load_codec, pick_dtype
 
     _no_loading_bars()
-    device = pick_device(o.device)
+    device = picked_device(o)
     return load_codec(o.codec or find(o.model).codec, device, pick_dtype(device, "float32"))
 
 
@@ -502,22 +600,3 @@ def _some(items: list, limit: int | None) -> list:
     import random
 
     return items if limit is None else random.Random(0).sample(items, min(limit, len(items)))
-
-
-def _test_clips(folders: list[str]) -> list:
-    from .data import read_corpus
-
-    return [c for folder in folders for split in ("test", "test_speaker") for c in read_corpus(folder, split)]
-
-
-def _finish_table(tables: dict, o) -> None:
-    if o.table:
-        rows = {name: table.to_dict() for name, table in tables.items()}
-        Path(o.table).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-    summaries = {name: table.summary() for name, table in tables.items()}
-    lines = [
-        f"{name}: WER {s['wer']:.3f} ({s['wer_low']:.3f} to {s['wer_high']:.3f}), n {s['n']}, "
-        f"{s['incomplete']} incomplete, real-time factor {s['real_time_factor']:.3f}"
-        for name, s in summaries.items()
-    ]
-    _print(summaries, o, "\n".join(lines))

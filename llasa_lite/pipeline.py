@@ -7,18 +7,24 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import __version__, audio, text
 from .checkpoints import CHECKPOINTS, Checkpoint, find, load_codec, load_lm, pick_device, pick_dtype
 from .codec import CHUNK_CODES, Codec
-from .engine import END, Engine, Patience, Sampling
+from .engine import END, Beams, Engine, Patience, Sampling
+from .search import SearchSettings
 from .tokens import Protocol
+from .verifiers import Criterion, Verifier
 from .voices import Voice
+
+if TYPE_CHECKING:
+    from .text_search import Search, SearchResult
 
 MAX_TEXT_CHARS = 20_000
 # Speech that is sure to be too long for its text is stopped: slow reading takes 0.12 s a character.
@@ -39,7 +45,8 @@ class Speech:
         wav: (samples,) float32, 16 kHz, without the voice prompt.
         codes: codes of each piece of text, without the voice prompt.
         stopped: for each piece, "end" (the model closed it), or what is wrong with it: "length" (cut off at its limit),
-            "silence" (it fell silent) or "repetition" (it went round in circles).
+            "silence" (it fell silent) or "repetition" (it went round in circles), or
+            "running" (a search was stopped before it).
         receipt: JSON-ready settings: model, codec, voice, text, seed, sampling, versions, seconds.
     """
 
@@ -200,7 +207,7 @@ class Llasa:
         for index, piece in enumerate(pieces):
             said = text.join(self._spoken(voice.text), piece) if voice else piece
             ids = self.protocol.tts_prompt(said, prompt_codes, speaker)
-            beams = self.engine.start(ids, 1, "speech", sampling, _piece_seed(seed, index), self._limit(piece))
+            beams = self.engine.start(ids, 1, "speech", sampling, piece_seed(seed, index), self._limit(piece))
             if streaming:
                 parts = [np.zeros(0, np.float32)]
                 for wav in self.codec.decode_stream(self._codes_as_they_come(beams), prompt_codes):
@@ -272,14 +279,85 @@ class Llasa:
         # even parts, so that the last one is never a splinter
         parts = math.ceil(len(wav) / (self.checkpoint.chunk_seconds * audio.SAMPLE_RATE))
         for part in np.array_split(wav, parts):
-            ids = self.protocol.asr_prompt(self.codec.encode(part)[:-1])
-            beams = self.engine.start(ids, 1, "text", Sampling(temperature=0), 0, TRANSCRIPT_MAX_IDS)
-            beams.advance(beams.max_new)
+            beams = self.read_codes(self.codec.encode(part)[:-1])
             words.append(self.protocol.ids_to_text(beams.ids[0]))
             logs += beams.log_probabilities[0]
             complete &= beams.stopped[0] == END
         probability = math.exp(float(np.mean(logs))) if logs else 0.0
         return Transcript(" ".join(w for w in words if w), probability, len(wav) / audio.SAMPLE_RATE, complete)
+
+    def read_codes(self, codes) -> Beams:
+        """Recognise codes, greedily: what `transcribe` does with a clip once it is encoded."""
+        ids = self.protocol.asr_prompt(codes)
+        beams = self.engine.start(ids, 1, "text", Sampling(temperature=0), 0, TRANSCRIPT_MAX_IDS)
+        beams.advance(beams.max_new)
+        return beams
+
+    # -- search ----------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        method: str = SearchSettings.method,
+        n: int = SearchSettings.n,
+        process: str | Verifier | Criterion | None = None,
+        outcome: str | Verifier | Criterion | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        speaker: str | None = None,
+        stop: Callable[[], bool] | None = None,
+        **settings,
+    ) -> SearchResult:
+        """Speak `text` many times over and keep what verifiers like best (arXiv 2502.04128, section 3.4).
+
+        Long text is searched piece by piece, every piece in the same voice.
+
+        Args:
+            voice: as `tts`; needed by verifiers that compare with one (speaker, emotion).
+            seed, sampling, speaker: as `tts`; row k of n draws what `tts` would from stream k of the seed.
+            method: "best_of_n", "beam_search", "partial_prm" or "sample": see `SEARCH_METHODS`.
+            n: candidates, and beams under the process verifier.
+            process: verifier that prunes beams in beam_search and partial_prm, as `verifiers.criterion` reads it:
+                "speaker", "speaker:HUB_ID", "speaker, quality" or "0.7*speaker + 0.3*quality". Default: speaker.
+            outcome: verifier that chooses among whole candidates. Default: asr; in beam_search the process verifier.
+            stop: asked between two steps; true ends the search with the best so far.
+            settings: other fields of `SearchSettings` than their defaults (branch, process_seconds, reference ...).
+        Returns:
+            `SearchResult`: best (a `Speech`), candidates, method, seconds and more. The same seed gives the same.
+        Raises:
+            ValueError: as `tts`; an unknown method or verifier, n < 1, or a verifier that cannot be had.
+
+        Example:
+            >>> result = llasa.search("Hello there.", voice="emma", n=8, outcome="likelihood")   # doctest: +SKIP
+            >>> result.best.save("hello.wav")                                                    # doctest: +SKIP
+        """
+        given = (process, outcome, seed, sampling, speaker, stop)
+        search = self.search_events(text, voice, method, n, *given, **settings)
+        for _ in search:
+            pass
+        return search.result
+
+    def search_events(
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        method: str = SearchSettings.method,
+        n: int = SearchSettings.n,
+        process: str | Verifier | Criterion | None = None,
+        outcome: str | Verifier | Criterion | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        speaker: str | None = None,
+        stop: Callable[[], bool] | None = None,
+        **settings,
+    ) -> Search:
+        """As `search`, step by step: iterate over what comes back for events (`Extended`, `Scored`, `Pruned`,
+        `Finished`); its `result` is the best so far at any moment, and `close()` ends it there."""
+        from .text_search import Search
+
+        given = (process, outcome, _seed(seed), sampling or self.sampling, speaker, stop)
+        return Search(self, text, self._pieces(text), voice, SearchSettings(method, n, **settings), *given)
 
     # -- receipts --------------------------------------------------------------------------------------------------
 
@@ -297,9 +375,15 @@ class Llasa:
                 codes = {codec: [int(c) for c in receipt["voice_codes"]]}
                 voice = Voice(receipt["voice"], receipt["voice_text"], codes=codes)
             model, dtype = receipt["model"], receipt["dtype"]
+            if "search" in receipt:  # what was found is in the receipt: it is not searched for again
+                found = [[int(c) for c in codes] for codes in receipt["codes"]], [str(s) for s in receipt["stopped"]]
         except (KeyError, TypeError) as error:
             raise ValueError(f"This is not a receipt: {error!r} is missing or wrong.") from error
+        if receipt.get("device") == "vllm":
+            raise ValueError("This was made on vLLM, which draws other random numbers: our engine cannot replay it.")
         llasa = cls.from_pretrained(model, codec, dtype=dtype)
+        if "search" in receipt:
+            return llasa._found(*found, receipt, voice)
         return llasa.tts(words, voice, seed, sampling, receipt.get("speaker"))
 
     # -- voices ----------------------------------------------------------------------------------------------------
@@ -350,6 +434,12 @@ class Llasa:
         while not beams.done:
             yield from self.protocol.ids_to_codes(beams.advance(CHUNK_CODES)[0]).tolist()
 
+    def _found(self, codes: list[list[int]], stopped: list[str], receipt: dict, voice: Voice | None) -> Speech:
+        """Speech that was searched for, from its codes."""
+        prompt = voice.codes[self.codec.name] if voice else codes[0]
+        waves = [self._decode_answer(prompt if voice or k else [], one) for k, one in enumerate(codes)]
+        return Speech(audio.join(waves, GAP_SECONDS), [np.asarray(one, np.int64) for one in codes], stopped, receipt)
+
     def _decode_answer(self, prompt_codes, codes: np.ndarray) -> np.ndarray:
         """Decoded together with the prompt, whose part is cut off: the decoder looks back, as on the model card."""
         wav = self.codec.decode([*prompt_codes, *codes])
@@ -389,7 +479,7 @@ def _seed(seed: int | None) -> int:
     return seed
 
 
-def _piece_seed(seed: int, index: int) -> int:
+def piece_seed(seed: int, index: int) -> int:
     """The first piece keeps the seed itself; later ones draw from their own."""
     return seed if index == 0 else int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
 

@@ -140,8 +140,27 @@ def _is_cjk(character: str) -> bool:
     return bool(re.match(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]", character))
 
 
-def word_error_rate(truth: str, heard: str) -> float:
-    """Word edits / words of the truth, both normalised; 0 is perfect, above 1 is possible. Needs `jiwer` ([eval])."""
-    import jiwer
+def has_words(text: str) -> bool:
+    """Whether errors are counted by word; scripts without spaces between words are counted by character."""
+    return not any(map(_is_cjk, text))
 
-    return jiwer.wer(normalize_transcript(truth) or "(empty)", normalize_transcript(heard) or "(empty)")
+
+def edits(truth: str, heard: str, by_word: bool = True) -> tuple[int, int]:
+    """Substitutions, insertions and deletions between two transcripts, and the words (or characters) of the truth.
+
+    Both are normalised as seed-tts-eval does; spaces do not count among characters.
+    """
+    truth, heard = normalize_transcript(truth), normalize_transcript(heard)
+    a, b = (t.split() if by_word else list(t.replace(" ", "")) for t in (truth, heard))
+    row = list(range(len(b) + 1))  # edits between the truth read so far and every beginning of what was heard
+    for i, x in enumerate(a, 1):
+        corner, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (x != y))
+    return row[-1], len(a)
+
+
+def error_rate(truth: str, heard: str, by_word: bool = True) -> float:
+    """Edits / length of the truth: WER, or CER. 0 is perfect, above 1 is possible."""
+    wrong, length = edits(truth, heard, by_word)
+    return wrong / max(length, 1)

@@ -159,3 +159,27 @@ def llama_3(llama_3_tokenizer):
     from llasa_lite.tokens import Protocol
 
     return Protocol(llama_3_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def speaker_folder(tmp_path_factory):
+    """A small random WavLMForXVector with its feature extractor, as a folder: the shape of nano's own verifier."""
+    import torch
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("speaker")
+    config = WavLMConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        tdnn_dim=(16, 16, 16, 16, 32),
+        xvector_output_dim=16,
+    )
+    WavLMForXVector(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=False, do_normalize=True).save_pretrained(folder)
+    return str(folder)

@@ -261,3 +261,39 @@ def test_a_token_corpus_is_aligned_anew(here, capsys):
     assert all((u.codes == m.codes).all() and len(u.alignment) == 40 for u, m in zip(aligned, made))
     assert main(["train", "tokens", "--data", "tokens.safetensors", ".", "--out", "no.safetensors"]) == 2
     assert "not both" in capsys.readouterr().err
+
+
+def test_search_writes_the_best_and_every_candidate(here, loaded_once, capsys):
+    given = ("search", "Oh.", "--voice", "clip.wav", "--voice-text", "Hello.", "--outcome", "likelihood")
+    told = row(capsys, *given, "--n", "3", "--seed", "1", "--keep", "all", "-o", "best.flac")
+    found = told["search"]
+    files = {path.name for path in (here / "best.candidates").glob("*.wav")}
+    assert {os.path.basename(c["file"]) for c in found["candidates"]} == files and len(files) == 3
+    assert (told["seed"], found["method"], found["settings"]["n"]) == (1, "best_of_n", 3)
+    assert main([*given, "--n", "2", "--seed", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 4 and "likelihood" in out[0] and [line[0] for line in out[1:3]] == ["*", " "]
+    assert refused(capsys, "search", "Oh.", "--n", "0").startswith("n must be a whole number")
+    assert refused(capsys, "search", "Oh.", "--outcome", "speaker:a/b", "--method", "best_of_n").startswith(
+        "The verifier 'speaker' compares with a voice"
+    )
+
+
+def test_a_search_that_is_interrupted_keeps_the_best_so_far(here, loaded_once, capsys, monkeypatch):
+    from llasa_lite import Search
+
+    real, steps = Search.__next__, []
+
+    def interrupted(self):
+        if steps:
+            raise KeyboardInterrupt
+        steps.append(real(self))
+        return steps[-1]
+
+    monkeypatch.setattr(Search, "__next__", interrupted)
+    given = ("search", "Oh, what a long day.", "--voice", "clip.wav", "--voice-text", "Hello.", "--n", "2")
+    assert main([*given, "--outcome", "likelihood", "--seed", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["search"]["stopped_early"] and not told["complete"] and "best so far" in captured.err
+    assert audio.load("out.wav").size == round(16_000 * told["seconds"])

@@ -1,28 +1,40 @@
-"""Laws of the tables: what is counted, and how sure it is."""
+"""Laws of the tables: what is counted, how sure it is, what stands beside it, and that nothing is made twice."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import buzz
 
-pytest.importorskip("jiwer", reason="pip install jiwer")
+from llasa_lite import audio
+from llasa_lite.cli import main
+from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
+from llasa_lite.evaluation.listening import counted
+from llasa_lite.records import Records
 
-from llasa_lite.evaluation import Table, evaluate_asr, evaluate_codec, evaluate_tts, judged
+
+def rows(*pairs):
+    return [counted(truth, heard) for truth, heard in pairs]
 
 
-def table(*pairs):
-    return Table([judged(str(k), truth, heard, 1.0, 0.5) for k, (truth, heard) in enumerate(pairs)])
+# -- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def test_errors_are_counted_over_all_words_of_all_utterances():
-    summary = table(("The cat sat down.", "the cat sat down"), ("Oh, no!", "oh yes")).summary()
-    assert summary["wer"] == pytest.approx(1 / 6, abs=1e-4) and summary["words"] == 6 and summary["n"] == 2
+    summary = summarise(rows(("The cat sat down.", "the cat sat down"), ("Oh, no!", "oh yes")), [tables.WER])
+    assert summary["wer"] == pytest.approx(1 / 6, abs=1e-4) and summary["n"] == 2
     assert summary["wer_low"] <= summary["wer"] <= summary["wer_high"]
-    assert summary["real_time_factor"] == 0.5 and summary["incomplete"] == 0
 
 
 def test_silence_is_all_wrong_and_a_perfect_table_is_sure():
-    assert table(("one two", "")).summary()["wer"] == 1
-    perfect = table(*[("one two", "One, two.")] * 5).summary()
+    assert summarise(rows(("one two", "")), [tables.WER])["wer"] == 1
+    perfect = summarise(rows(*[("one two", "One, two.")] * 5), [tables.WER])
     assert perfect["wer"] == perfect["wer_low"] == perfect["wer_high"] == 0
 
 
@@ -30,21 +42,287 @@ def test_more_utterances_narrow_the_interval():
     pairs = [("a b c d", "a b c d"), ("a b c d", "a b x y")]
 
     def width(times):
-        summary = table(*pairs * times).summary()
+        summary = summarise(rows(*pairs * times), [tables.WER])
         return summary["wer_high"] - summary["wer_low"]
 
     assert width(50) < 0.5 * width(5)
 
 
-def test_speech_and_recognition_are_judged_by_whoever_listens(nano, voice):
-    from types import SimpleNamespace
+def test_chinese_is_counted_in_characters():
+    assert counted("你好，世界。", "你好世", "zh") | {"truth": 0, "heard": 0} == {
+        "truth": 0,
+        "heard": 0,
+        "edits": 1,
+        "words": 4,
+    }
 
+
+def test_a_column_that_some_rows_lack_says_its_own_n():
+    summary = summarise([{"sim_o": 0.5}, {"sim_o": 0.7}, {}], [tables.SIM_O, tables.STOI])
+    assert (summary["sim_o"], summary["sim_o_n"], summary["n"]) == (0.6, 2, 3) and "stoi" not in summary
+
+
+def test_papers_rows_stand_beside_ours_as_printed(tmp_path):
+    columns = (("wer", "en_wer"), ("sim_o", "en_sim_o"))
+    paper = tables.paper_rows("table2_seed_tts_eval", "model+group", columns)
+    assert dict(paper)["llasa 1b 250k, Train-time Scaling"] == {"wer": "3.22", "sim_o": "0.572"}
+    made = [{"system": "ours", "edits": 1, "words": 8, "sim_o": 0.25}]
+    tables.write_tables(tmp_path, "A table", made, [tables.WER, tables.SIM_O], paper, ["judge: x"])
+    text = (tmp_path / "table.md").read_text()
+    assert "| **ours** | 1 | 12.5 (12.5 to 12.5) | 0.250 (0.250 to 0.250) |" in text and "- judge: x" in text
+    assert "| paper: llasa 1b 250k, Train-time Scaling | | 3.22 | 0.572 |" in text
+    table = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    both = [row for row in table if row["system"] in ("ours", "llasa 1b 250k, Train-time Scaling")]
+    assert [(r["source"], float(r["wer"]), float(r["sim_o"])) for r in both] == [
+        ("measured", 0.125, 0.25),
+        ("paper", 0.0322, 0.572),
+    ]
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+class Likeness:
+    """Speaker ears that need no weights: likeness of loudness."""
+
+    def score(self, waves, target, codes=None):
+        return [1 - abs(np.abs(wav).mean() - np.abs(target.reference).mean()) for wav in waves]
+
+
+EARS = Ears(lambda wav: "oh", Likeness())
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A meta.lst of two lines, the first with a ground truth."""
+    for name in ("prompt", "truth"):
+        audio.save(buzz(1.2), tmp_path / f"{name}.wav")
+    path = tmp_path / "meta.lst"
+    path.write_text("a|hello there.|prompt.wav|Oh.|truth.wav\nb|hello there.|prompt.wav|Yes.\n")
+    return path
+
+
+def clip(seconds=1.2, text="hello there."):
+    return SimpleNamespace(id=1, text=text, seconds=seconds, load=lambda: buzz(seconds))
+
+
+def test_a_stopped_task_makes_only_what_is_missing(nano, voice, tmp_path):
+    made = []
+
+    def speak(*asked):
+        made.append(asked[0])
+        return nano.tts(*asked)
+
+    def todo():
+        return tasks.tts("nano", speak, ["Oh.", "Yes."], EARS, [voice], seed=3)
+
+    records = Records(tmp_path / "rows.jsonl", settings={"seed": 3})
+    first = next(todo())
+    records.add({"id": f"{first[0]}/{first[1]}", "system": "nano"} | first[2]())
+    again = tasks.run_task(todo(), Records(tmp_path / "rows.jsonl", settings={"seed": 3}))
+    assert made == ["Oh.", "Yes."] and [row["edits"] for row in again] == [0, 1]
+    assert again[1]["seconds"] == pytest.approx(nano.tts("Yes.", voice, 4).seconds)
+
+
+def test_cloning_is_judged_beside_truth_and_codec(nano, listed, tmp_path):
+    lines = tasks.read_meta_list(listed)
+    todo = tasks.seed_tts_eval("nano", nano.tts, nano.codec, lines, EARS, keep=tmp_path / "waves")
+    made = tasks.run_task(todo, Records(tmp_path / "rows.jsonl"))
+    assert [row["id"] for row in made] == ["ground truth/a", "codec resynthesis/a", "nano/a", "nano/b"]
+    assert made[0]["sim_o"] == pytest.approx(1, abs=1e-4) and all({"sim_r", "edits"} <= set(row) for row in made)
+    assert made[0]["sim_r"] == made[1]["sim_o"]  # the truth is the prompt here
+    assert (tmp_path / "waves" / "a.receipt.json").is_file()
+
+
+def test_a_continued_clip_keeps_its_first_seconds(nano, tmp_path):
+    short, long = clip(2.0), clip(3.6)
     heard = []
-    spoken = evaluate_tts(nano, ["Oh.", "Yes."], lambda wav: heard.append(wav) or "oh", [voice], seed=3)
-    assert [item.edits for item in spoken.items] == [0, 1]
-    np.testing.assert_array_equal(heard[1], nano.tts("Yes.", voice, seed=4).wav)
-    clip = SimpleNamespace(id=1, text="hello there.", load=lambda: buzz(1.0))
-    read = evaluate_asr(lambda wav: nano.transcribe(wav).text, [clip])
-    assert read.items[0].words == 2
-    originals, resynthesis = evaluate_codec(nano.codec, [clip], lambda wav: str(len(wav)))
-    assert originals.items[0].heard == resynthesis.items[0].heard == "16000"
+    ears = Ears(lambda wav: heard.append(wav) or "hello there", Likeness())
+    made = tasks.run_task(tasks.continuation("nano", nano, [short, long], ears, 1), Records(tmp_path / "rows.jsonl"))
+    assert [row["system"] for row in made] == ["ground truth", "codec resynthesis", "nano"]
+    prompt = nano.codec.encode(long.load())[:150]
+    assert len(heard[2]) > 48_000 and nano.codec.encode(heard[0])[:150].tolist() == prompt.tolist()
+    assert all(row["edits"] == 0 and 0 < row["sim_o"] <= 1 for row in made)
+
+
+def test_recognition_is_judged_against_its_transcript(nano, tmp_path):
+    (row,) = tasks.run_task(tasks.asr("nano", lambda wav: "hello hare", [clip()]), Records(tmp_path / "rows.jsonl"))
+    assert (row["words"], row["edits"], row["seconds"]) == (2, 1, 1.2)
+
+
+def test_a_codec_is_measured_against_its_originals(codec, tmp_path):
+    pytest.importorskip("pystoi", reason="pip install pystoi"), pytest.importorskip("pesq", reason="pip install pesq")
+    again = lambda wav: codec.decode(codec.encode(wav))[: len(wav)]  # noqa: E731
+    records = Records(tmp_path / "rows.jsonl")
+    made = [
+        tasks.run_task(tasks.codec(name, what, [clip(3.0)], EARS), records)[0]
+        for name, what in (("originals", None), ("itself", lambda wav: wav), ("nano", again))
+    ]
+    assert "stoi" not in made[0] and made[1]["stoi"] == pytest.approx(1, abs=1e-3) and made[1]["pesq_wb"] > 4.5
+    assert 0 < made[2]["stoi"] < 1 and made[2]["pesq_nb"] < made[1]["pesq_nb"] and made[1]["spk_sim"] == 1
+
+
+def test_what_is_no_list_gives_its_sentence(tmp_path):
+    (tmp_path / "meta.lst").write_text("a|b|c\n")
+    with pytest.raises(ValueError, match="line 1: 4 or 5 parts between | are needed, not 3"):
+        tasks.read_meta_list(tmp_path / "meta.lst")
+    with pytest.raises(ValueError, match="Cannot read"):
+        tasks.read_meta_list(tmp_path / "no.lst")
+
+
+# -- models of others ------------------------------------------------------------------------------------------------
+
+
+def small_codec(kind):
+    """A random codec of a few thousand weights."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    strides = dict(downsampling_ratios=[2, 4, 5, 8], upsampling_ratios=[8, 5, 4, 2])
+    dac = t.DacConfig(encoder_hidden_size=8, decoder_hidden_size=32, hidden_size=32, n_codebooks=4, **strides)
+    if kind == "dac":
+        return t.DacModel(dac)
+    if kind == "encodec":
+        return t.EncodecModel(t.EncodecConfig(num_filters=4, hidden_size=16, codebook_dim=16, codebook_size=64))
+    if kind == "mimi":
+        shape = dict(hidden_size=32, num_filters=4, num_hidden_layers=1, intermediate_size=32, num_attention_heads=2)
+        more = dict(num_key_value_heads=2, head_dim=16, codebook_dim=16, vector_quantization_hidden_dimension=16)
+        return t.MimiModel(t.MimiConfig(**shape, **more, codebook_size=64, num_quantizers=8, upsample_groups=32))
+    semantic = t.HubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    return t.XcodecModel(t.XcodecConfig(acoustic_model_config=dac, semantic_model_config=semantic))
+
+
+@pytest.mark.parametrize("kind", ["dac", "encodec", "mimi", "xcodec"])
+def test_codecs_of_others_run_at_the_papers_rates(kind, tmp_path):
+    small_codec(kind).save_pretrained(tmp_path)
+    names = {"dac": "dac", "encodec": "encodec", "mimi": "mimi", "xcodec": "x-codec"}
+    for name, row in codecs.CODECS.items():
+        if not re.fullmatch(rf"{names[kind]}-\d+", name) or row.codebooks > 8:
+            continue
+        codebooks = min(row.codebooks, 4) if kind == "dac" else row.codebooks
+        codec = codecs.TransformersCodec(str(tmp_path), codebooks)
+        printed = float(row.row.split()[-1])
+        assert codec.tokens_per_second == printed * codebooks / row.codebooks
+        wav = buzz(1.0)
+        codes = codec.encode(wav)
+        assert codes.shape[0] == codebooks and codes.size == pytest.approx(codec.tokens_per_second, rel=0.1)
+        assert len(codec.resynthesise(wav)) == len(wav)
+    everything = codecs.TransformersCodec(str(tmp_path)).encode(wav)
+    np.testing.assert_array_equal(everything[: len(codes)], codes)
+    with pytest.raises(ValueError, match="codebooks, not 1000"):
+        codecs.TransformersCodec(str(tmp_path), 1000).encode(wav)
+
+
+def test_every_codec_is_a_row_of_the_paper():
+    printed = {f"{r['model']} {r['token_rate']}" for r in csv.DictReader(open(tables.PAPER / "table1_codecs.csv"))}
+    assert {codec.row for codec in codecs.CODECS.values()} <= printed
+
+
+# -- listening -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_shows_every_case_once_and_hides_who_speaks(tmp_path):
+    cases = sheet.cases("en") + sheet.cases("zh")
+    assert len(cases) == 14 and all(case.sentence and len(case.scores) == 3 for case in cases)
+    clips = [("secret system", case, f"waves/{k:04d}.wav") for k, case in enumerate(cases)]
+    page = sheet.write_sheet(clips, tmp_path).read_text()
+    shown = re.sub(r"<[^>]*>", "", page)
+    assert "secret system" not in shown and "secret system" in page
+    assert re.findall(r'src="([^"]+)"', page) != [file for _, _, file in clips]  # in another order
+    assert sorted(re.findall(r'src="([^"]+)"', page)) == [file for _, _, file in clips]
+    assert page.count('type="radio"') == 3 * 14
+    with pytest.raises(ValueError, match="There are sentences in en and zh"):
+        sheet.cases("fr")
+
+
+def test_listeners_scores_become_a_table(tmp_path, capsys):
+    (tmp_path / "scores.csv").write_text(
+        '\ufeff"listener","system","language","category","score"\r\n'
+        '"me","nano","en","questions","1"\r\n"me","nano","en","questions","3"\r\n'
+    )
+    arguments = ["--scores", str(tmp_path / "scores.csv"), "--out", str(tmp_path / "table"), "--json"]
+    assert main(["evaluate", "understanding", *arguments]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["systems"]["nano: en questions"]["score"] == 2
+    (tmp_path / "scores.csv").write_text("listener,system,language,category,score\nme,nano,en,questions,4\n")
+    assert main(["evaluate", "understanding", *arguments]) == 2
+    assert "is no CSV of a listening sheet" in capsys.readouterr().err
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(nano, monkeypatch, tmp_path, capsys):
+    from llasa_lite import cli
+
+    monkeypatch.setattr(cli, "_load", lambda o: nano)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, code=0):
+        assert main(["evaluate", *arguments, "--out", "run", "--json"]) == code
+        captured = capsys.readouterr()
+        return captured.err if code else json.loads(captured.out)
+
+    return call
+
+
+def test_commands_write_rows_and_tables(command, listed, tmp_path):
+    (tmp_path / "sentences.txt").write_text("Oh.\nYes.\n")
+    told = command("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge", "--limit", "1")
+    assert told["systems"]["nano"]["n"] == 1 and 0 < told["systems"]["nano"]["real_time_factor"]
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"rows.jsonl", "table.md", "table.csv", "table.json"}
+    refused = command("tts", "--sentences", "sentences.txt", "--no-judge", "--seed", "5", code=2)
+    assert "was begun with" in refused and "Traceback" not in refused
+
+
+def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_folder):
+    (tmp_path / "sentences.txt").write_text("Oh.\n")
+    search = ["--method", "best_of_n", "--n", "2", "--outcome", f"speaker:{speaker_folder}", "--voices", "emma"]
+    told = command("tts", "--sentences", "sentences.txt", "--no-judge", *search)
+    assert told["systems"]["nano, best_of_n, n 2"]["n"] == 1
+    (tmp_path / "run" / "rows.jsonl").unlink()
+    refused = command(
+        *("tts", "--sentences", "sentences.txt", "--no-judge"), *search, "--speaker-model", speaker_folder, code=2
+    )
+    assert "chose the candidates and cannot judge them too" in refused
+
+
+def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypatch):
+    short = [replace(case, sentence="Oh.") for case in sheet.cases("en")]
+    monkeypatch.setattr(sheet, "cases", lambda language: short)
+    told = command("understanding", "--limit", "2")
+    assert told["clips"] == 2
+    page = (tmp_path / told["sheet"]).read_text()
+    assert all((tmp_path / "run" / file).is_file() for file in re.findall(r'src="([^"]+)"', page))
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["tts", "--sentences", "no.txt"], "Cannot read sentences from 'no.txt'"),
+        (["asr", "--data", "."], "'.' holds no corpus"),
+        (["codec", "--data", "corpus", "--codecs", "opus"], "Unknown codec 'opus'. Choose from: dac-12, "),
+        (["codec", "--data", "corpus", "--codecs", "mimi-8"], "Cannot load 'kyutai/mimi'"),
+        (["emotion", "--list", "meta.lst"], "'emotion' needs --emotion-model"),
+        (["seed-tts-eval", "--list", "meta.lst", "--judge", "no/such-judge"], "Cannot load 'no/such-judge'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gives_its_sentence(command, listed, tmp_path, arguments, sentence):
+    (tmp_path / "corpus").mkdir()
+    facts = {"id": 0, "text": "oh.", "speaker": "a", "seconds": 1.2, "split": "test", "audio": "../prompt.wav"}
+    (tmp_path / "corpus" / "manifest.jsonl").write_text(json.dumps(facts))
+    more = ["--no-judge"] if arguments[0] in ("codec", "emotion") else []
+    assert sentence in command(*arguments, *more, code=2)
+
+
+def test_any_corpus_gives_pairs_of_one_speaker():
+    clips = [SimpleNamespace(id=k, text=f"text {k}", speaker="ab"[k % 2], path=f"{k}.wav") for k in range(5)]
+    clips.append(SimpleNamespace(id=9, text="alone", speaker="c", path="9.wav"))
+    lines = tasks.paired(clips)
+    assert sorted(line.name for line in lines) == ["0", "1", "2", "3", "4"]
+    for line in lines:
+        prompt = int(line.prompt_wav.removesuffix(".wav"))
+        assert prompt != int(line.name) and prompt % 2 == int(line.name) % 2
+        assert line.prompt_text == f"text {prompt}" and line.truth_wav == f"{line.name}.wav"

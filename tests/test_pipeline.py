@@ -418,7 +418,7 @@ def test_whisper_hears_what_nano_said(nano):
     if not builtin_voices():
         pytest.skip("no voices are built in yet")
     from llasa_lite.evaluation import Judge
-    from llasa_lite.text import word_error_rate
+    from llasa_lite.text import error_rate
 
     judge = Judge(str(WHISPER))
     sentences = [
@@ -434,7 +434,7 @@ def test_whisper_hears_what_nano_said(nano):
     errors = []
     for index, sentence in enumerate(sentences):
         speech = nano.tts(sentence, "joe", seed=index)
-        errors.append(min(1.0, word_error_rate(sentence, judge(speech.wav))))
+        errors.append(min(1.0, error_rate(sentence, judge(speech.wav))))
     assert np.mean(errors) < 0.6, errors
 
 

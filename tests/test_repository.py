@@ -15,7 +15,7 @@ from conftest import CARD_MARKERS, ROOT
 import llasa_lite
 
 PACKAGE = ROOT / "llasa_lite"
-SOURCES = sorted([*PACKAGE.glob("*.py"), *(ROOT / "demo").glob("*.py"), ROOT / "app.py"])
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "demo").glob("*.py"), ROOT / "app.py"])
 README = (ROOT / "README.md").read_text()
 
 

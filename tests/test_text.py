@@ -3,6 +3,7 @@
 import random
 import string
 
+import numpy as np
 import pytest
 
 from llasa_lite import text
@@ -107,11 +108,22 @@ def test_join_puts_one_space_where_words_need_it():
     assert text.join("", "Alone.") == "Alone." == text.join("Alone.", "")
 
 
-def test_word_error_rate_counts_edits_of_words():
-    pytest.importorskip("jiwer", reason="pip install jiwer")
-    assert text.word_error_rate("The cat sat.", "the CAT sat") == 0
-    assert text.word_error_rate("the cat sat down", "the bat sat") == 0.5
-    assert text.word_error_rate("the cat", "") == 1
+def test_edits_are_those_that_jiwer_counts():
+    jiwer = pytest.importorskip("jiwer", reason="pip install jiwer")
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        truth, heard = (" ".join(random.choice(list("abcd"), random.integers(1, 9))) for _ in range(2))
+        by_word = jiwer.process_words(truth, heard)
+        wrong = by_word.substitutions + by_word.insertions + by_word.deletions
+        assert text.edits(truth, heard) == (wrong, len(truth.split()))
+
+
+def test_error_rate_is_of_words_or_characters():
+    assert text.error_rate("The cat sat.", "the CAT sat") == 0
+    assert text.error_rate("the cat sat down", "the bat sat") == 0.5
+    assert text.error_rate("the cat", "") == 1 == text.error_rate("", "the")
+    assert text.error_rate("你好世界。", "你好 世", by_word=False) == 0.25
+    assert text.has_words("Hello 5.") and not text.has_words("Hello 你好")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""Many texts into a folder of waves that is itself a corpus (`data.read_corpus`). Knows the pipeline; resumable.
+
+    python -m llasa_lite speak --list book.txt -o book/ --voice emma --seed 7
+    python -m llasa_lite speak --list book.txt -o book/ --shard 2/8      # the second of eight machines, one folder
+
+A list is a text file, one sentence a line, or .jsonl with `text` and, if wanted, `id`, `voice`, `seed`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .pipeline import Speech
+from .records import Records
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing to say. `id` names its file; `voice` and `seed` take the place of those given for the whole list."""
+
+    id: str
+    text: str
+    voice: str | None = None
+    seed: int | None = None
+
+
+def read_list(path: str | Path) -> list[Line]:
+    """Lines of a list, blank ones left out; unnamed ones are named by their place.
+
+    Raises:
+        ValueError: no such file, a line that is none, an id that is no plain file name or comes twice.
+    """
+    try:
+        rows = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Cannot read a list from '{path}': {error}.") from error
+    lines = []
+    for place, row in enumerate(rows):
+        if not row.strip():
+            continue
+        line = Line(f"{place:06d}", row.strip())
+        if str(path).endswith(".jsonl"):
+            try:
+                told = json.loads(row)
+                line = Line(str(told.get("id", line.id)), told["text"], told.get("voice"), told.get("seed"))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}, line {place + 1}, needs at least a text: {error!r}.") from error
+        if not re.fullmatch(r"\w[\w.-]*", line.id):
+            raise ValueError(f"{path}, line {place + 1}: the id '{line.id}' is no plain file name.")
+        lines.append(line)
+    if not lines:
+        raise ValueError(f"'{path}' holds nothing to say.")
+    if len({line.id for line in lines}) < len(lines):
+        raise ValueError(f"An id comes twice in '{path}'.")
+    return lines
+
+
+def speak_list(
+    llasa,
+    lines: Iterable[Line],
+    folder: str | Path,
+    voice=None,
+    seed: int = 0,
+    sampling=None,
+    shard="1/1",
+    format="wav",
+) -> Iterator[tuple[Line, Speech | None]]:
+    """Speak every line into `folder/clips/<id>.wav`, with its receipt; line k is drawn with seed + k.
+
+    Yields (line, speech) as they are made; speech is None for a line that was there already with the same text.
+    Each shard writes a manifest of its own, so that machines can share the folder; line k is spoken by shard
+    k modulo their number, the same way whichever shard runs first.
+
+    Args:
+        voice: for lines that name none: a built-in name, a `Voice`, or None (the model chooses).
+        shard: "2/8": the second of eight parts.
+        format: wav, flac or ogg.
+    Raises:
+        ValueError: as `Llasa.tts`, and a shard that is none. What was made until then is kept.
+    """
+    part, parts = _shard(shard)
+    folder = Path(folder)
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    name = "manifest.jsonl" if parts == 1 else f"manifest-{part:05d}-of-{parts:05d}.jsonl"
+    manifest = Records(folder / name)
+    voices = {None: None if voice is None else llasa.prepare(voice)}  # each is encoded once
+    for index, line in enumerate(lines):
+        if index % parts != part - 1:
+            continue
+        if line.id in manifest:
+            if manifest[line.id]["text"] != line.text:
+                raise ValueError(f"'{folder}' holds another text under the id '{line.id}'. Choose another folder.")
+            yield line, None
+            continue
+        if line.voice not in voices:
+            voices[line.voice] = llasa.prepare(line.voice)
+        own_seed = seed + index if line.seed is None else line.seed
+        speech = llasa.tts(line.text, voices[line.voice], own_seed, sampling)
+        path = speech.save(folder / "clips" / f"{line.id}.{format}")
+        row = {"id": line.id, "text": line.text, "speaker": speech.receipt["voice"] or "", "split": "train"}
+        row |= {"seconds": round(speech.seconds, 3), "audio": f"clips/{path.name}", "complete": speech.complete}
+        manifest.add(row)  # after its wave: a kill costs one line at most
+        yield line, speech
+
+
+def tally(spoken: tuple[Line, Speech | None]) -> dict:
+    """What one line of `speak_list` adds to the sums."""
+    _, speech = spoken
+    if speech is None:
+        return {"made": 0, "there_already": 1}
+    row = {"made": 1, "there_already": 0, "incomplete": int(not speech.complete)}
+    return row | {"seconds": speech.seconds}
+
+
+def _shard(shard: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"A shard is written as 2/8 (the second of eight), not '{shard}'.")
+    return int(found[1]), int(found[2])

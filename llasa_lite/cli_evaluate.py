@@ -1,0 +1,308 @@
+"""`python -m llasa_lite evaluate`: options of the paper's tables to tasks, rows to files. Knows `evaluation`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import cli
+from .search import SEARCH_METHODS, SearchSettings
+
+KINDS = {
+    "tts": "Sentences spoken and read back by a judge.",
+    "seed-tts-eval": "Zero-shot cloning of prompts (paper, Table 2).",
+    "continuation": "Clips gone on with after 3 s (paper, Table 5).",
+    "asr": "The model's own transcripts (paper, Table 3).",
+    "codec": "Clips through codecs (paper, Table 1).",
+    "emotion": "Emotion of prompt and answer (paper, Table 4).",
+    "search": "What more candidates buy, by every verifier.",
+    "understanding": "Clips and a listening sheet, or its scores (paper, Tables 6 and 7).",
+}
+CLIPS = "corpus folders (manifest.jsonl; test splits are used) or LibriSpeech folders (*.trans.txt)"
+
+
+def add(verbs, model, output) -> None:
+    """Add the verb and its kinds to the parser."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", required=True, help="folder for rows and tables; a stopped run goes on")
+    common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
+    common.add_argument("--seed", type=int, default=0, help="item k is drawn with seed + k (default: 0)")
+    common.add_argument("--judge", default="openai/whisper-base", help="recogniser: Whisper or CTC, hub id or folder")
+    shared = argparse.ArgumentParser(add_help=False, parents=[common])
+    shared.add_argument("--no-judge", action="store_true", help="no word error rate")
+    shared.add_argument("--language", default="en", help="zh counts characters, others words (default: en)")
+    shared.add_argument("--speaker-model", help="nano, or an AutoModelForAudioXVector: hub id or folder")
+    shared.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
+    shared.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS ([quality])")
+    shared.add_argument("--keep", action="store_true", help="keep the waves, in waves/ of the folder")
+    shared.add_argument("--name", help="name of the system in the table (default: the model's)")
+    speaking = argparse.ArgumentParser(add_help=False)
+    speaking.add_argument("--temperature", type=float, help="default: the checkpoint's")
+    speaking.add_argument("--top-p", type=float, help="default: the checkpoint's")
+    speaking.set_defaults(top_k=None)
+    searching = argparse.ArgumentParser(add_help=False)
+    searching.add_argument("--method", help=f"search instead of one sample: {', '.join(SEARCH_METHODS)}")
+    searching.add_argument(
+        "--n", type=int, default=SearchSettings.n, help="candidates, or beams (default: %(default)s)"
+    )
+    searching.add_argument("--process", help="prunes beams (default: speaker)")
+    searching.add_argument("--outcome", help="chooses among whole candidates (default: asr)")
+
+    evaluate = verbs.add_parser("evaluate", help="The paper's tables.", description="The paper's tables as commands.")
+    kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    for kind, told in KINDS.items():
+        speaks = kind not in ("asr", "codec", "search")
+        searches = speaks and kind != "continuation"
+        parents = [common if kind == "search" else shared, model, output] + [speaking] * speaks + [searching] * searches
+        sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
+        sub.set_defaults(handler=search if kind == "search" else run)
+        if kind in ("seed-tts-eval", "emotion"):
+            either = sub.add_mutually_exclusive_group(required=True)
+            either.add_argument("--list", help="meta.lst: utt|prompt_text|prompt_wav|text(|ground truth)")
+            either.add_argument("--data", nargs="+", help="make one: " + CLIPS)
+        if kind in ("continuation", "asr", "codec"):
+            sub.add_argument("--data", required=True, nargs="+", help=CLIPS)
+        if kind == "seed-tts-eval":
+            sub.add_argument("--set", default="en", choices=("en", "zh", "hard"), help="paper's columns (default: en)")
+        if kind == "asr":
+            sub.add_argument("--set", default="clean", choices=("clean", "other"), help="the paper's column")
+        if kind == "codec":
+            from .evaluation.codecs import CODECS
+
+            names = f"others beside the model's: {', '.join(CODECS)}, or all"
+            sub.add_argument("--codecs", nargs="+", default=[], metavar="NAME", help=names)
+        if kind == "search":
+            sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
+            sub.add_argument("--voices", nargs="+", required=True, help="sentence k is spoken by voice k modulo them")
+            sub.add_argument("--n", type=int, default=32, help="takes of every sentence (default: 32)")
+            sub.add_argument("--choosers", nargs="+", help="verifiers that choose among them")
+            sub.add_argument("--process", default="speaker", help="prunes beams (default: speaker)")
+            sub.add_argument("--outcome", default="asr", help="chooses after partial PRM (default: asr)")
+            sub.add_argument("--guided", nargs="*", help="beams x branches of guided searches, e.g. 4x4 16x16")
+        if kind == "tts":
+            sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
+            sub.add_argument("--voices", nargs="+", default=[], help="sentence k is spoken by voice k modulo them")
+        if kind == "understanding":
+            sub.add_argument("--voices", nargs=1, default=[], help="built-in voice (default: the model chooses)")
+            sub.add_argument("--scores", nargs="+", help="CSVs of listeners: make the table of them instead")
+
+
+def run(o) -> None:
+    from .evaluation import Ears, Judge, run_task, tables
+    from .records import Records
+    from .verifiers import Own, verifier
+
+    if o.kind == "understanding" and o.scores:
+        return scores(o)
+    out, device = Path(o.out), cli.picked_device(o)
+    # bad input is refused before a model is loaded
+    items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "understanding": understanding}
+    items = cli._some(items.get(o.kind, clips)(o), o.limit)
+    needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
+    if needs and not needs[1]:
+        raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")
+    judging = not o.no_judge and o.kind not in ("understanding", "asr")
+    own = Own(device)
+    ears = Ears(
+        Judge(o.judge, device, o.language) if judging else None,
+        verifier(f"speaker:{o.speaker_model}", own) if o.speaker_model else None,
+        verifier(f"emotion:{o.emotion_model}", own) if o.emotion_model else None,
+        verifier("quality", own) if o.mos else None,
+    )
+    systems, settings = _tasks(o, items, ears)
+    records = Records(out / "rows.jsonl", settings=settings)
+    rows = []
+    for todo in systems:
+        rows += run_task(todo, records, lambda todo: cli._progress(o.kind, o, todo))
+    if o.kind == "understanding":
+        return _sheet(o, items, rows)
+    errors = tables.CER if o.language == "zh" else tables.WER
+    measures = [errors, tables.SIM_O, tables.SIM_R, tables.EMOTION, tables.STOI, tables.PESQ_WB, tables.PESQ_NB]
+    measures += [tables.SPK_SIM, tables.MOS, tables.CUT_OFF, tables.SPEED]
+    settings |= {"data": [Path(folder).name for folder in getattr(o, "data", None) or ()]}
+    notes = [f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in settings.items() if v not in (None, [], False)]
+    summaries = tables.write_tables(out, KINDS[o.kind], rows, measures, _paper(o), notes)
+    _told(o, summaries)
+
+
+def _shown(value) -> str:
+    """A setting as it stands in a table: of a folder its name, not where it lies on this machine."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else str(value)
+
+
+def _tasks(o, items, ears) -> tuple[list, dict]:
+    """What is to be done, a list of tasks, and what rows must share to stand in one table."""
+    from .evaluation import tasks
+
+    keep = Path(o.out) / "waves" if o.keep else None
+    settings = {"task": o.kind, "items": len(items), "limit": o.limit, "language": o.language}
+    settings |= {k: getattr(o, k) for k in ("speaker_model", "emotion_model", "mos")}
+    if ears.judge:
+        settings["judge"] = o.judge
+    if o.kind == "codec":
+        return _codec_tasks(o, items, ears, keep), settings
+    llasa = cli._load(o)
+    system = o.name or llasa.checkpoint.name
+    settings |= {"seed": o.seed, "model": str(o.model or "nano"), "codec": llasa.codec.name}
+    if o.kind == "asr":
+        return [tasks.asr(system, lambda wav: llasa.transcribe(wav).text, items, o.language)], settings
+    sampling = cli._sampling(o, llasa)
+    settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+
+    def speak(text, voice, seed):
+        if not o.method:
+            return llasa.tts(text, voice, seed, sampling)
+        how = {"method": o.method, "n": o.n, "process": o.process, "outcome": o.outcome}
+        found = llasa.search(text, voice, seed=seed, sampling=sampling, **how)
+        chose = {one["source"] for part in found.verifiers.values() if part for one in part["verifiers"]}
+        if judges := chose & {o.judge, o.speaker_model, o.emotion_model}:
+            raise ValueError(f"'{judges.pop()}' chose the candidates and cannot judge them too. Give another judge.")
+        return found.best
+
+    if getattr(o, "method", None):
+        settings |= {k: getattr(o, k) for k in ("method", "n", "process", "outcome")}
+        system = o.name or f"{system}, {o.method}, n {o.n}"
+
+    if o.kind in ("tts", "understanding"):
+        settings["voices"] = o.voices
+        voices = [llasa.prepare(name) for name in o.voices]
+        if o.kind == "understanding":
+            keep, items = Path(o.out) / "waves", [case.sentence for case in items]
+        return [tasks.tts(system, speak, items, ears, voices, o.seed, keep)], settings
+    if o.kind == "continuation":
+        return [tasks.continuation(system, llasa, items, ears, o.seed, sampling, keep)], settings
+    return [tasks.seed_tts_eval(system, speak, llasa.codec, items, ears, o.seed, keep)], settings
+
+
+def _codec_tasks(o, items, ears, keep) -> list:
+    from .evaluation import tasks
+    from .evaluation.codecs import CODECS, TransformersCodec
+
+    wanted = list(CODECS) if o.codecs == ["all"] else o.codecs
+    if unknown := set(wanted) - set(CODECS):
+        raise ValueError(f"Unknown codec '{sorted(unknown)[0]}'. Choose from: {', '.join(CODECS)}, all.")
+    own = cli._load_codec(o)
+    made = [tasks.codec("originals", None, items, ears)]
+    name = o.name or ("X-codec2 50" if "xcodec2" in own.name else f"{own.name} 50")
+    made.append(tasks.codec(name, lambda wav: own.decode(own.encode(wav))[: len(wav)], items, ears, keep))
+    for other in wanted:
+        codec = TransformersCodec(CODECS[other].source, CODECS[other].codebooks, cli.picked_device(o))
+        made.append(tasks.codec(CODECS[other].row, codec.resynthesise, items, ears, keep))
+    return made
+
+
+def _paper(o) -> tuple:
+    """The paper's rows that stand beside a task's own."""
+    from .evaluation.tables import paper_rows
+
+    if o.kind == "seed-tts-eval":
+        error = "zh_cer" if o.set == "zh" else f"{o.set}_wer"
+        columns = (("wer", error), ("sim_o", f"{o.set}_sim_o"), ("sim_r", f"{o.set}_sim_r"))
+        return paper_rows("table2_seed_tts_eval", "model+group", columns)
+    if o.kind == "continuation":
+        columns = (("wer", "wer_h"), ("sim_o", "sim_o"), ("sim_r", "sim_r"))
+        return paper_rows("table5_librispeech_continuation", "system+group", columns)
+    if o.kind == "asr":
+        return paper_rows("table3_asr_librispeech", "model", (("wer", f"test_{o.set}_wer"),))
+    if o.kind == "codec":
+        same = tuple((name, name) for name in ("wer", "stoi", "pesq_wb", "pesq_nb", "spk_sim"))
+        return paper_rows("table1_codecs", "model+token_rate", same)
+    if o.kind == "emotion":
+        column = "zh" if o.language == "zh" else "en"
+        return paper_rows("table4_emotion_similarity", "model+group", (("emotion_sim", column),))
+    return ()
+
+
+def _sheet(o, cases, rows) -> None:
+    from .evaluation.sheet import write_sheet
+
+    clips = [(row["system"], case, f"waves/{k:04d}.wav") for k, (case, row) in enumerate(zip(cases, rows))]
+    path = write_sheet(clips, o.out, o.seed)
+    told = {"sheet": str(path), "clips": len(clips)}
+    cli._print(told, o, f"{len(clips)} clips to be heard: open {path}, then evaluate understanding --scores")
+
+
+def scores(o) -> None:
+    from .evaluation import tables
+    from .evaluation.sheet import read_scores
+
+    rows = read_scores(o.scores)
+    Path(o.out).mkdir(parents=True, exist_ok=True)
+    notes = [f"{len({row['listener'] for row in rows})} listeners; n counts their scores"]
+    _told(o, tables.write_tables(o.out, KINDS["understanding"], rows, [tables.SCORE], (), notes))
+
+
+def _told(o, summaries: dict) -> None:
+    row = {"table": str(Path(o.out) / "table.md"), "systems": summaries}
+    cli._print(row, o, (Path(o.out) / "table.md").read_text(encoding="utf-8").rstrip())
+
+
+def search(o) -> None:
+    from .evaluation import Judge
+    from .search_benchmark import SearchBench, VoiceJudge, agreement, evaluate_search, plot, summarise, write
+
+    llasa = cli._load(o)
+    try:
+        guided = tuple(tuple(map(int, pair.split("x"))) for pair in o.guided) if o.guided is not None else None
+        assert guided is None or all(len(pair) == 2 for pair in guided)
+    except (ValueError, AssertionError):
+        raise ValueError(f"--guided takes beams x branches, as 4x4, not {' '.join(o.guided)}.") from None
+    given = {"n": o.n, "process": o.process, "outcome": o.outcome, "seed": o.seed, "guided": guided}
+    given["choosers"] = tuple(o.choosers) if o.choosers else None
+    bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
+    try:
+        like = VoiceJudge()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The judge of voices needs '{error.name}': pip install llasa-lite[voice-judge].") from error
+    texts = cli._some(sentences(o), o.limit)
+    command = "python -m llasa_lite " + " ".join(sys.argv[1:])
+    measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)
+    for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
+        print(f"{done} of {len(texts)} sentences", file=sys.stderr)
+        summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
+        files = write(o.out, takes, summary, agreed, command)
+    plot(summary, Path(o.out) / "search.png")
+    lines = [
+        f"{r['method']:12} {r['chooser']:14} {r['n']:3} x {r['branch']:2}  WER {r['wer']:.3f} ({r['wer_low']:.3f} to "
+        f"{r['wer_high']:.3f})  similarity {r['similarity']:.3f}  {r['seconds']:.1f} s"
+        for r in summary
+    ]
+    lines += [
+        f"{r['verifier']} against {r['judge']}: {r['spearman']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in agreed
+    ]
+    cli._print({"search": summary, "agreement": agreed, "files": list(map(str, files))}, o, "\n".join(lines))
+
+
+def sentences(o) -> list[str]:
+    try:
+        rows = [line.strip() for line in Path(o.sentences).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Cannot read sentences from '{o.sentences}': {error}.") from error
+    if not rows:
+        raise ValueError(f"'{o.sentences}' holds no sentences.")
+    return rows
+
+
+def lines(o) -> list:
+    from .evaluation.tasks import paired, read_meta_list
+
+    return read_meta_list(o.list) if o.list else paired(clips(o))
+
+
+def understanding(o) -> list:
+    from .evaluation.sheet import cases
+
+    return cases(o.language)
+
+
+def clips(o) -> list:
+    from .sources import read_clips
+
+    found = [clip for folder in o.data for clip in read_clips(folder)]
+    held_out = [clip for clip in found if clip.split.startswith("test")]
+    if not held_out:
+        raise ValueError(f"{', '.join(o.data)} holds no clips kept out of training.")
+    return held_out

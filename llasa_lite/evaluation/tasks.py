@@ -1,0 +1,202 @@
+"""What is done to fill a table: each task is a list of items, each made and judged only when its row is missing.
+
+A task yields `(system, name, make)`; `make()` gives the fields of one row. `run_task` keeps the rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import audio
+from ..records import Records
+from .listening import Ears
+
+Todo = Iterator[tuple[str, str, Callable[[], dict]]]
+PROMPT_SECONDS = 3.0  # of a clip that is continued (paper, Table 5)
+
+
+def run_task(todo: Todo, records: Records, progress=lambda items: items) -> list[dict]:
+    """Make the rows that are missing, in order; returns all rows of the task."""
+    rows = []
+    for system, name, make in progress(list(todo)):
+        key = f"{system}/{name}"
+        if key not in records:
+            made = {k: round(v, 5) if isinstance(v, float) else v for k, v in make().items()}
+            records.add({"id": key, "system": system} | made)
+        rows.append(records[key])
+    return rows
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A line of seed-tts-eval's meta.lst: `utt|prompt_text|prompt_wav|text`, some with `|ground truth wav`."""
+
+    name: str
+    prompt_text: str
+    prompt_wav: Path
+    text: str
+    truth_wav: Path | None = None
+
+
+def read_meta_list(path: str | Path) -> list[Prompted]:
+    """Lines of a meta.lst; its wave paths are relative to its folder. Raises ValueError where a line is none."""
+    path, lines = Path(path), []
+    try:
+        rows = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Cannot read '{path}': {error}.") from error
+    for number, row in enumerate(rows, 1):
+        parts = row.strip().split("|")
+        if not row.strip():
+            continue
+        if len(parts) not in (4, 5):
+            raise ValueError(f"{path}, line {number}: 4 or 5 parts between | are needed, not {len(parts)}.")
+        truth = path.parent / parts[4] if len(parts) == 5 else None
+        lines.append(Prompted(parts[0], parts[1], path.parent / parts[2], parts[3], truth))
+    if not lines:
+        raise ValueError(f"'{path}' holds no lines.")
+    return lines
+
+
+def paired(clips) -> list[Prompted]:
+    """Lines of the same kind from any corpus: each clip is said again after another clip of its speaker, as in
+    seed-tts-eval, with itself as ground truth. Speakers of one clip are left out."""
+    by_speaker: dict[str, list] = {}
+    for clip in clips:
+        by_speaker.setdefault(clip.speaker, []).append(clip)
+    groups = [group for group in by_speaker.values() if len(group) > 1]
+    return [
+        Prompted(str(clip.id), group[k - 1].text, group[k - 1].path, clip.text, clip.path)
+        for group in groups
+        for k, clip in enumerate(group)
+    ]
+
+
+def tts(system: str, speak, sentences: Iterable[str], ears: Ears, voices=(), seed: int = 0, keep=None) -> Todo:
+    """Each sentence spoken once, sentence k with seed + k by voice k modulo their number, read back by the judge.
+
+    Args:
+        speak: `(text, voice, seed) -> Speech`: `llasa.tts`, or a search that returns its best.
+        keep: folder for the waves; None keeps nothing.
+    """
+
+    def make(index: int, sentence: str) -> dict:
+        speech = speak(sentence, voices[index % len(voices)] if voices else None, seed + index)
+        return _kept(keep, f"{index:04d}", speech) | ears.read(speech.wav, sentence) | ears.pleasant(speech.wav)
+
+    for index, sentence in enumerate(sentences):
+        yield system, str(index), lambda index=index, sentence=sentence: make(index, sentence)
+
+
+def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ears, seed: int = 0, keep=None) -> Todo:
+    """Zero-shot cloning (paper, Table 2; with emotion ears and ESD's lines, Table 4): likeness to the prompt and to
+    the prompt through the codec. Where a line has a ground truth, it and its resynthesis are rows of their own."""
+    from ..voices import Voice
+
+    def judged(wav: np.ndarray, line: Prompted) -> dict:
+        prompt = audio.load(line.prompt_wav, f"prompt of {line.name}")
+        again = codec.decode(codec.encode(prompt)[:-1])
+        return ears.read(wav, line.text) | ears.alike(wav, prompt, again) | ears.pleasant(wav)
+
+    def model(index: int, line: Prompted) -> dict:
+        speech = speak(line.text, Voice.from_audio(line.prompt_wav, line.prompt_text, line.name), seed + index)
+        return _kept(keep, line.name, speech) | judged(speech.wav, line)
+
+    def truth(line: Prompted, through_codec: bool) -> dict:
+        wav = audio.load(line.truth_wav, f"ground truth of {line.name}")
+        return judged(codec.decode(codec.encode(wav)[:-1]) if through_codec else wav, line)
+
+    for index, line in enumerate(lines):
+        if line.truth_wav is not None:
+            yield "ground truth", line.name, lambda line=line: truth(line, False)
+            yield "codec resynthesis", line.name, lambda line=line: truth(line, True)
+        yield system, line.name, lambda index=index, line=line: model(index, line)
+
+
+def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=None, keep=None) -> Todo:
+    """The first 3 s of a clip gone on with to the end of its own transcript (paper, Table 5, after VALL-E).
+
+    The text is the whole transcript, so nothing says where the prompt's part of it ends. Words are counted over prompt
+    and answer; likeness is that of the answer alone.
+    """
+    from ..pipeline import SECONDS_TO_SPARE
+
+    codec, prompt_codes = llasa.codec, int(PROMPT_SECONDS * audio.FRAME_RATE)
+
+    def judged(wav: np.ndarray, clip, again: np.ndarray) -> dict:
+        cut = prompt_codes * audio.HOP_LENGTH
+        return ears.read(wav, clip.text) | ears.alike(wav[cut:], clip.load()[:cut], again[:cut]) | ears.pleasant(wav)
+
+    def model(index: int, clip) -> dict:
+        began = time.perf_counter()
+        codes = codec.encode(clip.load())[:prompt_codes]
+        room = int((1.5 * clip.seconds + SECONDS_TO_SPARE) * audio.FRAME_RATE) - prompt_codes
+        prompt = llasa.protocol.tts_prompt(clip.text, codes)
+        beams = llasa.engine.start(prompt, 1, "speech", sampling or llasa.sampling, seed + index, room)
+        beams.advance(room)
+        wav = codec.decode([*codes, *llasa.protocol.ids_to_codes(beams.ids[0])])
+        if keep:
+            audio.save(wav, _folder(keep) / f"{_plain(clip.id)}.wav")
+        row = {"seconds": len(wav) / audio.SAMPLE_RATE, "seconds_taken": time.perf_counter() - began}
+        row |= {"incomplete": int(beams.stopped[0] != "end")}
+        return row | judged(wav, clip, codec.decode(codes))
+
+    def truth(clip, through_codec: bool) -> dict:
+        wav = clip.load()
+        again = codec.decode(codec.encode(wav)[:-1])
+        return judged(again if through_codec else wav, clip, again)
+
+    for index, clip in enumerate(c for c in clips if c.seconds > PROMPT_SECONDS + 0.5):
+        yield "ground truth", str(clip.id), lambda clip=clip: truth(clip, False)
+        yield "codec resynthesis", str(clip.id), lambda clip=clip: truth(clip, True)
+        yield system, str(clip.id), lambda index=index, clip=clip: model(index, clip)
+
+
+def asr(system: str, hear: Callable[[np.ndarray], str], clips, language: str = "en") -> Todo:
+    """Recognition (paper, Table 3): `hear` is `lambda wav: llasa.transcribe(wav).text`, or a Judge."""
+    from .listening import counted
+
+    def make(clip) -> dict:
+        wav, began = clip.load(), time.perf_counter()
+        row = counted(clip.text, hear(wav), language)
+        return row | {"seconds": len(wav) / audio.SAMPLE_RATE, "seconds_taken": time.perf_counter() - began}
+
+    for clip in clips:
+        yield system, str(clip.id), lambda clip=clip: make(clip)
+
+
+def codec(system: str, resynthesise: Callable[[np.ndarray], np.ndarray] | None, clips, ears: Ears, keep=None) -> Todo:
+    """A codec against its originals (paper, Table 1). `resynthesise` keeps 16 kHz and length; None: the originals."""
+
+    def make(clip) -> dict:
+        wav, began = clip.load(), time.perf_counter()
+        made = wav if resynthesise is None else resynthesise(wav)
+        row = {"seconds": len(wav) / audio.SAMPLE_RATE, "seconds_taken": time.perf_counter() - began}
+        if keep and resynthesise is not None:
+            audio.save(made, _folder(keep) / f"{_plain(system)}-{_plain(clip.id)}.wav")
+        row |= ears.read(made, clip.text) | ears.pleasant(made)
+        return row if resynthesise is None else row | ears.faithful(made, wav)
+
+    for clip in clips:
+        yield system, str(clip.id), lambda clip=clip: make(clip)
+
+
+def _kept(keep, name: str, speech) -> dict:
+    if keep:
+        speech.save(_folder(keep) / f"{_plain(name)}.wav")
+    taken = speech.receipt["seconds_taken"]
+    return {"seconds": speech.seconds, "seconds_taken": taken, "incomplete": int(not speech.complete)}
+
+
+def _folder(keep) -> Path:
+    Path(keep).mkdir(parents=True, exist_ok=True)
+    return Path(keep)
+
+
+def _plain(name) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in str(name))

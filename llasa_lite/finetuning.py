@@ -1,0 +1,364 @@
+"""Trains any Llasa, or a text Llama that is to become one, on Transformers' Trainer. Knows tokens, nothing of audio.
+
+    python -m llasa_lite train finetune --base llasa-1b --data CODES --recipe lora --out runs/me
+    torchrun --nproc-per-node 8 -m llasa_lite train finetune --base meta-llama/Llama-3.2-1B-Instruct --recipe paper ...
+    ... --trainer deepspeed=zero3.json --trainer gradient_checkpointing=true      # any field of TrainingArguments
+
+Several processes, several nodes, DeepSpeed and FSDP are Trainer's and come with `torchrun`: the recipe says how many
+rows a step sees, and each process takes its share. What comes out is a plain `LlamaForCausalLM` in a folder that
+`Llasa.from_pretrained` loads, with a model card. nano itself is trained by `training.py`, which has aids for its size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .checkpoints import CC_BY_NC, Checkpoint, find, reaching
+from .data import Utterance
+from .engine import Sampling
+from .tokens import IGNORE, MARKERS, Protocol, speech_token
+
+log = logging.getLogger(__name__)
+
+RELEASED_CODES = 65_536  # of X-codec2
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 8
+    alpha: int = 32
+    dropout: float = 0.1
+    layers: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long, how fast, on how much at once."""
+
+    source: str
+    epochs: float
+    learning_rate: float
+    rows_per_step: int  # over all processes
+    warmup_share: float = 0.03
+    final_share: float = 0.1  # of the learning rate, where the cosine ends
+    weight_decay: float = 0.0
+    beta_2: float = 0.999
+    lora: Lora | None = None
+    max_ids: int = 2048  # longer rows are dropped and counted
+
+
+RECIPES = {
+    "paper": Recipe("arXiv 2502.04128, training: 2M ids a step", 3, 5e-5, 1024),
+    "released": Recipe("the authors' released training config", 2, 5e-5, 1024, weight_decay=0.01, beta_2=0.95),
+    "finetune": Recipe("the authors' finetuning script; rows a step are ours", 2, 1e-5, 32),
+    "lora": Recipe("the authors' LoRA script; epochs and rows a step are ours", 2, 5e-4, 16, lora=Lora()),
+}
+
+
+class Rows(torch.utils.data.Dataset):
+    """Training rows made as they are asked for; row k is speech or recognition by a draw of its own, the same in every
+    process and after every restart.
+
+    Args:
+        recognition: share of rows that go from speech to text.
+    Attributes:
+        dropped: utterances longer than `max_ids`, or dropped by their source.
+        ids: of text and speech in the rows that are kept.
+    """
+
+    def __init__(self, sources: Sequence[Sequence[Utterance]], protocol: Protocol, max_ids, recognition=0.0, seed=0):
+        self.sources, self.protocol, self.recognition, self.seed = sources, protocol, recognition, seed
+        whole = (protocol.tts_example("a", [0]), protocol.asr_example("a", [0]))
+        spare = max_ids - max(len(e.input_ids) for e in whole) + len(protocol.text_to_ids("a")) + 1
+        self.places: list[tuple[int, int]] = []
+        self.dropped = self.ids = 0
+        for number, source in enumerate(sources):
+            counts = getattr(source, "id_counts", None)
+            if counts is None:
+                counts = np.array([len(protocol.text_to_ids(u.text.strip())) + len(u.codes) for u in source], int)
+            fits = np.flatnonzero(counts <= spare)
+            self.places += [(number, int(k)) for k in fits]
+            self.ids += int(counts[fits].sum())
+            self.dropped += len(counts) - len(fits) + getattr(source, "dropped", 0)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict:
+        source, place = self.places[index]
+        said = self.sources[source][place]
+        read = self.recognition > 0 and np.random.default_rng([self.seed, index]).random() < self.recognition
+        made = (self.protocol.asr_example if read else self.protocol.tts_example)(said.text, said.codes)
+        return {"input_ids": made.input_ids, "labels": made.labels}
+
+    def collate(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Padded on the right: a causal model needs no mask for that, and the loss skips it."""
+        width = max(len(row["input_ids"]) for row in rows)
+        fill = {"input_ids": self.protocol.pad, "labels": IGNORE}
+        return {k: torch.tensor([row[k] + [v] * (width - len(row[k])) for row in rows]) for k, v in fill.items()}
+
+
+def load_base(source: str) -> tuple[Checkpoint, Protocol, torch.nn.Module]:
+    """A checkpoint to train, float32. A text Llama gets Llasa's tokens, in the released order, and fresh rows for them.
+
+    Raises:
+        ValueError: not a Llama, or no tokenizer with a chat template; NotReachable: no weights.
+    """
+    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+
+    checkpoint = find(source)
+    with reaching(checkpoint.source):
+        if (kind := AutoConfig.from_pretrained(checkpoint.source).model_type) != "llama":
+            raise ValueError(f"'{checkpoint.source}' is a {kind} model; Llasa checkpoints are Llamas.")
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source)
+        model = LlamaForCausalLM.from_pretrained(checkpoint.source, dtype=torch.float32)
+    if MARKERS[0] not in tokenizer.get_vocab():
+        if not tokenizer.chat_template:
+            raise ValueError(f"'{source}' has no chat template: start from an Instruct model.")
+        tokenizer.add_tokens([*MARKERS, *map(speech_token, range(RELEASED_CODES))])
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        log.info("%d tokens of Llasa added to '%s'.", len(MARKERS) + RELEASED_CODES, source)
+    return checkpoint, Protocol(tokenizer), model
+
+
+def finetune(
+    base: str,
+    read: Callable[[Protocol], tuple[list[Sequence[Utterance]], list[Sequence[Utterance]]]],
+    out: str | Path,
+    recipe: Recipe,
+    recognition: float = 0.0,
+    rows_at_once: int = 4,
+    max_steps: int = -1,
+    save_every: int = 200,
+    seed: int = 0,
+    trainer_arguments: dict | None = None,
+) -> Path:
+    """Train `base` on utterances and save it as a folder `Llasa.from_pretrained` reads.
+
+    A run that was stopped goes on from its last checkpoint in `out/checkpoints`, on the same rows in the same order,
+    also with another number of processes; the log is `out/log.jsonl`.
+
+    Args:
+        base: checkpoint (short name, hub id, folder) or a text Llama.
+        read: gives, for the protocol of the base, the utterances to learn, one sequence a source, and those whose
+            loss is logged whenever a checkpoint is saved.
+        recognition: share of rows that go from speech to text; the checkpoint can then transcribe.
+        rows_at_once: rows of one forward pass in one process; the recipe's `rows_per_step` is reached by accumulation.
+        max_steps: stop there; -1: as many epochs as the recipe says.
+        trainer_arguments: fields of `transformers.TrainingArguments` that take the place of ours.
+    Raises:
+        ValueError: no rows that fit, a base that is no Llama, or rows a step that the processes cannot share evenly.
+    """
+    import transformers
+    from transformers.trainer_utils import get_last_checkpoint
+
+    out = Path(out)
+    torch.manual_seed(seed)
+    checkpoint, protocol, model = load_base(base)
+    sources, watched = read(protocol)
+    max_ids = min(recipe.max_ids, checkpoint.context, model.config.max_position_embeddings)
+    rows = Rows(sources, protocol, max_ids, recognition, seed)
+    if not len(rows):
+        raise ValueError(f"There is no row of at most {max_ids} ids to train on; {rows.dropped} were longer.")
+    held_out = Rows(watched, protocol, max_ids, recognition, seed)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    accumulation, left = divmod(recipe.rows_per_step, rows_at_once * processes)
+    if left or not accumulation:
+        raise ValueError(
+            f"{recipe.rows_per_step} rows a step are not shared evenly by {processes} processes of {rows_at_once} rows "
+            "at once. Change --rows-at-once or --rows-per-step."
+        )
+    model.config.llasa = _facts(checkpoint, recognition)
+    model.generation_config = _sampling(checkpoint, model, protocol)
+    model.config.use_cache = False  # nothing is generated in training
+    on_gpu = torch.cuda.is_available()
+    arguments = dict(
+        output_dir=str(out / "checkpoints"),
+        num_train_epochs=recipe.epochs,
+        max_steps=max_steps,
+        per_device_train_batch_size=rows_at_once,
+        per_device_eval_batch_size=rows_at_once,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": recipe.final_share},
+        warmup_steps=recipe.warmup_share,  # below 1: a share of all steps
+        weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.beta_2,
+        bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        fp16=on_gpu and not torch.cuda.is_bf16_supported(),
+        use_cpu=not on_gpu,
+        logging_steps=10,
+        save_steps=save_every,
+        save_total_limit=2,
+        eval_strategy="steps" if len(held_out) else "no",
+        eval_steps=save_every,
+        prediction_loss_only=True,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=on_gpu,
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed,
+    )
+    try:
+        arguments = transformers.TrainingArguments(**arguments | (trainer_arguments or {}))
+    except TypeError as error:
+        raise ValueError(f"Transformers' TrainingArguments refuses this: {error}.") from error
+    if recipe.lora:
+        model = _with_adapter(model, recipe.lora)
+
+    class Log(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if state.is_world_process_zero:
+                with open(out / "log.jsonl", "a", encoding="utf-8") as record:
+                    record.write(json.dumps({"step": state.global_step} | logs) + "\n")
+                shown = ", ".join(f"{k} {v:.4g}" for k, v in logs.items() if "loss" in k or k == "learning_rate")
+                log.info("step %d of %d: %s", state.global_step, state.max_steps, shown)
+
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=held_out if len(held_out) else None,
+        data_collator=rows.collate,
+        callbacks=[Log()],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
+    checkpoints = Path(arguments.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    trainer.save_model(str(out / "adapter" if recipe.lora else out))  # gathers what DeepSpeed and FSDP have spread
+    if trainer.is_world_process_zero():
+        if recipe.lora:
+            _merge_adapter(base, out, model.config, model.generation_config)
+        for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
+            file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
+        protocol.tokenizer.save_pretrained(out)
+        told = {
+            "Base": f"`{checkpoint.source if checkpoint.name != 'nano' else 'nano'}`",
+            "Recipe": recipe.source + (", LoRA " + str(asdict(recipe.lora)) if recipe.lora else ", all weights"),
+            "Rows": f"{len(rows):,} ({rows.ids:,} ids of text and speech), {rows.dropped:,} too long and left out",
+            "From speech to text": f"{recognition:.0%} of the rows",
+            "Steps": f"{trainer.state.global_step:,} of {recipe.rows_per_step} rows, seed {seed}",
+            "Learning rate": f"{recipe.learning_rate:g}, cosine to {recipe.final_share:.0%}",
+        }
+        (out / "README.md").write_text(card(out.name, checkpoint, told), encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a process group left open can hang the interpreter's exit
+    return out
+
+
+def card(name: str, checkpoint: Checkpoint, told: dict[str, str]) -> str:
+    """A model card that says what it was made of: `told`, name to value, becomes its table."""
+    licence = {CC_BY_NC: "cc-by-nc-4.0", "Apache-2.0": "apache-2.0"}.get(checkpoint.licence, "other")
+    front = [f"license: {licence}", "library_name: transformers", "pipeline_tag: text-to-speech", "tags: [llasa]"]
+    if checkpoint.languages:
+        front.append(f"language: [{', '.join(checkpoint.languages)}]")
+    if "/" in checkpoint.source and not Path(checkpoint.source).exists():
+        front.append(f"base_model: {checkpoint.source}")
+    table = "\n".join(f"| {key} | {value} |" for key, value in told.items())
+    return _CARD.format(front="\n".join(front), name=name, table=table, licence=checkpoint.licence)
+
+
+def push(folder: str | Path, repo: str, private: bool = True, api=None) -> str:
+    """Upload a finetuned folder to the hub, without checkpoints and logs; returns its address.
+
+    Args:
+        repo: owner/name.
+        api: a `huggingface_hub.HfApi`; None: one of the account that is logged in.
+    Raises:
+        ValueError: no checkpoint in the folder, or not a name of a repository.
+    """
+    folder = Path(folder)
+    find(str(folder))
+    if not (folder / "README.md").is_file() or not any(folder.glob("*.safetensors")):
+        raise ValueError(f"'{folder}' holds no finished checkpoint: weights (.safetensors) or README.md are missing.")
+    if repo.count("/") != 1:
+        raise ValueError(f"A repository is named owner/name, not '{repo}'.")
+    if api is None:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+    api.create_repo(repo, private=private, exist_ok=True)
+    left = ["checkpoints/*", "*.jsonl", "*.bin", "*.pt"]
+    return str(api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=left))
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _facts(checkpoint: Checkpoint, recognition: float) -> dict:
+    """What `checkpoints.find` reads of a folder."""
+    tasks = [*checkpoint.tasks, *(["asr"] if recognition > 0 and not checkpoint.can_transcribe else [])]
+    kept = {
+        k: getattr(checkpoint, k) for k in ("codec", "licence", "chunk_chars", "chunk_seconds", "context", "spell_out")
+    }
+    return kept | {"tasks": tasks, "languages": list(checkpoint.languages)}
+
+
+def _sampling(checkpoint: Checkpoint, model, protocol: Protocol):
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    of_llama = checkpoint.codec != "nano" and "llasa" not in model.config.to_dict()  # released configs hold Llama's own
+    temperature = Sampling.temperature if of_llama or own.temperature is None else own.temperature
+    top_p = Sampling.top_p if of_llama or own.top_p is None else own.top_p
+    return GenerationConfig(do_sample=True, temperature=temperature, top_p=top_p, eos_token_id=protocol.speech_end)
+
+
+def _with_adapter(model, lora: Lora):
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ModuleNotFoundError as error:
+        raise ValueError("LoRA needs 'peft': pip install llasa-lite[train].") from error
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.layers),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _merge_adapter(base: str, out: Path, config, generation_config) -> None:
+    """Weights of the base with the adapter in them, from what was saved: whole however training had spread it."""
+    from peft import PeftModel
+
+    _, _, model = load_base(base)
+    model = PeftModel.from_pretrained(model, str(out / "adapter")).merge_and_unload()
+    model.config.llasa, model.generation_config = config.llasa, generation_config
+    model.save_pretrained(out)
+
+
+_CARD = """---
+{front}
+---
+# {name}
+
+A [Llasa](https://arxiv.org/abs/2502.04128): text to speech as one plain Llama, trained with
+[llasa_lite](https://pypi.org/project/llasa-lite/).
+
+| | |
+|---|---|
+{table}
+
+```python
+from llasa_lite import Llasa
+
+llasa = Llasa.from_pretrained("path or hub id of this checkpoint")
+llasa.tts("Hello there.", seed=7).save("hello.wav")
+```
+
+Licence: {licence}, as of the checkpoint it was trained from. What it says is synthetic speech: say so where it is
+heard, and use only voices you have permission to use.
+"""

@@ -1,0 +1,286 @@
+"""What search buys: error rate and similarity against the number of candidates, heard by judges that did not choose.
+
+python -m llasa_lite evaluate search --sentences FILE --judge openai/whisper-base --out llasa_lite/results
+
+Every sentence is sampled n times once; best-of-N for smaller N is read off the same takes, block by block, so that the
+curves differ in who chooses and in nothing else. Searches under a process verifier are run as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .audio import SILENCE_PEAK
+from .search import Candidate
+from .text import edits
+from .verifiers import Criterion, Own, Verifier, criterion
+
+RANDOM, ORACLE = "random", "oracle"  # the lower and the upper line: a take at random, and the one the judge likes best
+TIMED = 8  # sentences on which every number of takes is timed
+
+
+@dataclass(frozen=True)
+class SearchBench:
+    """What to measure."""
+
+    n: int = 32  # takes of every sentence
+    choosers: tuple[str, ...] = ("likelihood", "asr", "speaker", "asr, speaker")  # as `verifiers.criterion` reads them
+    process: str = "speaker"
+    outcome: str = "asr"
+    # (beams, branches): the paper's 16 x 16, and what two cores bear
+    guided: tuple[tuple[int, int], ...] = ((4, 4), (8, 4))
+    seed: int = 0
+    reference: str = "prompt"
+
+
+@dataclass(frozen=True)
+class Take:
+    """One candidate and what everybody thought of it."""
+
+    sentence: int
+    method: str
+    n: int  # beams of a guided search; takes of plain sampling
+    branch: int
+    candidate: Candidate
+    edits: int  # heard by the judge
+    words: int
+    similarity: float | None  # to the prompt, by the judge of voices
+
+
+class VoiceJudge:
+    """Cosine of two voices by Resemblyzer (`pip install Resemblyzer`), which no verifier here uses."""
+
+    def __init__(self):
+        from resemblyzer import VoiceEncoder
+
+        self.encoder = VoiceEncoder("cpu", verbose=False)
+
+    def embed(self, wav: np.ndarray) -> np.ndarray:
+        from resemblyzer import preprocess_wav
+
+        speech = preprocess_wav(wav)  # silences cut out; nothing may be left of a bad take
+        return self.encoder.embed_utterance(speech if len(speech) > 1600 else wav)
+
+    def __call__(self, reference: np.ndarray, wav: np.ndarray) -> float:
+        return float(self.embed(reference) @ self.embed(wav)) if np.abs(wav).max(initial=0) >= SILENCE_PEAK else 0.0
+
+
+def evaluate_search(
+    llasa, sentences: Sequence[str], voices, hear: Callable, like: Callable | None, bench: SearchBench
+) -> Iterator[tuple[list[Take], dict, Own]]:
+    """Sample, score, judge.
+
+    Args:
+        voices: sentence k is spoken by voice k modulo their number.
+        hear: wave -> transcript. like: (reference, wave) -> similarity, or None.
+    Yields:
+        after every sentence, all so far: (takes, seconds, own): seconds by what was done, one for each sentence that
+        was timed: ("sample", n) and (method, n, branch) of searches, ("verify", name) of all n takes; own: what the
+        Llasa lent its verifiers.
+    """
+    if not sentences:
+        raise ValueError("There are no sentences to measure on.")
+    takes: list[Take] = []
+    seconds: dict[tuple, list[float]] = {}
+    judges: dict[str, Verifier] = {}
+    for k, sentence in enumerate(sentences):
+        voice = llasa.prepare(voices[k % len(voices)])
+        given = dict(voice=voice, seed=bench.seed + k, reference=bench.reference)
+
+        def judged(candidate: Candidate, method: str, n: int, branch: int, sentence=sentence, voice=voice, k=k) -> Take:
+            similarity = like(voice.wav, candidate.wav) if like else None
+            return Take(k, method, n, branch, candidate, *edits(sentence, hear(candidate.wav)), similarity)
+
+        # 1. n plain takes; how long fewer take is timed on the first sentences
+        for n in powers(bench.n) if k < TIMED else [bench.n]:
+            search = llasa.search_events(sentence, method="sample", n=n, **given)
+            if len(search.pieces) > 1:
+                raise ValueError(f"'{sentence}' would be spoken in pieces; give shorter sentences.")
+            for _ in search:
+                pass
+            seconds.setdefault(("sample", n), []).append(search.result.seconds)
+        target = search.chunks[0][0].task.target
+        candidates = sorted(search.result.candidates, key=lambda c: c.index)
+        # 2. every verifier scores all of them
+        for one in choosers(bench, search.own, judges):
+            for verifier in one.verifiers:
+                if verifier.name not in candidates[0].scores:
+                    verifier.load()
+                    began = time.perf_counter()
+                    scores = verifier.score([c.wav for c in candidates], target, [c.codes for c in candidates])
+                    seconds.setdefault(("verify", verifier.name), []).append(time.perf_counter() - began)
+                    candidates = [
+                        replace(c, scores=c.scores | {verifier.name: score}) for c, score in zip(candidates, scores)
+                    ]
+        takes += [judged(c, "sample", bench.n, 1) for c in candidates]
+        # 3. guided searches
+        for n, branch in bench.guided:
+            for method in ("beam_search", "partial_prm"):
+                outcome = {"outcome": bench.outcome} if method == "partial_prm" else {}
+                more = given | outcome | {"process": bench.process, "n": n, "branch": branch}
+                found = llasa.search(sentence, method=method, **more)
+                seconds.setdefault((method, n, branch), []).append(found.seconds)
+                takes += [judged(c, method, n, branch) for c in found.candidates]
+        yield takes, seconds, search.own
+
+
+def choosers(bench: SearchBench, own: Own, known: dict[str, Verifier]) -> list[Criterion]:
+    """The criteria of a benchmark; a verifier that several use is held once."""
+    made = []
+    for one in (criterion(asked, own) for asked in bench.choosers):
+        made.append(replace(one, verifiers=tuple(known.setdefault(v.name, v) for v in one.verifiers)))
+    return made
+
+
+def powers(n: int) -> list[int]:
+    return [2**k for k in range(n.bit_length()) if 2**k <= n]
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own) -> list[dict]:
+    """One row for each chooser and N, and for each guided search."""
+    sentences = sorted({take.sentence for take in takes})
+    rows = []
+    plain = [[t for t in takes if t.sentence == k and t.method == "sample"] for k in sentences]
+    for name, one in [(RANDOM, None), *zip(bench.choosers, choosers(bench, own, {})), (ORACLE, None)]:
+        for n in powers(bench.n):
+            chosen = []
+            for mine in plain:
+                blocks = [mine[start : start + n] for start in range(0, len(mine) - n + 1, n)]
+                chosen.append([_choose(name, one, block) for block in blocks])
+            cost = np.mean(seconds[("sample", n)])
+            for verifier in one.verifiers if one else ():
+                cost += np.mean(seconds[("verify", verifier.name)]) * n / bench.n
+            rows.append({"method": "best_of_n", "chooser": name, "n": n, "branch": 1} | _figures(chosen, cost))
+    for n, branch in bench.guided:
+        for method, chooser in (
+            ("beam_search", bench.process),
+            ("partial_prm", RANDOM),
+            ("partial_prm", bench.outcome),
+        ):
+            mine = [
+                [t for t in takes if (t.sentence, t.method, t.n, t.branch) == (k, method, n, branch)] for k in sentences
+            ]
+            # takes are best first: the best was chosen; at random, each may be
+            chosen = [[[take] for take in m] if chooser == RANDOM else [[m[0]]] for m in mine]
+            cost = np.mean(seconds[(method, n, branch)])
+            rows.append({"method": method, "chooser": chooser, "n": n, "branch": branch} | _figures(chosen, cost))
+    return rows
+
+
+def _choose(name: str, one: Criterion | None, block: list[Take]) -> list[Take]:
+    """The take that is chosen; all of them where chance chooses."""
+    if name == RANDOM:
+        return block
+    if name == ORACLE:
+        return [min(block, key=lambda t: (t.edits, -(t.similarity or 0)))]
+    return [max(block, key=lambda t: replace(t.candidate, order=one.order(t.candidate.scores)).rank)]
+
+
+def _figures(chosen: list[list[list[Take]]], cost: float) -> dict:
+    """Sentences > blocks > takes: corpus WER and mean similarity with 95 % bootstrap intervals over sentences."""
+    wrong = np.array([np.mean([np.mean([t.edits for t in block]) for block in blocks]) for blocks in chosen])
+    words = np.array([blocks[0][0].words for blocks in chosen])
+    rows = np.random.default_rng(0).integers(len(wrong), size=(2000, len(wrong)))
+    row = {"wer": wrong.sum() / words.sum()}
+    row["wer_low"], row["wer_high"] = np.percentile(wrong[rows].sum(1) / words[rows].sum(1), [2.5, 97.5])
+    row |= dict.fromkeys(("similarity", "similarity_low", "similarity_high"))
+    if chosen[0][0][0].similarity is not None:
+        like = np.array([np.mean([np.mean([t.similarity for t in block]) for block in blocks]) for blocks in chosen])
+        row["similarity"] = like.mean()
+        row["similarity_low"], row["similarity_high"] = np.percentile(like[rows].mean(1), [2.5, 97.5])
+    row = {name: None if value is None else round(float(value), 4) for name, value in row.items()}
+    return row | {"seconds": round(cost, 3), "sentences": len(chosen)}
+
+
+def agreement(takes: Sequence[Take]) -> list[dict]:
+    """How well each verifier orders the takes of a sentence as the judges do: Spearman's rank correlation with -WER
+    and with similarity, its mean over sentences and 95 % bootstrap interval. Sentences without any order drop out."""
+    from scipy.stats import spearmanr
+
+    plain = [take for take in takes if take.method == "sample"]
+    rows = []
+    for name in plain[0].candidate.scores:
+        for judge in ("-wer", "similarity"):
+            found = []
+            for k in sorted({take.sentence for take in plain}):
+                mine = [take for take in plain if take.sentence == k]
+                theirs = [-t.edits / t.words if judge == "-wer" else t.similarity for t in mine]
+                ours = [t.candidate.scores[name] for t in mine]
+                if None not in theirs and len(set(theirs)) > 1 and len(set(ours)) > 1:
+                    found.append(spearmanr(ours, theirs).statistic)
+            if found:
+                found = np.array(found)
+                draws = np.random.default_rng(0).integers(len(found), size=(2000, len(found)))
+                low, high = np.percentile(found[draws].mean(1), [2.5, 97.5])
+                figures = {"spearman": found.mean(), "low": low, "high": high}
+                row = {"verifier": name, "judge": judge} | {k: round(float(v), 4) for k, v in figures.items()}
+                rows.append(row | {"sentences": len(found), "takes": len(plain)})
+    return rows
+
+
+def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: str) -> list[Path]:
+    """`search.csv`, `search_agreement.csv` and `search_takes.csv`; each row of the first two tells its command."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"machine": f"{platform.machine()}, {platform.system()}", "command": command}
+    raw = [
+        {"sentence": t.sentence, "method": t.method, "n": t.n, "branch": t.branch, "candidate": t.candidate.index}
+        | {"stopped": t.candidate.stopped, "codes": len(t.candidate.codes), "edits": t.edits, "words": t.words}
+        | {"similarity": None if t.similarity is None else round(t.similarity, 4)}
+        | {"scores": json.dumps({name: round(score, 4) for name, score in t.candidate.scores.items()})}
+        for t in takes
+    ]
+    tables = {
+        "search": [r | about for r in summary],
+        "search_agreement": [r | about for r in agreed],
+        "search_takes": raw,
+    }
+    paths = []
+    for name, rows in tables.items():
+        if not rows:  # no sentence yet whose takes can be put in order
+            continue
+        paths.append(folder / f"{name}.csv")
+        with open(paths[-1], "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return paths
+
+
+def plot(summary: Sequence[dict], path: str | Path) -> None:
+    """Error rate and similarity against N, and both against each other with the seconds they took."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    curves = [row for row in summary if row["method"] == "best_of_n"]
+    known = curves[0]["similarity"] is not None
+    for name in dict.fromkeys(row["chooser"] for row in curves):
+        mine = [row for row in curves if row["chooser"] == name]
+        n = [row["n"] for row in mine]
+        style = "--" if name in (RANDOM, ORACLE) else "o-"
+        for axis, what in zip(axes, ("wer", "similarity") if known else ("wer",)):
+            axis.plot(n, [row[what] for row in mine], style, label=name, markersize=3)
+            axis.fill_between(n, [r[f"{what}_low"] for r in mine], [r[f"{what}_high"] for r in mine], alpha=0.1)
+    for axis, what in zip(axes, ("word error rate", "similarity to the voice")):
+        axis.set(xlabel="candidates", ylabel=what, xscale="log", xticks=n, xticklabels=n)
+    axes[0].legend(fontsize=7)
+    if known:
+        for row in summary:
+            if row["method"] != "best_of_n" or row["n"] == curves[-1]["n"]:
+                axes[2].plot(row["wer"], row["similarity"], "s" if row["branch"] > 1 else "o")
+                label = f"{row['method']} {row['n']}x{row['branch']} {row['chooser']}, {row['seconds']:.0f} s"
+                axes[2].annotate(label, (row["wer"], row["similarity"]), fontsize=6)
+        axes[2].set(xlabel="word error rate", ylabel="similarity to the voice")
+    figure.savefig(path, dpi=110)

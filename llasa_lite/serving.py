@@ -1,0 +1,218 @@
+"""Speech over HTTP as the clients of OpenAI's API expect it. Knows the pipeline and FastAPI; opens no path or URL of a
+request: voices are those the server was started with.
+
+    python -m llasa_lite serve --port 8000
+    curl localhost:8000/v1/audio/speech -H "Content-Type: application/json" \\
+        -d '{"input": "Hello there.", "voice": "emma"}' -o hello.mp3
+
+`POST /v1/audio/speech` takes `input`, `voice`, `response_format` (mp3, opus, flac, wav, pcm), `stream_format`, and of
+ours `seed`, `temperature`, `top_p`. Without `stream_format` the answer comes whole. With "audio" it comes as it is made
+(wav and pcm), with "sse" as server-sent events of base64 pcm. pcm is 16-bit little-endian mono at 16 kHz; OpenAI's has
+24 kHz.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import queue
+import secrets
+import struct
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+import soundfile
+from fastapi import Depends, FastAPI, Request
+from fastapi.concurrency import iterate_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from . import __version__, audio
+from .voices import Voice, builtin_voices
+
+# response_format -> media type, and what libsndfile calls it
+FORMATS = {
+    "mp3": ("audio/mpeg", ("MP3", "MPEG_LAYER_III")),
+    "opus": ("audio/ogg", ("OGG", "OPUS")),
+    "flac": ("audio/flac", ("FLAC", "PCM_16")),
+    "wav": ("audio/wav", ("WAV", "PCM_16")),
+    "pcm": ("audio/pcm", None),
+}
+ENDLESS = 0xFFFFFFFF  # length in the header of a wav that is still being made
+
+
+class SpeechRequest(BaseModel):
+    """The body of `POST /v1/audio/speech`; what a Llasa cannot follow (`instructions`, `speed`) is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: str
+    model: str | None = None
+    voice: str | None = None
+    response_format: Literal["mp3", "opus", "flac", "wav", "pcm"] = "mp3"
+    stream_format: Literal["audio", "sse"] | None = None
+    speed: float = Field(1.0, ge=1.0, le=1.0)
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class Refused(Exception):
+    """An answer other than 200: status, and one sentence."""
+
+    def __init__(self, status: int, sentence: str, kind: str = "invalid_request_error"):
+        super().__init__(sentence)
+        self.status, self.kind = status, kind
+
+
+def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiting: int = 32, key: str | None = None):
+    """The FastAPI app around one loaded checkpoint.
+
+    Args:
+        llasa: a `Llasa` on any engine.
+        voices: name -> voice beside the built-in ones; a name given here hides the built-in one.
+        at_once: requests served together; 1 for our own engine, as many as the GPU takes for vLLM.
+        waiting: requests that may wait for their turn; more are refused with 429.
+        key: if given, requests must carry it ("Authorization: Bearer ...").
+    """
+    app = FastAPI(title="llasa_lite", version=__version__)
+    known = builtin_voices() | (voices or {})
+    prepared: dict[str, Voice] = {}
+    turn, places = threading.Semaphore(at_once), threading.Semaphore(at_once + waiting)
+
+    def allowed(request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if key and not secrets.compare_digest(given.encode(), key.encode()):
+            raise Refused(401, "Wrong or missing API key.", "authentication_error")
+
+    def speak(asked: SpeechRequest) -> Iterator[np.ndarray]:
+        voice = None
+        if asked.voice is not None:
+            if asked.voice not in known:
+                raise ValueError(f"Unknown voice '{asked.voice}'. Choose from: {', '.join(known)}.")
+            voice = prepared[asked.voice] = prepared.get(asked.voice) or llasa.prepare(known[asked.voice])
+        given = {"temperature": asked.temperature, "top_p": asked.top_p}
+        sampling = replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
+        if asked.stream_format:
+            yield from llasa.stream(asked.input, voice, asked.seed, sampling)
+        else:
+            yield llasa.tts(asked.input, voice, asked.seed, sampling).wav
+
+    def work(asked: SpeechRequest, made: queue.SimpleQueue, gone: threading.Event) -> None:
+        """Make the waves of one request in a thread of their own: a client that reads slowly holds up nobody."""
+        try:
+            with turn:
+                for wav in () if gone.is_set() else speak(asked):
+                    made.put(wav)
+                    if gone.is_set():
+                        break
+        except Exception as error:  # told to the client by the thread that answers it
+            made.put(error)
+        finally:
+            places.release()
+            made.put(None)
+
+    def waves(asked: SpeechRequest, gone: threading.Event) -> Iterator[np.ndarray]:
+        if not places.acquire(blocking=False):
+            raise Refused(429, f"{waiting} requests wait already. Try again later.", "rate_limit_error")
+        made: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=work, args=(asked, made, gone), daemon=True).start()
+        while (part := made.get()) is not None:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    @app.exception_handler(Refused)
+    async def refused(_, error: Refused):
+        return JSONResponse(_error(str(error), error.kind), error.status)
+
+    @app.exception_handler(ValueError)
+    async def bad_value(_, error: ValueError):
+        return JSONResponse(_error(str(error)), 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_shape(_, error: RequestValidationError):
+        first = error.errors()[0]
+        return JSONResponse(_error(f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}."), 400)
+
+    @app.post("/v1/audio/speech", dependencies=[Depends(allowed)])
+    def speech(asked: SpeechRequest) -> Response:
+        if asked.stream_format and asked.response_format not in ("wav", "pcm"):
+            raise ValueError(f"'{asked.response_format}' cannot be streamed. Choose response_format wav or pcm.")
+        media, kind = FORMATS[asked.response_format]
+        gone = threading.Event()
+        made = waves(asked, gone)
+        first = next(made)  # what is wrong with the request is said before the answer begins
+        if asked.stream_format == "sse":
+            return StreamingResponse(_until(gone, _events(first, made)), media_type="text/event-stream")
+        if asked.stream_format == "audio":
+            opening = _wav_header() if asked.response_format == "wav" else b""
+            return StreamingResponse(_until(gone, _bytes(opening, first, made)), media_type=media)
+        if kind is None:
+            return Response(_pcm(first), media_type=media)
+        file = io.BytesIO()
+        soundfile.write(file, np.clip(first, -1, 1), audio.SAMPLE_RATE, format=kind[0], subtype=kind[1])
+        return Response(file.getvalue(), media_type=media)
+
+    @app.get("/v1/models", dependencies=[Depends(allowed)])
+    def models() -> dict:
+        return {"object": "list", "data": [{"id": llasa.checkpoint.name, "object": "model", "owned_by": "llasa"}]}
+
+    @app.get("/v1/audio/voices", dependencies=[Depends(allowed)])
+    def voice_list() -> dict:
+        return {"voices": [{"id": name, "description": v.description} for name, v in known.items()]}
+
+    @app.get("/health")
+    def health() -> dict:
+        return {"status": "ok", "model": llasa.checkpoint.name, "licence": llasa.checkpoint.licence}
+
+    return app
+
+
+def serve(app, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve the app until interrupted."""
+    import uvicorn
+
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def _error(sentence: str, kind: str = "invalid_request_error") -> dict:
+    return {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
+
+
+def _pcm(wav: np.ndarray) -> bytes:
+    return np.round(np.clip(wav, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def _wav_header() -> bytes:
+    rate = audio.SAMPLE_RATE
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
+    return struct.pack("<4sI4s", b"RIFF", ENDLESS, b"WAVE") + form + struct.pack("<4sI", b"data", ENDLESS)
+
+
+async def _until(gone: threading.Event, parts: Iterator) -> AsyncIterator:
+    """Pass the parts on; when the client has had them all or hung up, say so to the thread that makes them."""
+    try:
+        async for part in iterate_in_threadpool(parts):
+            yield part
+    finally:
+        gone.set()
+
+
+def _bytes(opening: bytes, first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[bytes]:
+    yield opening + _pcm(first)
+    for wav in more:
+        yield _pcm(wav)
+
+
+def _events(first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[str]:
+    for wav in chain([first], more):
+        sound = base64.b64encode(_pcm(wav)).decode()
+        yield f"data: {json.dumps({'type': 'speech.audio.delta', 'audio': sound})}\n\n"
+    yield f"data: {json.dumps({'type': 'speech.audio.done'})}\n\n"

@@ -1,0 +1,222 @@
+"""Corpora of others as ours: folders of audio to clips, files of codes to utterances. Knows file formats, no model.
+
+    audio:  manifest.jsonl (ours), LibriSpeech (*.trans.txt), LJ Speech (metadata.csv beside wavs/), hub datasets
+    codes:  safetensors (ours), the authors' memmap rows, metadata.csv beside <id>.wav.npy
+
+What cannot be used is dropped and counted, never cut: a row without its END would teach not to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .data import Clip, Utterance, read_corpus, read_tokens
+from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERSTANDING_START, Protocol
+
+log = logging.getLogger(__name__)
+
+MEMMAP_IDS = 2048  # width of the authors' rows: the context of the released checkpoints
+
+
+# -- audio -----------------------------------------------------------------------------------------------------------
+
+
+def read_clips(folder: str | Path) -> list[Clip]:
+    """Clips of a folder in any of the audio formats, or of a hub dataset ("hub:owner/name", held in memory);
+    LibriSpeech's `test-*` and `dev-*` are kept out of training.
+
+    Raises:
+        ValueError: no corpus there, or a broken line.
+    """
+    if str(folder).startswith("hub:"):
+        return list(read_hub_clips(str(folder).removeprefix("hub:")))
+    folder = Path(folder)
+    if any(folder.glob("manifest*.jsonl")):
+        return read_corpus(folder)
+    if (folder / "metadata.csv").is_file():
+        return [
+            _clip(name, text, folder.name, "train", folder / "wavs" / f"{name}.wav")
+            for name, text in _metadata(folder / "metadata.csv", 2)
+        ]
+    clips = []
+    for transcripts in sorted(folder.rglob("*.trans.txt")):
+        parts = (folder.name, *transcripts.relative_to(folder).parts)
+        held_out = any(part.startswith(("test-", "dev-")) for part in parts)
+        for line in transcripts.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            path = transcripts.parent / f"{name}.flac"
+            # LibriSpeech is all capitals, which a tokenizer cuts letter by letter
+            clips.append(_clip(name, text.lower(), name.split("-")[0], "test" if held_out else "train", path))
+    if not clips:
+        raise ValueError(f"'{folder}' holds no corpus: neither manifest.jsonl nor metadata.csv nor *.trans.txt.")
+    return clips
+
+
+def read_hub_clips(name: str, split: str = "train", text: str = "text", speaker: str | None = None) -> Iterator[Clip]:
+    """Clips of a dataset of the hub, or of a local folder that `datasets` reads, streamed. Needs `datasets` ([train]).
+
+    Args:
+        text, speaker: columns; the audio is looked for in the column `audio`.
+    Raises:
+        ValueError: a column that is not there; NotReachable: neither here nor on the hub.
+    """
+    try:
+        from datasets import Audio, load_dataset
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Hub datasets need '{error.name}': pip install llasa-lite[train].") from error
+    from .checkpoints import NotReachable
+
+    try:
+        rows = load_dataset(name, split=split, streaming=True)
+    except (OSError, ConnectionError) as error:
+        raise NotReachable(f"Cannot load the dataset '{name}': {str(error).splitlines()[0]}") from error
+    missing = {"audio", text, *([speaker] if speaker else [])} - set(rows.column_names)
+    if missing:
+        raise ValueError(f"'{name}' has no column {sorted(missing)}; it has {', '.join(rows.column_names)}.")
+    for index, row in enumerate(rows.cast_column("audio", Audio(decode=False))):  # our own reader: no torchcodec
+        yield HubClip(index, row[text], str(row[speaker]) if speaker else name, 0.0, split, None, row["audio"])
+
+
+@dataclass(frozen=True)
+class HubClip(Clip):
+    """A clip that `datasets` handed over as bytes or a path."""
+
+    audio: dict | None = None
+
+    def load(self) -> np.ndarray:
+        from . import audio
+
+        return audio.load(self.audio["bytes"] or self.audio["path"], name=f"clip {self.id}")
+
+
+def _clip(name: str, text: str, speaker: str, split: str, path: Path) -> Clip:
+    import soundfile
+
+    try:
+        seconds = soundfile.info(path).duration
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise ValueError(f"The clip '{path}' of '{name}' cannot be read: {error}.") from error
+    return Clip(name, text, speaker, seconds, split, path)
+
+
+def _metadata(path: Path, column: int = 1) -> Iterator[tuple[str, str]]:
+    """id and text of `id|text|…`. LJ Speech has the text with its numbers written out in a third column."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        parts = line.split("|")
+        if not line.strip():
+            continue
+        if len(parts) < 2 or not parts[1].strip():
+            raise ValueError(f"{path}, line {number}, is not of the form id|text.")
+        yield parts[0], parts[column] if len(parts) > column and parts[column].strip() else parts[1]
+
+
+# -- codes -----------------------------------------------------------------------------------------------------------
+
+
+def read_utterances(source: str | Path, protocol: Protocol, split: str = "train") -> Sequence[Utterance]:
+    """Utterances of one source of codes: a token corpus of ours (.safetensors), a folder with the authors' memmap rows,
+    or one with metadata.csv beside `<id>.wav.npy` (all of it for training).
+
+    Args:
+        split: "train" or "test" (the authors' "val").
+    Raises:
+        ValueError: where it is none of these.
+    """
+    source = Path(source)
+    if source.suffix == ".safetensors":
+        return read_tokens(source, split)
+    if parts := sorted(source.glob("part-*.safetensors")):  # made by many workers
+        return [said for part in parts for said in read_tokens(part, split)]
+    if any(source.glob("*_input_ids.memmap")):
+        name = "val" if split == "test" else split
+        return Memmap(source, name, protocol) if (source / f"{name}_input_ids.memmap").is_file() else []
+    if (source / "metadata.csv").is_file():
+        return read_codes(source) if split == "train" else []
+    raise ValueError(
+        f"'{source}' holds no codes: give a .safetensors of `train tokens`, a folder with train_input_ids.memmap, or "
+        "one with metadata.csv and <id>.wav.npy."
+    )
+
+
+def read_codes(folder: str | Path) -> list[Utterance]:
+    """The authors' folder of single files: `metadata.csv` (`id|text|…`) beside `<id>.wav.npy` of codes."""
+    folder, made, missing = Path(folder), [], 0
+    for name, text in _metadata(folder / "metadata.csv"):
+        file = folder / f"{name}.wav.npy"
+        if not file.is_file():
+            missing += 1
+            continue
+        codes = np.load(file, allow_pickle=False).reshape(-1).astype(np.uint16)
+        made.append(Utterance(text, folder.name, "train", codes))
+    if missing:
+        log.warning("%d of %d utterances of %s have no codes and are left out.", missing, missing + len(made), folder)
+    return made
+
+
+class Memmap(Sequence):
+    """The authors' training rows as utterances, read from disk as they are asked for.
+
+    `{split}_input_ids.memmap` is int32 of the shape in `{split}_input_ids_shape.npy`; a row is TEXT_UNDERSTANDING_START
+    text END SPEECH_GENERATION_START codes END, padded with eot. Rows that were cut lack END: they are dropped.
+
+    Attributes:
+        dropped: rows without END.
+        id_counts: ids of text and codes of each row that is kept.
+    """
+
+    def __init__(self, folder: str | Path, split: str, protocol: Protocol):
+        self.folder, self.split, self.protocol = Path(folder), split, protocol
+        shape = tuple(np.load(self.folder / f"{split}_input_ids_shape.npy", allow_pickle=False).tolist())
+        path = self.folder / f"{split}_input_ids.memmap"
+        if path.stat().st_size != 4 * int(np.prod(shape)):
+            raise ValueError(f"'{path}' has {path.stat().st_size} bytes, its shape {shape} another number.")
+        self.ids = np.memmap(path, np.int32, "r", shape=shape)
+        ends = [(self.ids[k : k + 4096] == protocol.speech_end) for k in range(0, len(self.ids), 4096)]
+        whole = np.concatenate([part.any(1) for part in ends]) if ends else np.zeros(0, bool)
+        at = np.concatenate([part.argmax(1) for part in ends]) if ends else np.zeros(0, int)
+        self.kept = np.flatnonzero(whole)
+        self.id_counts = at[self.kept] - 3  # of text and codes: three markers stand before the last END
+        self.dropped = len(self.ids) - len(self.kept)
+        ids = protocol.tokenizer.convert_tokens_to_ids
+        self.text_start, self.text_end = ids(TEXT_UNDERSTANDING_START), ids(TEXT_UNDERSTANDING_END)
+        self.speech_start = ids(SPEECH_GENERATION_START)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> Utterance:
+        row = self.ids[self.kept[index]].tolist()
+        text = row[row.index(self.text_start) + 1 : row.index(self.text_end)]
+        codes = row[row.index(self.speech_start) + 1 : row.index(self.protocol.speech_end)]
+        split = "test" if self.split == "val" else "train"
+        codes = self.protocol.ids_to_codes(codes).astype(np.uint16)
+        return Utterance(self.protocol.ids_to_text(text), str(self.folder), split, codes)
+
+
+def write_memmap(
+    utterances: Iterable[Utterance], folder: str | Path, split: str, protocol: Protocol, width: int = MEMMAP_IDS
+) -> tuple[int, int]:
+    """Write the authors' rows; returns how many were written and how many were longer than a row and dropped."""
+    folder, written, dropped = Path(folder), 0, 0
+    folder.mkdir(parents=True, exist_ok=True)
+    start, end, speech = protocol.tokenizer.convert_tokens_to_ids(
+        [TEXT_UNDERSTANDING_START, TEXT_UNDERSTANDING_END, SPEECH_GENERATION_START]
+    )
+    partial = folder / f"{split}_input_ids.memmap.part"
+    with open(partial, "wb") as file:
+        for said in utterances:
+            row = [start, *protocol.text_to_ids(said.text.strip()), end, speech]
+            row += [*protocol.codes_to_ids(said.codes), protocol.speech_end]
+            if len(row) > width:
+                dropped += 1
+                continue
+            np.array(row + [protocol.pad] * (width - len(row)), np.int32).tofile(file)
+            written += 1
+    np.save(folder / f"{split}_input_ids_shape.npy", np.array([written, width]))
+    partial.replace(folder / f"{split}_input_ids.memmap")
+    return written, dropped

@@ -1,0 +1,35 @@
+"""Is it said in the same mood? Cosine of mean-pooled embeddings, by any audio-classification checkpoint."""
+
+from __future__ import annotations
+
+from ..audio import SAMPLE_RATE
+from ..checkpoints import reaching
+from . import NO_LLASA, Cosine, Own
+
+
+class Emotion(Cosine):
+    """Cosine to the reference: of the mean over time of what lies below the classifier.
+
+    Args:
+        source: folder or hub id of an emotion classifier on raw waves (wav2vec 2.0, HuBERT, WavLM). The paper's
+            emotion2vec-plus-large is published for FunASR only, in a format that can hold code: not loaded here.
+    """
+
+    name = "emotion"
+    min_samples = SAMPLE_RATE // 10  # five frames
+
+    def __init__(self, source: str | None = None, own: Own = NO_LLASA):
+        self.source, self.device = source or "superb/wav2vec2-base-superb-er", own.device
+
+    def _load(self) -> None:
+        import torch
+        from transformers import AutoFeatureExtractor
+        from transformers import AutoModelForAudioClassification as Classifier
+
+        with reaching(self.source):
+            self.features = AutoFeatureExtractor.from_pretrained(self.source)
+            model = Classifier.from_pretrained(self.source, dtype=torch.float32, use_safetensors=True)
+        self.model = model.base_model.to(self.device).eval()
+
+    def _vectors(self, inputs):
+        return self.model(**inputs).last_hidden_state.mean(1)

@@ -1,0 +1,44 @@
+"""Does it sound like the same person? Cosine of speaker embeddings, by any `AutoModelForAudioXVector`."""
+
+from __future__ import annotations
+
+from ..audio import SAMPLE_RATE
+from ..checkpoints import NANO, reaching
+from . import NO_LLASA, Cosine, Own
+
+NANO_VERIFIER = NANO / "verifier"  # a small WavLMForXVector, trained on the voices of nano's corpus
+
+
+class Speaker(Cosine):
+    """SIM-o against the prompt, SIM-r against the prompt resynthesised: whichever is the reference.
+
+    Args:
+        source: "nano" (offline), or a folder or hub id: "microsoft/wavlm-base-plus-sv" for other voices than nano's;
+            the paper's tables use a WavLM-large finetuned for speaker verification.
+    Raises:
+        ValueError: "nano" is asked for and did not ship with this package.
+    """
+
+    name = "speaker"
+    min_samples = SAMPLE_RATE // 2  # an x-vector needs 15 frames of 20 ms; half a second is what a step of search adds
+
+    def __init__(self, source: str | None = None, own: Own = NO_LLASA):
+        self.source, self.device = source or "nano", own.device
+        if self.source == "nano" and not (NANO_VERIFIER / "config.json").is_file():
+            raise ValueError(
+                "nano's own speaker verifier is not part of this package. Give another: "
+                "speaker:microsoft/wavlm-base-plus-sv, or a folder."
+            )
+
+    def _load(self) -> None:
+        import torch
+        from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+        source = str(NANO_VERIFIER) if self.source == "nano" else self.source
+        with reaching(source):
+            self.features = AutoFeatureExtractor.from_pretrained(source)
+            model = AutoModelForAudioXVector.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        self.model = model.to(self.device).eval()
+
+    def _vectors(self, inputs):
+        return self.model(**inputs).embeddings

@@ -1,0 +1,267 @@
+"""The engine's calls on vLLM, in this process or over its OpenAI-compatible server. Token ids in, token ids out.
+
+    python -m vllm.entrypoints.openai.api_server --model HKUSTAudio/Llasa-1B --max-model-len 2048 --skip-tokenizer-init
+    python -m llasa_lite speak "Hello there." --model llasa-1b --vllm http://localhost:8000
+
+    llasa = connect("llasa-1b", "http://localhost:8000")       # or connect("llasa-1b", tensor_parallel_size=2)
+
+For those who outgrow one GPU: batching across requests, paged memory, tensor and data parallelism are vLLM's. A row is
+asked for again with all it has said so far, which vLLM's prefix cache makes cheap, so that beams can be selected and
+forked as on our own engine. What differs: rows that fall silent or repeat themselves are not stopped before their
+limit, and log-probabilities are over the whole vocabulary. Greedy ids are the same; sampled ones come from the same
+distribution, by other random numbers, drawn anew at every `advance`.
+
+On a CPU, give the server --no-enable-chunked-prefill: vLLM 0.32 dies there of a seeded row whose prompt it cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from .checkpoints import CHECKPOINTS, described, find, load_codec, pick_device, pick_dtype, reaching
+from .engine import END, LENGTH, RUNNING, Sampling
+
+HTTP_SECONDS = 600.0  # for one request, waiting in vLLM's queue included
+AT_ONCE = 64  # requests of one call that are under way together
+DEFAULT_SAMPLING = Sampling()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one row got: new ids, END not included, and the log-probabilities of those and of END."""
+
+    ids: list[int]
+    log_probabilities: list[float]
+    ended: bool
+
+
+class Server:
+    """vLLM behind HTTP.
+
+    Args:
+        url: of the server, "http://localhost:8000".
+        key: sent as bearer token, if the server wants one.
+        client: an `httpx.Client` to use instead of a new one.
+    Raises:
+        ValueError: nothing answers there, or it serves no model.
+    """
+
+    dtype = "vllm server"
+
+    def __init__(self, url: str, key: str | None = None, client=None):
+        import httpx
+
+        self.url, self.httpx = url.rstrip("/").removesuffix("/v1"), httpx
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.client = client or httpx.Client(timeout=HTTP_SECONDS, headers=headers)
+        self.model = self._send("GET", "/v1/models")["data"][0]["id"]
+
+    def complete(self, prompts: list[list[int]], settings: list[dict]) -> list[Answer]:
+        """One answer a prompt, all asked for together."""
+        with ThreadPoolExecutor(min(AT_ONCE, len(prompts))) as pool:
+            return list(pool.map(self._one, prompts, settings))
+
+    def _one(self, prompt: list[int], settings: dict) -> Answer:
+        body = {"model": self.model, "prompt": prompt, "logprobs": 0, "return_token_ids": True}
+        body |= {"return_tokens_as_token_ids": True, "ignore_eos": True} | settings
+        choice = self._send("POST", "/v1/completions", body)["choices"][0]
+        return _answer(choice["token_ids"], choice["logprobs"]["token_logprobs"], settings["stop_token_ids"][0])
+
+    def _send(self, method: str, path: str, body: dict | None = None) -> dict:
+        try:
+            answer = self.client.request(method, self.url + path, json=body)
+        except self.httpx.HTTPError as error:
+            raise ValueError(f"No vLLM answers at {self.url}: {error}.") from error
+        if answer.status_code != 200:
+            raise ValueError(f"vLLM at {self.url} refused with {answer.status_code}: {answer.text[:300]}")
+        return answer.json()
+
+
+class InProcess:
+    """vLLM in this process. Arguments go to `vllm.LLM` (tensor_parallel_size, gpu_memory_utilization ...)."""
+
+    def __init__(self, source: str, max_ids: int, **arguments):
+        try:
+            import vllm
+        except ModuleNotFoundError as error:
+            raise ValueError("There is no vLLM here: pip install vllm, or give the address of a server.") from error
+        self.params = vllm.SamplingParams
+        defaults = {"max_model_len": max_ids, "skip_tokenizer_init": True, "enable_prefix_caching": True}
+        self.llm = vllm.LLM(source, **defaults | arguments)
+        self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
+
+    def complete(self, prompts: list[list[int]], settings: list[dict]) -> list[Answer]:
+        params = [self.params(logprobs=0, ignore_eos=True, detokenize=False, **s) for s in settings]
+        made = self.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+        answers = []
+        for out, s in zip(made, settings):
+            ids = list(out.outputs[0].token_ids)
+            logs = [place[token].logprob for place, token in zip(out.outputs[0].logprobs, ids)]
+            answers.append(_answer(ids, logs, s["stop_token_ids"][0]))
+        return answers
+
+
+def _answer(ids: list[int], logs: list[float], end: int) -> Answer:
+    ended = bool(ids) and ids[-1] == end
+    return Answer(ids[: len(ids) - ended], logs, ended)
+
+
+class VllmEngine:
+    """Takes the place of `Engine`: `start`, and beams that advance, are selected and forked.
+
+    Args:
+        vllm: a `Server` or an `InProcess`.
+        answers: as of `Engine`: for each kind of answer the ids that may be sampled, its END first.
+        max_ids: ids of prompt and answer together.
+    """
+
+    def __init__(self, vllm: Server | InProcess, answers: dict[str, Sequence[int]], max_ids: int):
+        self.vllm, self.max_ids = vllm, max_ids
+        self.answers = {name: [int(i) for i in ids] for name, ids in answers.items()}
+        self.device, self.model = "vllm", SimpleNamespace(dtype=vllm.dtype)  # what receipts say of an engine
+
+    def start(
+        self,
+        prompt_ids: Sequence[int],
+        n: int = 1,
+        answer: str = "speech",
+        sampling: Sampling = DEFAULT_SAMPLING,
+        seed: int = 0,
+        max_new: int = 1024,
+    ) -> VllmBeams:
+        """Open n rows on a prompt; as `Engine.start`, with the same errors.
+
+        Raises:
+            ValueError: also a repetition penalty, which vLLM would apply to the ids of the voice prompt too.
+        """
+        return self.start_batch([prompt_ids], answer, sampling, [seed], [max_new], n)
+
+    def start_batch(
+        self, prompts, answer="speech", sampling=DEFAULT_SAMPLING, seeds=None, max_new=None, n=1
+    ) -> VllmBeams:
+        """Open n rows on each of several prompts, side by side."""
+        seeds, max_new = seeds or [0] * len(prompts), max_new or [1024] * len(prompts)
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}.")
+        if min(max_new) < 1:
+            raise ValueError(f"max_new must be at least 1, not {min(max_new)}.")
+        if sampling.repetition_penalty > 1:
+            raise ValueError("With vLLM the repetition penalty must be 1: it would punish the ids of the voice too.")
+        for prompt in prompts:
+            if len(prompt) == 0:
+                raise ValueError("The prompt is empty.")
+            if len(prompt) >= self.max_ids:
+                raise ValueError(
+                    f"The prompt takes {len(prompt)} of the model's {self.max_ids} ids and leaves no room for an "
+                    "answer. Use a shorter voice clip or text."
+                )
+        limits = [min(limit, self.max_ids - len(prompt)) for limit, prompt in zip(max_new, prompts)]
+        return VllmBeams(self, [list(map(int, prompt)) for prompt in prompts], n, answer, sampling, seeds, limits)
+
+
+class VllmBeams:
+    """Rows growing together: `Beams` with its rows held as ids, and nothing else."""
+
+    def __init__(self, engine: VllmEngine, prompts, n: int, answer: str, sampling: Sampling, seeds, limits):
+        self.engine, self.answer, self.sampling = engine, answer, sampling
+        self.prompts = [prompt for prompt in prompts for _ in range(n)]
+        self.limits = [limit for limit in limits for _ in range(n)]
+        self.streams = [np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, k]) for seed in seeds for k in range(n)]
+        self.max_new = max(limits)
+        self.ids: list[list[int]] = [[] for _ in self.prompts]
+        self.log_probabilities: list[list[float]] = [[] for _ in self.prompts]
+        self.stopped = [RUNNING] * len(self.prompts)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def done(self) -> bool:
+        """Every row has stopped."""
+        return RUNNING not in self.stopped
+
+    def advance(self, steps: int = 1) -> list[list[int]]:
+        """Sample up to `steps` ids in every running row; returns the new ids of each row (shorter where it stopped)."""
+        rows = [row for row, stopped in enumerate(self.stopped) if stopped == RUNNING]
+        new: list[list[int]] = [[] for _ in self.ids]
+        if not rows:
+            return new
+        prompts = [self.prompts[row] + self.ids[row] for row in rows]
+        for row, answer in zip(rows, self.engine.vllm.complete(prompts, [self._settings(row, steps) for row in rows])):
+            new[row] = answer.ids
+            self.ids[row] = self.ids[row] + answer.ids
+            self.log_probabilities[row] = self.log_probabilities[row] + answer.log_probabilities
+            if answer.ended:
+                self.stopped[row] = END
+            elif len(self.ids[row]) >= self.limits[row]:
+                self.stopped[row] = LENGTH
+        return new
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows in this order. A row that comes again goes on differently: it gets a stream of its own."""
+        rows, used = list(rows), set()
+        if not rows or not all(0 <= row < len(self) for row in rows):
+            raise ValueError(f"select needs rows in 0..{len(self) - 1}, got {rows}.")
+        streams = []
+        for row in rows:
+            streams.append(self.streams[row].spawn(1)[0] if row in used else self.streams[row])
+            used.add(row)
+        self.streams = streams
+        for name in ("prompts", "limits", "ids", "log_probabilities", "stopped"):
+            setattr(self, name, [getattr(self, name)[row] for row in rows])
+
+    def fork(self, n: int) -> None:
+        """Every row becomes n rows, side by side: row r is at r * n .. r * n + n - 1."""
+        if n < 1:
+            raise ValueError(f"fork needs n of at least 1, got {n}.")
+        self.select([row for row in range(len(self)) for _ in range(n)])
+
+    def _settings(self, row: int, steps: int) -> dict:
+        allowed = self.engine.answers[self.answer]
+        return {
+            "max_tokens": min(steps, self.limits[row] - len(self.ids[row])),
+            "min_tokens": 0 if self.ids[row] else 1,  # an answer of nothing is never what was asked for
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "top_k": self.sampling.top_k or -1,
+            "seed": int(self.streams[row].integers(2**31)),
+            "stop_token_ids": allowed[:1],
+            "allowed_token_ids": allowed,
+        }
+
+
+def connect(model=None, url: str | None = None, codec: str | None = None, device: str | None = None, **arguments):
+    """A `Llasa` whose language model runs on vLLM; only tokenizer and codec are loaded here.
+
+    Args:
+        model, codec, device: as of `Llasa.from_pretrained`; `device` is the codec's.
+        url: of a running server; None starts vLLM in this process.
+        arguments: to `Server` (key) or, in process, to `vllm.LLM`.
+    Raises:
+        ValueError: as `Llasa.from_pretrained`; no server there, or no vLLM here.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from .pipeline import Llasa
+    from .tokens import Protocol
+
+    checkpoint = find(model)
+    with reaching(checkpoint.source):
+        protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source))
+        facts = getattr(AutoConfig.from_pretrained(checkpoint.source), "llasa", None)
+        sampling = Sampling()
+        if facts:  # trained by this library: its settings are its own, not Llama's
+            own = GenerationConfig.from_pretrained(checkpoint.source)
+            sampling = Sampling(own.temperature or sampling.temperature, own.top_p or sampling.top_p)
+    if facts and checkpoint.name not in CHECKPOINTS:
+        checkpoint = described(checkpoint.name, checkpoint.source, facts)
+    device = pick_device(device)
+    own_codec = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))
+    vllm = Server(url, **arguments) if url else InProcess(checkpoint.source, checkpoint.context, **arguments)
+    answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}
+    return Llasa(checkpoint, protocol, VllmEngine(vllm, answers, checkpoint.context), own_codec, sampling)

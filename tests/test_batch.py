@@ -1,0 +1,91 @@
+"""Laws of lists: every line becomes a clip of a corpus, once, however often and by however many it is asked for."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llasa_lite import audio
+from llasa_lite.batch import Line, read_list, speak_list
+from llasa_lite.cli import main
+from llasa_lite.data import read_corpus
+from llasa_lite.records import Records
+
+LINES = [Line("a", "Oh."), Line("b", "Yes.", seed=5), Line("c", "No.")]
+
+
+def test_a_list_becomes_a_corpus(nano, voice, tmp_path):
+    spoken = {line.id: speech for line, speech in speak_list(nano, LINES, tmp_path, voice, seed=3)}
+    clips = read_corpus(tmp_path)
+    assert [(c.id, c.text, c.speaker) for c in clips] == [(n.id, n.text, "buzz") for n in LINES]
+    assert [spoken[k].seed for k in "abc"] == [3, 5, 5]
+    for clip in clips:
+        np.testing.assert_allclose(audio.load(clip.path), spoken[clip.id].wav, atol=1e-4)
+
+
+def test_a_list_goes_on_where_it_was_stopped(nano, voice, tmp_path):
+    first = speak_list(nano, LINES, tmp_path, voice)
+    next(first), next(first)
+    with open(tmp_path / "manifest.jsonl", "a") as manifest:
+        manifest.write('{"id": "c", "te')  # killed while writing
+    again = list(speak_list(nano, LINES, tmp_path, voice))
+    assert [speech is None for _, speech in again] == [True, True, False]
+    assert [c.id for c in read_corpus(tmp_path)] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="holds another text under the id 'a'"):
+        list(speak_list(nano, [Line("a", "Ah.")], tmp_path, voice))
+
+
+def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
+    list(speak_list(nano, LINES, tmp_path / "one", voice, seed=3))
+    for shard in ("2/2", "1/2"):
+        list(speak_list(nano, LINES, tmp_path / "two", voice, seed=3, shard=shard))
+    assert {c.id for c in read_corpus(tmp_path / "two")} == {"a", "b", "c"}
+    for file in (tmp_path / "one" / "clips").glob("*.wav"):
+        assert (tmp_path / "two" / "clips" / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(ValueError, match="A shard is written as 2/8"):
+        list(speak_list(nano, LINES, tmp_path, shard="3/2"))
+
+
+def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
+    (tmp_path / "book.txt").write_text("Oh.\n\nYes.\n")
+    assert [(n.id, n.text) for n in read_list(tmp_path / "book.txt")] == [("000000", "Oh."), ("000002", "Yes.")]
+    (tmp_path / "book.jsonl").write_text('{"text": "Oh.", "id": 7, "voice": "emma", "seed": 1}\n{"text": "Yes."}')
+    assert read_list(tmp_path / "book.jsonl") == [Line("7", "Oh.", "emma", 1), Line("000001", "Yes.")]
+
+
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ('{"id": "x"}', "line 1, needs at least a text"),
+        ('"just a string"', "line 1, needs at least a text"),
+        ('{"text": "Oh.", "id": "../x"}', "the id '../x' is no plain file name"),
+        ('{"text": "Oh.", "id": 1}\n{"text": "Oh.", "id": 1}', "An id comes twice"),
+        ("\n", "holds nothing to say"),
+    ],
+)
+def test_what_is_no_list_gives_its_sentence(tmp_path, rows, sentence):
+    (tmp_path / "book.jsonl").write_text(rows)
+    with pytest.raises(ValueError, match=sentence):
+        read_list(tmp_path / "book.jsonl")
+
+
+def test_rows_of_other_settings_are_not_mixed(tmp_path):
+    Records(tmp_path / "rows.jsonl", settings={"seed": 1}).add({"id": "a"})
+    assert "a" in Records(tmp_path / "rows.jsonl", settings={"seed": 1})
+    with pytest.raises(ValueError, match="was begun with seed 1"):
+        Records(tmp_path / "rows.jsonl", settings={"seed": 2})
+
+
+def test_speak_takes_a_list(nano, tmp_path, monkeypatch, capsys):
+    from llasa_lite import cli
+
+    monkeypatch.setattr(cli, "_load", lambda o: nano)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("Oh.\nYes.\n")
+    for made in (2, 0):
+        assert main(["speak", "--list", "book.txt", "-o", "book", "--seed", "1", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["made"] == made and told["there_already"] == 2 - made
+    assert len(read_corpus("book")) == 2
+    with pytest.raises(SystemExit):
+        main(["speak", "Oh.", "--list", "book.txt"])

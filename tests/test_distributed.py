@@ -1,0 +1,61 @@
+"""Laws of many workers: what they make is what one makes, and nothing is made twice."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import buzz
+
+pytest.importorskip("ray", reason="pip install 'ray[data]'")
+
+from llasa_lite import audio
+from llasa_lite.batch import Line
+from llasa_lite.data import read_corpus, read_tokens
+from llasa_lite.distributed import encode_parts, speak_parts
+from llasa_lite.sources import read_utterances
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_parts_are_the_codes_and_are_made_once(cluster, codec, tmp_path):
+    (tmp_path / "clips").mkdir()
+    facts = []
+    for k in range(5):
+        audio.save(buzz(0.6, seed=k), tmp_path / "clips" / f"{k}.wav")
+        facts.append({"id": k, "text": f"clip {k}.", "speaker": "s", "seconds": 0.6, "audio": f"clips/{k}.wav"})
+    (tmp_path / "clips" / "3.wav").write_text("not audio")
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, facts)))
+    clips, out = read_corpus(tmp_path), tmp_path / "codes"
+    told = list(encode_parts(clips, "nano", out, workers=2, clips_per_part=2))
+    assert sorted((t["part"], t["clips"], t["dropped"]) for t in told) == [(0, 2, 0), (1, 1, 1), (2, 1, 0)]
+    made = [u for k in range(3) for u in read_tokens(out / f"part-0000{k}.safetensors")]
+    assert [u.text for u in made] == ["clip 0.", "clip 1.", "clip 2.", "clip 4."]
+    assert made[3].codes.tolist() == codec.encode(clips[4].load())[:-1].tolist()
+    assert [u.text for u in read_utterances(out, None)] == [u.text for u in made]
+    (out / "part-00001.safetensors").unlink()
+    assert [t["part"] for t in encode_parts(clips, "nano", out, workers=2, clips_per_part=2)] == [1]
+    assert list(encode_parts(clips, "nano", out, workers=2, clips_per_part=2)) == []
+    with pytest.raises(ValueError, match="holds the codes of other clips"):
+        next(encode_parts(clips[:4], "nano", out, clips_per_part=2))
+
+
+def test_a_list_spoken_by_many_is_the_list_spoken_by_one(cluster, nano, voice, tmp_path):
+    def load():
+        from llasa_lite import Llasa
+
+        return Llasa.from_pretrained(device="cpu", dtype="float32")
+
+    lines = [Line("a", "Oh."), Line("b", "Yes."), Line("c", "No.")]
+    told = list(speak_parts(load, lines, tmp_path, workers=2, voice=voice, seed=3))
+    assert sum(t["made"] for t in told) == 3
+    clips = {clip.id: clip for clip in read_corpus(tmp_path)}
+    for index, line in enumerate(lines):
+        wanted = nano.tts(line.text, voice, 3 + index).wav
+        np.testing.assert_allclose(clips[line.id].load(), np.clip(wanted, -1, 1), atol=2e-3)

@@ -1,0 +1,240 @@
+"""Laws of training any checkpoint: the loss counts answers only, runs go on, processes share, results load."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import LLAMA_3_TEMPLATE, ROOT
+
+pytest.importorskip("accelerate", reason="pip install accelerate")
+
+from llasa_lite import Llasa
+from llasa_lite.cli import main
+from llasa_lite.data import Utterance, write_tokens
+from llasa_lite.finetuning import RECIPES, Rows, finetune, load_base, push
+from llasa_lite.tokens import IGNORE, MARKERS, Protocol, character_tokenizer
+
+RECIPE = replace(RECIPES["finetune"], learning_rate=1e-3, rows_per_step=4)
+QUIET = {"logging_steps": 1}
+
+
+def utterances(count=24):
+    random = np.random.default_rng(0)
+    words = "the old boat is on a river and we go home now".split()
+    return [
+        Utterance(
+            " ".join(random.choice(words, random.integers(2, 6))) + ".",
+            "s",
+            "train",
+            random.integers(4096, size=random.integers(20, 60)).astype(np.uint16),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A Llasa of nano's protocol and a hundredth of its weights."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = character_tokenizer(4096)
+    shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(vocab_size=len(tokenizer), **shape, max_position_embeddings=512, tie_word_embeddings=True)
+    config.llasa = {"codec": "nano", "tasks": ["tts"], "licence": "Apache-2.0", "languages": ["en"], "context": 512}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.8)
+    model.save_pretrained(folder), tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def losses(out):
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def run(base, out, recipe=RECIPE, **more):
+    read = lambda protocol: ([utterances()], [utterances(4)])  # noqa: E731
+    settings = dict(rows_at_once=2, max_steps=4, save_every=2, trainer_arguments=QUIET)
+    return finetune(base, read, out, recipe, **(settings | more))
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory):
+    return run(base, tmp_path_factory.mktemp("whole") / "lm", recognition=0.5)
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_the_protocols_and_too_long_ones_are_counted():
+    protocol = Protocol(character_tokenizer(4096))
+    made = utterances()
+    longest = max(len(protocol.tts_example(u.text, u.codes).input_ids) for u in made)
+    rows = Rows([made], protocol, longest - 1, recognition=0.5, seed=1)
+    assert 0 < rows.dropped < len(made) and len(rows) + rows.dropped == len(made)
+    assert max(len(row["input_ids"]) for row in rows) <= longest - 1
+    kinds = set()
+    for (_, place), row in zip(rows.places, rows):
+        speech = protocol.tts_example(made[place].text, made[place].codes)
+        text = protocol.asr_example(made[place].text, made[place].codes)
+        kinds.add(row["input_ids"] == text.input_ids)
+        wanted = text if row["input_ids"] == text.input_ids else speech
+        assert (row["input_ids"], row["labels"]) == (wanted.input_ids, wanted.labels)
+    assert kinds == {True, False}
+    assert [row["labels"] for row in rows] == [row["labels"] for row in Rows([made], protocol, longest - 1, 0.5, 1)]
+
+
+def test_padding_has_no_loss():
+    protocol = Protocol(character_tokenizer(4096))
+    rows = Rows([utterances(3)], protocol, 512)
+    batch = rows.collate([rows[k] for k in range(3)])
+    for ids, labels, row in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), rows):
+        assert ids[: len(row["input_ids"])] == row["input_ids"] and labels[: len(row["labels"])] == row["labels"]
+        assert set(labels[len(row["labels"]) :]) <= {IGNORE} and set(ids[len(row["input_ids"]) :]) <= {protocol.pad}
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finetuned_folder_speaks_and_says_what_it_is(whole):
+    llasa = Llasa.from_pretrained(whole, device="cpu")
+    assert llasa.checkpoint.can_transcribe and llasa.codec.name == "nano" and llasa.checkpoint.licence == "Apache-2.0"
+    assert (llasa.sampling.temperature, llasa.sampling.top_p) == (0.6, 0.8)
+    assert llasa.tts("Oh.", seed=1).seconds > 0
+    card = (whole / "README.md").read_text()
+    assert "license: apache-2.0" in card and "24 (" in card and "50% of the rows" in card and "4 of 4 rows" in card
+    assert not list(whole.glob("*.bin"))
+    assert [row for row in map(json.loads, open(whole / "log.jsonl")) if "eval_loss" in row]
+
+
+def run_and_be_killed(base, out):
+    """In a process of its own: killed by the system after step 3, between two checkpoints."""
+    import transformers
+
+    class Kill(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    first = transformers.Trainer.__init__
+    transformers.Trainer.__init__ = lambda self, callbacks, **more: first(self, callbacks=[*callbacks, Kill()], **more)
+    run(base, Path(out), recognition=0.5)
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(base, whole, tmp_path):
+    code = f"import test_finetuning; test_finetuning.run_and_be_killed({base!r}, {str(tmp_path / 'lm')!r})"
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-3000:]
+    before = losses(tmp_path / "lm")
+    assert set(before) == {1, 2, 3} and not (tmp_path / "lm" / "config.json").exists()
+    run(base, tmp_path / "lm", recognition=0.5)
+    assert (tmp_path / "lm" / "checkpoints" / "checkpoint-4").is_dir()
+    assert losses(tmp_path / "lm") == pytest.approx(losses(whole), abs=1e-6)
+
+
+def test_two_processes_have_the_loss_of_one(base, whole, tmp_path):
+    """By torchrun, on the same rows: each takes half of every step."""
+    write_tokens(utterances(), tmp_path / "tokens.safetensors")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "llasa_lite", "train", "finetune", "--base", base, "--data", str(tmp_path / "tokens.safetensors")]
+    command += ["--out", str(tmp_path / "two"), "--rows-per-step", "4", "--rows-at-once", "2", "--max-steps", "4"]
+    command += ["--learning-rate", "1e-3", "--recognition", "0.5", "--trainer", "logging_steps=1", "--json"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"model": str(tmp_path / "two")}
+    assert losses(tmp_path / "two") == pytest.approx(losses(whole), abs=2e-4)
+    assert Llasa.from_pretrained(tmp_path / "two", device="cpu").checkpoint.can_transcribe
+
+
+def test_an_adapter_is_merged_into_a_plain_checkpoint(base, tmp_path):
+    pytest.importorskip("peft", reason="pip install peft")
+    recipe = replace(RECIPES["lora"], learning_rate=1e-2, rows_per_step=4)
+    out = run(base, tmp_path / "lm", recipe, max_steps=2)
+    _, _, before = load_base(base)
+    _, _, after = load_base(str(out))
+    changed = {
+        name for name, p in after.state_dict().items() if not torch.allclose(p, before.state_dict()[name], atol=1e-7)
+    }
+    assert changed == {f"model.layers.0.self_attn.{name}.weight" for name in ("q_proj", "v_proj")}
+    assert (out / "adapter" / "adapter_model.safetensors").is_file() and not list(out.rglob("adapter/*.bin"))
+    assert not Llasa.from_pretrained(out, device="cpu").checkpoint.can_transcribe
+
+
+def test_a_text_llama_gets_llasas_tokens_in_the_released_order(tmp_path, tiny_llama):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<|begin_of_text|>", "<|eot_id|>", "<unk>", "oh"]
+    plain = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, bos_token=words[0], eos_token=words[1], unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    tiny_llama(len(words), tie_word_embeddings=True).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no chat template"):
+        load_base(str(tmp_path))
+    tokenizer.chat_template = LLAMA_3_TEMPLATE
+    tokenizer.save_pretrained(tmp_path)
+    _, protocol, model = load_base(str(tmp_path))
+    assert protocol.tokenizer.convert_tokens_to_ids(list(MARKERS)) == list(range(4, 12))
+    assert (protocol.code_offset, protocol.codebook_size) == (12, 65_536)
+    assert model.config.vocab_size == 12 + 65_536 == len(model.get_output_embeddings().weight)
+    example = protocol.tts_example("oh", [0, 65_535])
+    assert example.input_ids[-3:] == [12, 12 + 65_535, protocol.speech_end]
+
+
+# -- hub -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_folder_is_pushed_without_its_checkpoints(whole, tmp_path):
+    calls = []
+    hub = SimpleNamespace(
+        create_repo=lambda repo, **more: calls.append((repo, more)),
+        upload_folder=lambda **more: calls.append(more) or "https://hub/me/llasa",
+    )
+    assert push(whole, "me/llasa", api=hub) == "https://hub/me/llasa"
+    assert calls[0] == ("me/llasa", {"private": True, "exist_ok": True})
+    assert calls[1]["folder_path"] == str(whole) and "checkpoints/*" in calls[1]["ignore_patterns"]
+    with pytest.raises(ValueError, match="A repository is named owner/name"):
+        push(whole, "llasa", api=hub)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no finished checkpoint"):
+        push(tmp_path, "me/llasa", api=hub)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--data", "no.safetensors"], "There is no data 'no.safetensors'."),
+        (["--data", ".", "--trainer", "fsdp"], "--trainer takes NAME=VALUE, not 'fsdp'."),
+        (["--data", ".", "--recognition", "2"], "--recognition is a share, 0 to 1, not 2.0."),
+        (["--data", "."], "'.' holds no codes"),
+        (["--data", "long.safetensors"], "There is no row of at most"),
+        (["--data", "short.safetensors", "--rows-at-once", "3"], "32 rows a step are not shared evenly by 1 processes"),
+        (["--data", "short.safetensors", "--trainer", "sing=true"], "TrainingArguments refuses this"),
+        (["--data", "short.safetensors", "--base", "lasa"], "Unknown model 'lasa'."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gives_its_sentence(base, tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    write_tokens(utterances(2), "short.safetensors")
+    write_tokens([replace(utterances(1)[0], codes=np.zeros(600, np.uint16))], "long.safetensors")
+    arguments = arguments if "--base" in arguments else [*arguments, "--base", base]
+    assert main(["train", "finetune", *arguments, "--out", "run"]) == 2
+    assert sentence in capsys.readouterr().err

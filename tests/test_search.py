@@ -1,0 +1,386 @@
+"""Laws of search: what is kept and what chooses, on a tiny engine with plain scores; then on nano as users call it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llasa_lite import Candidate, Extended, Finished, Llasa, Pruned, Sampling, Scored, SearchSettings
+from llasa_lite.search import ChunkSearch, Task
+from llasa_lite.verifiers import Criterion, Target, Verifier
+
+PLAIN = Sampling(temperature=1, top_p=1)
+CODES = 12  # of the tiny engine, after END
+STEP = 4
+
+
+class Loud(Verifier):
+    """Likes high codes: the mean of the wave, which is 0.01 + code / 100 all along."""
+
+    name, source, unit, low, high = "loud", "mean", "amplitude", 0.0, 1.0
+    calls = 0  # waves it was given
+
+    def _load(self):
+        pass
+
+    def _score(self, waves, target, codes):
+        self.calls += len(waves)
+        return [wav.mean() for wav in waves]
+
+
+@pytest.fixture
+def hunt(tiny_llama):
+    """Makes a `ChunkSearch` over a tiny random Llama: `hunt(method, n=..., limit=..., silent=..., **settings)`."""
+    from llasa_lite.engine import Engine
+
+    engine = Engine(tiny_llama(CODES + 2), {"speech": range(CODES + 1)})
+
+    def make(method, seed=0, limit=40, sampling=PLAIN, silent=(), stop=lambda: False, loud=None, **more):
+        def decode(batch, whole):
+            amplitude = [0.01 + codes / 100 for codes in batch]
+            return [np.repeat(a, 10) * (tuple(c) not in silent) for a, c in zip(amplitude, batch)]
+
+        def start(n):
+            make.starts.append(n)
+            return engine.start([CODES + 1], n, "speech", sampling, seed, limit)
+
+        task = Task(
+            start,
+            lambda ids: np.asarray(ids, np.int64) - 1,
+            decode,
+            Target("text"),
+        )
+        settings = SearchSettings(method, step_tokens=STEP, **more)
+        criterion = Criterion((loud or Loud(),))
+        guided = criterion if settings.guided_tokens else None
+        return ChunkSearch(task, settings, guided, None if method == "sample" else criterion, stop)
+
+    make.engine, make.starts = engine, []
+    return make
+
+
+def run(search):
+    """Its events, by kind."""
+    events = list(search.events())
+    assert isinstance(events[-1], Finished) and [e.seconds for e in events] == sorted(e.seconds for e in events)
+    kinds = {kind: [e for e in events if type(e) is kind] for kind in (Extended, Scored, Pruned)}
+    return events[-1], kinds
+
+
+def said(candidates):
+    return [tuple(c.codes) for c in candidates]
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_the_best_has_the_highest_score_and_every_candidate_is_told_once(hunt):
+    end, kinds = run(hunt("best_of_n", n=9, score_batch=2))
+    assert end.best.score == max(c.score for c in end.candidates if c.stopped == "end")
+    assert sorted(c.index for c in end.candidates) == list(range(9))
+    assert sorted(c.index for event in kinds[Scored] for c in event.candidates) == list(range(9))
+    assert all(c.score == pytest.approx(np.mean(0.01 + c.codes / 100)) for c in end.candidates)
+
+
+def test_candidates_of_best_of_n_are_what_plain_sampling_gives(hunt):
+    """Those that ended leave the engine, and change nothing for those that go on."""
+    plain = hunt.engine.start([CODES + 1], 9, "speech", PLAIN, 3, 40)
+    plain.advance(40)
+    end, _ = run(hunt("best_of_n", seed=3, n=9))
+    found = {c.index: (*c.codes + 1, c.stopped) for c in end.candidates}
+    assert found == {k: (*ids, how) for k, (ids, how) in enumerate(zip(plain.ids, plain.stopped))}
+
+
+@pytest.mark.parametrize("method", ["sample", "best_of_n", "beam_search", "partial_prm"])
+def test_same_seed_same_result(hunt, method):
+    one, again, other = (run(hunt(method, seed, n=5, process_seconds=0.2))[0].candidates for seed in (1, 1, 2))
+    assert said(one) == said(again) != said(other)
+    assert [c.scores for c in one] == [c.scores for c in again]
+
+
+def test_every_step_keeps_the_n_best_beams(hunt):
+    _, kinds = run(hunt("beam_search", n=3, branch=4, limit=20))
+    assert len(kinds[Pruned]) >= 3
+    for scored, pruned in zip([e for e in kinds[Scored] if e.stage == "process"], kinds[Pruned]):
+        going = [c.score for c in scored.candidates if c.stopped != "length"]
+        assert going == sorted(going, reverse=True)
+        assert said(pruned.kept) == said(scored.candidates[:3])
+        assert len(scored.candidates) == len(pruned.kept) + pruned.dropped
+
+
+def test_beams_grow_out_of_those_that_were_kept(hunt):
+    _, kinds = run(hunt("beam_search", n=3, branch=4, limit=20))
+    steps = [e.candidates for e in kinds[Scored] if e.stage == "process"]
+    for before, after in zip(kinds[Pruned], steps[1:]):
+        roots = said(before.kept)
+        assert all(any(codes[: len(root)] == root for root in roots) for codes in said(after))
+
+
+def test_the_process_verifier_gets_what_it_likes(hunt):
+    plain = [c.score for c in run(hunt("best_of_n", n=32, limit=20))[0].candidates]
+    for method in ("beam_search", "partial_prm"):
+        guided = [c.score for c in run(hunt(method, n=8, limit=20, process_seconds=0.2))[0].candidates]
+        assert np.mean(guided) > np.mean(plain) + np.std(plain) / 2
+        assert method == "partial_prm" or max(guided) > max(plain)
+
+
+def test_partial_prm_guides_the_beginning_and_samples_the_rest(hunt):
+    end, kinds = run(hunt("partial_prm", n=4, branch=3, process_seconds=0.2, continuations=2))  # 10 tokens: 4, 4, 2
+    stages = [(e.stage, e.tokens) for e in kinds[Extended]]
+    assert [tokens for stage, tokens in stages if stage == "process"] == [4, 8, 10]
+    assert stages[3] == ("outcome", 14)
+    kept = kinds[Pruned][-1].kept
+    running = sum(c.stopped == "running" for c in kept)
+    assert len(end.candidates) == len(kept) + running  # two continuations of each that still ran
+    assert all(any(codes[: len(root)] == root for root in said(kept)) for codes in said(end.candidates))
+    assert len(set(said(end.candidates))) > len(kept)  # and they differ
+
+
+def test_the_prompt_is_read_once(hunt):
+    run(hunt("partial_prm", n=4, branch=3, process_seconds=0.2))
+    run(hunt("best_of_n", n=5))
+    assert hunt.starts == [12, 5]  # once for all rows of a search; after that beams are only selected
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_duplicated_beams_are_one_beam_and_heard_once(hunt):
+    greedy, loud = Sampling(temperature=0), Loud()
+    end, kinds = run(hunt("beam_search", n=4, branch=4, limit=8, sampling=greedy, loud=loud))
+    assert kinds[Pruned][0].duplicates == 15 and len(kinds[Pruned][0].kept) == 1 == len(end.candidates)
+    assert loud.calls == len(kinds[Pruned]) + 1  # and once as a whole
+    loud = Loud()
+    end, _ = run(hunt("best_of_n", n=6, limit=8, sampling=greedy, loud=loud))
+    assert len(end.candidates) == 6 and len(set(said(end.candidates))) == 1 == loud.calls
+    assert end.best.index == 0  # of equals, the first
+
+
+def test_beams_that_ended_early_stay_as_they_are(hunt):
+    """They are not multiplied, not extended, and not scored again while others go on."""
+    seen = {}
+    _, kinds = run(hunt("beam_search", n=6, branch=3, seed=2, limit=30))
+    ended_early = False
+    for event in kinds[Scored]:
+        if event.stage == "process":
+            assert len(set(zip(said(event.candidates), (c.stopped for c in event.candidates)))) == len(event.candidates)
+            longest = max(len(c.codes) for c in event.candidates)
+            for c in event.candidates:
+                if c.stopped == "end":
+                    ended_early |= len(c.codes) < longest - STEP
+                    assert seen.setdefault(tuple(c.codes), c.score) == c.score
+    assert ended_early
+
+
+def test_speech_that_ran_into_its_limit_comes_last_whatever_its_score(hunt):
+    end, _ = run(hunt("best_of_n", n=24, limit=6))
+    kinds = [c.stopped for c in end.candidates]
+    closed = kinds.count("end")
+    assert 0 < closed < 24 and kinds == ["end"] * closed + ["length"] * (24 - closed)
+    assert max(c.score for c in end.candidates) > end.best.score  # one of those would have won
+
+
+def test_all_ran_into_the_limit(hunt):
+    end, _ = run(hunt("partial_prm", n=3, branch=2, limit=2))
+    assert {c.stopped for c in end.candidates} <= {"length", "end"} and end.best.score > 0
+
+
+def test_silence_gets_the_lowest_score_and_never_reaches_the_model(hunt):
+    first = run(hunt("best_of_n", n=6))[0].candidates
+    loud = Loud()
+    end, _ = run(hunt("best_of_n", n=6, silent={tuple(first[0].codes)}, loud=loud))
+    assert loud.calls == 5 and end.best.index == first[1].index
+    assert [c.score for c in end.candidates if c.index == first[0].index] == [0.0]
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["best_of_n", "beam_search", "partial_prm"])
+def test_stop_keeps_the_best_so_far(hunt, method):
+    """After every event there is a best one, and closing there leaves it."""
+    total = len(list(hunt(method, n=4, branch=2, score_batch=1).events()))
+    for stop_after in range(1, total):
+        search = hunt(method, n=4, branch=2, score_batch=1)
+        events = search.events()
+        seen = [next(events) for _ in range(stop_after)]
+        events.close()
+        best = search.candidates()[0]
+        whole = [c for e in seen if isinstance(e, Scored) and e.stage == "outcome" for c in e.candidates]
+        if whole:
+            assert best.score == max(whole, key=lambda c: c.rank).score
+        elif isinstance(seen[-1], Pruned):
+            assert best.score == max((c.stopped == "end", c.score) for c in seen[-1].kept)[1]
+        assert len(best.codes) > 0 and len(best.wav) == 10 * len(best.codes)
+
+
+def test_a_stop_that_says_yes_ends_it_within_a_step(hunt):
+    answers = iter([False, False, True])
+    search = hunt("best_of_n", n=8, limit=40, stop=lambda: next(answers))  # asked no more once it said yes
+    end, kinds = run(search)
+    assert end.stopped_early and len(kinds[Extended]) == 2 and end.best.codes.size
+    assert not run(hunt("best_of_n", n=8))[0].stopped_early
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked, sentence",
+    [
+        (dict(n=0), "n must be a whole number of at least 1, not 0."),
+        (dict(branch=0), "branch must be a whole number of at least 1, not 0."),
+        (
+            dict(method="best"),
+            "Unknown search method 'best'. Choose from: sample, best_of_n, beam_search, ",
+        ),
+        (dict(process_seconds=0), "process_seconds must be above 0, not 0; without PRM: best_of_n."),
+        (dict(outcome="spk"), "Unknown verifier 'spk'. Choose from: asr, emotion, likelihood, quality, speaker."),
+        (dict(process="speaker"), "'best_of_n' has no process verifier."),
+        (dict(method="sample", outcome="asr"), "'sample' has no outcome verifier"),
+        (dict(method="partial_prm", process="asr"), "The verifier 'asr' judges whole sentences"),
+        (dict(outcome="emotion", voice=None), "The verifier 'emotion' compares with a voice: choose one."),
+        (dict(reference="mine"), "reference must be 'prompt' or 'resynthesis', not 'mine'."),
+        (dict(voice="nobody"), "Unknown voice 'nobody'."),
+        (dict(text=" "), "There is no text to speak."),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sampled(nano, voice, monkeypatch, asked, sentence):
+    monkeypatch.setattr(nano.engine, "start", None)
+    with pytest.raises(ValueError) as refused:
+        nano.search(**(dict(text="Oh.", voice=voice, seed=0) | asked))
+    assert str(refused.value).startswith(sentence)
+
+
+# -- as users call it ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(nano, voice):
+    return nano.search("Oh, yes.", voice, n=4, outcome="likelihood, asr", seed=5)
+
+
+def test_best_of_1_equals_tts(nano, voice):
+    found = nano.search("Oh, yes.", voice, n=1, outcome="likelihood", seed=5)
+    np.testing.assert_array_equal(found.best.wav, nano.tts("Oh, yes.", voice, seed=5).wav)
+    assert found.best.seed == 5 and not found.stopped_early
+
+
+def test_the_result_says_how_it_was_found(found):
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["settings"]["n"] == 4 and told["verifiers"]["process"] is None
+    assert [v["source"] for v in told["verifiers"]["outcome"]["verifiers"]] == ["own", "own"]
+    assert told["verifiers"]["outcome"]["order"] == "first decides" and told["reference"] == "prompt"
+    assert len(told["candidates"]) == 4 and set(told["candidates"][0]["scores"]) == {"likelihood", "asr"}
+    assert 0 < sum(found.spent.values()) <= found.seconds + 0.1
+    np.testing.assert_array_equal(found.best.wav, found.speeches[0].wav)
+
+
+def test_every_candidate_is_saved_and_replayed_from_its_receipt(nano, found, monkeypatch, tmp_path):
+    """No verifier and no search is needed for it."""
+    monkeypatch.setattr(Llasa, "from_pretrained", classmethod(lambda cls, *a, **k: nano))
+    paths = found.save_all(tmp_path / "all")
+    assert len({*paths}) == 4
+    for path, candidate, speech in zip(paths, found.candidates, found.speeches):
+        receipt = json.loads(path.with_suffix(".receipt.json").read_text())
+        assert receipt["search"]["chosen"][0]["index"] == candidate.index
+        again = Llasa.replay(receipt)
+        np.testing.assert_allclose(again.wav, speech.wav, atol=1e-5)
+        assert again.complete == speech.complete == (candidate.stopped == "end")
+
+
+@pytest.mark.parametrize("with_voice", [True, False])
+def test_long_text_is_searched_piece_by_piece_in_one_voice(nano, voice, with_voice, monkeypatch):
+    monkeypatch.setattr(Llasa, "from_pretrained", classmethod(lambda cls, *a, **k: nano))
+    monkeypatch.setattr(nano, "_limit", lambda piece: 25)
+    pieces = ["It was a long day, and nobody came by to see.", "Then the door went, and it was Anna again."]
+    given = dict(text=" ".join(pieces), voice=voice if with_voice else None, n=2, outcome="likelihood", seed=1)
+    given["step_tokens"] = 10
+    search = nano.search_events(**given)
+    assert {(e.chunk, e.chunks) for e in search} == {(0, 2), (1, 2)}
+    found = search.result
+    assert [c.chunk for c in found.candidates] == [0, 0, 1, 1] and found.best.receipt["pieces"] == pieces
+    first, second = found.candidates[0], found.candidates[2]
+    np.testing.assert_array_equal(found.best.codes[0], first.codes)
+    np.testing.assert_array_equal(found.best.codes[1], second.codes)
+    kept = voice.codes["nano"] if with_voice else first.codes.tolist()
+    assert found.speeches[2].receipt["voice_codes"] == kept
+    np.testing.assert_allclose(Llasa.replay(found.best.receipt).wav, found.best.wav, atol=1e-5)
+    # stopped in the second piece: the first is whole, the speech as a whole is not
+    search = nano.search_events(**given)
+    next(event for event in search if event.chunk == 1)
+    cut = search.close()
+    assert cut.stopped_early and len(cut.best.codes) == 2 and cut.best.stopped[1] == "running" and not cut.best.complete
+
+
+def test_partial_prm_by_any_speaker_model(nano, voice, speaker_folder):
+    settings = dict(method="partial_prm", n=2, branch=2, process_seconds=0.5, outcome="likelihood", seed=0)
+    found = nano.search("Oh.", voice, process=f"speaker:{speaker_folder}", reference="resynthesis", **settings)
+    assert found.verifiers["process"]["verifiers"][0]["source"] == speaker_folder and found.reference == "resynthesis"
+    assert 1 <= len(found.candidates) <= 2 and set(found.candidates[0].scores) == {"likelihood"}
+
+
+def test_a_voice_without_audio_is_compared_as_resynthesised(nano, voice, speaker_folder):
+    found = nano.search("Oh.", voice.replace(wav=None), n=1, outcome=f"speaker:{speaker_folder}", seed=0)
+    assert found.reference == "resynthesis" and -1 <= found.candidates[0].score <= 1
+
+
+def test_nothing_made_is_said_plainly(nano, voice):
+    search = nano.search_events("Oh.", voice, n=1, outcome="likelihood", seed=0)
+    with pytest.raises(ValueError, match="stopped before anything was made"):
+        search.close()
+
+
+# -- what it buys ----------------------------------------------------------------------------------------------------
+
+
+def test_curves_of_choosers_lie_between_chance_and_the_judge():
+    """Takes of 20 sentences; "likelihood" knows the errors, "asr" knows nothing of them."""
+    from llasa_lite.search_benchmark import SearchBench, Take, agreement, summarise
+    from llasa_lite.verifiers import Own
+
+    random = np.random.default_rng(0)
+    bench = SearchBench(n=8, choosers=("likelihood", "asr", "asr, likelihood"), guided=())
+    takes = []
+    for sentence in range(20):
+        for index in range(8):
+            wrong = int(random.integers(0, 10))
+            scores = {"likelihood": -wrong - 0.5 * random.random(), "asr": -random.random()}
+            candidate = Candidate(index, np.zeros(50), np.zeros(1), "end", scores)
+            takes.append(Take(sentence, "sample", 8, 1, candidate, wrong, 10, random.random()))
+    seconds = {("sample", n): [float(n)] for n in (1, 2, 4, 8)} | {("verify", v): [8.0] for v in ("likelihood", "asr")}
+    rows = {(r["chooser"], r["n"]): r for r in summarise(takes, seconds, bench, Own(read=list))}
+    assert len({rows[name, 1]["wer"] for name, n in rows if n == 1}) == 1  # one take: nothing to choose
+    for n in (2, 4, 8):
+        best, knowing, blind, chance = (rows[c, n]["wer"] for c in ("oracle", "likelihood", "asr", "random"))
+        assert best == knowing < blind and abs(blind - chance) < 0.15
+        assert rows["likelihood", n]["wer"] < rows["likelihood", n // 2]["wer"]
+        assert rows["random", n]["wer"] == rows["random", 1]["wer"]
+    assert rows["random", 8]["seconds"] == 8 and rows["asr, likelihood", 4]["seconds"] == 4 + 4 + 4
+    row = rows["asr", 8]
+    assert row["wer_low"] < row["wer"] < row["wer_high"] and row["similarity_low"] < row["similarity_high"]
+    found = {(r["verifier"], r["judge"]): r for r in agreement(takes)}
+    assert found["likelihood", "-wer"]["spearman"] > 0.9 > 0.3 > abs(found["asr", "-wer"]["spearman"])
+    assert found["asr", "-wer"]["low"] < 0 < found["asr", "-wer"]["high"]
+
+
+def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tmp_path, monkeypatch):
+    from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, plot, summarise, write
+
+    monkeypatch.setattr(nano, "_limit", lambda piece: 30)
+    choosers = ("likelihood", f"speaker:{speaker_folder}")
+    bench = SearchBench(2, choosers, choosers[1], "likelihood", ((2, 2),), seed=3)
+    judges = (lambda wav: "oh " * (len(wav) % 3), lambda reference, wav: float(len(wav)))
+    *_, (takes, seconds, own) = evaluate_search(nano, ["Oh.", "Oh yes."], [voice], *judges, bench)
+    plain = [take.candidate for take in takes if take.method == "sample"]
+    alone = nano.tts("Oh yes.", voice, seed=4)  # the first take of the second sentence
+    np.testing.assert_array_equal(plain[2].codes, alone.codes[0])
+    summary = summarise(takes, seconds, bench, own)
+    assert {r["method"] for r in summary} == {"best_of_n", "beam_search", "partial_prm"}
+    assert all(row["seconds"] > 0 and row["sentences"] == 2 for row in summary)
+    for path in write(tmp_path, takes, summary, agreement(takes) or summary, "the command"):
+        assert path.read_text().count("\n") >= 3
+    assert "the command" in (tmp_path / "search.csv").read_text()
+    pytest.importorskip("matplotlib", reason="pip install llasa-lite[plot]")
+    plot(summary, tmp_path / "search.png")
+    assert (tmp_path / "search.png").stat().st_size > 10_000

@@ -1,0 +1,192 @@
+"""Laws of the server: OpenAI's own client is understood, streams are the whole, what is wrong is one sentence."""
+
+import base64
+import io
+import json
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="pip install fastapi")
+pytest.importorskip("httpx", reason="pip install httpx")
+
+import soundfile
+import uvicorn
+from fastapi.testclient import TestClient
+
+from llasa_lite import builtin_voices, serving
+
+
+def pcm(content: bytes) -> np.ndarray:
+    return np.frombuffer(content, "<i2").astype(np.float32) / 32767
+
+
+@pytest.fixture(scope="module")
+def client(nano, voice):
+    return TestClient(serving.build(nano, {"mine": voice}))
+
+
+def said(client, **body):
+    answer = client.post("/v1/audio/speech", json={"input": "Oh, yes.", "voice": "mine", "seed": 3} | body)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+@pytest.fixture(scope="module")
+def whole(nano, voice):
+    return nano.tts("Oh, yes.", voice, seed=3).wav
+
+
+@pytest.mark.parametrize("kind", ["mp3", "opus", "flac", "wav"])
+def test_files_hold_what_the_library_says(client, whole, kind):
+    answer = said(client, response_format=kind)
+    assert answer.headers["content-type"] == serving.FORMATS[kind][0]
+    wav, rate = soundfile.read(io.BytesIO(answer.content), dtype="float32")
+    assert rate == 16_000 and len(wav) == pytest.approx(len(whole), abs=0 if kind in ("wav", "flac") else 2500)
+    if kind in ("wav", "flac"):
+        np.testing.assert_allclose(wav, whole, atol=1e-4)
+
+
+def test_a_stream_is_the_whole_as_the_library_streams_it(client, nano, voice):
+    wanted = np.concatenate(list(nano.stream("Oh, yes.", voice, seed=3)))
+    raw = said(client, response_format="pcm", stream_format="audio").content
+    np.testing.assert_allclose(pcm(raw), wanted, atol=1e-4)
+    wav = said(client, response_format="wav", stream_format="audio").content
+    assert wav[:4] == b"RIFF" and wav[44:] == raw
+    events = said(client, response_format="pcm", stream_format="sse").text.strip().split("\n\n")
+    told = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert told[-1] == {"type": "speech.audio.done"} and {t["type"] for t in told[:-1]} == {"speech.audio.delta"}
+    assert b"".join(base64.b64decode(t["audio"]) for t in told[:-1]) == raw
+
+
+@pytest.mark.parametrize(
+    "body, sentence",
+    [
+        ({"input": " "}, "There is no text to speak."),
+        ({"voice": "alloy"}, "Unknown voice 'alloy'. Choose from: "),
+        ({"voice": "../../etc/passwd"}, "Unknown voice '../../etc/passwd'."),
+        ({"response_format": "aac"}, "response_format: "),
+        ({"response_format": "mp3", "stream_format": "audio"}, "'mp3' cannot be streamed."),
+        ({"response_format": "pcm", "stream_format": "sse", "input": "\U0001f388"}, "There is nothing to say"),
+        ({"temperature": 9}, "temperature must lie in 0..2, not 9.0."),
+        ({"speed": 2.0}, "speed: "),
+        ({"seed": -1}, "A seed is a whole number"),
+    ],
+    ids=str,
+)
+def test_bad_requests_are_400_and_one_sentence(client, body, sentence):
+    answer = client.post("/v1/audio/speech", json={"input": "Oh.", "voice": "mine"} | body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(sentence)
+
+
+def test_a_key_is_asked_for(nano):
+    client = TestClient(serving.build(nano, key="open sesame"))
+    for headers in ({}, {"Authorization": "Bearer no"}):
+        answer = client.get("/v1/models", headers=headers)
+        assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error"
+    assert client.get("/v1/models", headers={"Authorization": "Bearer open sesame"}).json()["data"][0]["id"] == "nano"
+    assert client.get("/health").json()["licence"] == "Apache-2.0"
+
+
+def slow(steps: threading.Semaphore):
+    """A checkpoint that makes one sample whenever the test lets it."""
+
+    def stream(*_):
+        for _ in range(3):
+            steps.acquire(timeout=10)
+            yield np.zeros(1, np.float32)
+
+    return SimpleNamespace(
+        checkpoint=SimpleNamespace(name="slow", licence=""), sampling=SimpleNamespace(), stream=stream
+    )
+
+
+@pytest.fixture
+def plain_replace(monkeypatch):
+    monkeypatch.setattr(serving, "replace", lambda settings, **_: settings)
+
+
+def test_who_hangs_up_lets_the_next_one_in_and_too_many_are_sent_away(plain_replace):
+    steps = threading.Semaphore(0)
+    app = serving.build(slow(steps), waiting=0)
+    body = {"input": "Oh.", "response_format": "pcm", "stream_format": "audio"}
+    client = TestClient(app)
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(client.post("/v1/audio/speech", json=body)))
+    first.start()
+    time.sleep(0.3)
+    refused = client.post("/v1/audio/speech", json=body)
+    assert refused.status_code == 429 and "Try again later" in refused.json()["error"]["message"]
+    steps.release(3)
+    first.join()
+    assert len(answers[0].content) == 6
+    steps.release(3)
+    assert len(client.post("/v1/audio/speech", json=body).content) == 6
+
+
+def test_openais_client_speaks_with_a_running_server(nano, voice, whole, tmp_path):
+    openai = pytest.importorskip("openai", reason="pip install openai")
+    server = uvicorn.Server(uvicorn.Config(serving.build(nano, {"mine": voice}), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        assert [model.id for model in client.models.list()] == ["nano"]
+        asked = {"model": "nano", "voice": "mine", "input": "Oh, yes.", "extra_body": {"seed": 3}}
+        client.audio.speech.create(**asked).write_to_file(tmp_path / "oh.mp3")
+        assert soundfile.info(tmp_path / "oh.mp3").samplerate == 16_000
+        with client.audio.speech.with_streaming_response.create(
+            **asked, response_format="pcm", stream_format="audio"
+        ) as answer:
+            streamed = b"".join(answer.iter_bytes())
+        assert len(streamed) == 2 * len(whole)
+        with pytest.raises(openai.BadRequestError, match="Unknown voice 'alloy'"):
+            client.audio.speech.create(**asked | {"voice": "alloy"})
+        # one who hangs up in the middle of a story does not keep the next one waiting for its end
+        with client.audio.speech.with_streaming_response.create(
+            **asked | {"input": "A long story. " * 1400}, response_format="pcm", stream_format="audio"
+        ) as answer:
+            next(answer.iter_bytes())
+        began = time.monotonic()
+        client.audio.speech.create(**asked)
+        assert time.monotonic() - began < 60
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def test_the_servers_voices_are_the_built_in_ones_and_those_it_was_given(client):
+    listed = [v["id"] for v in client.get("/v1/audio/voices").json()["voices"]]
+    assert listed == [*builtin_voices(), "mine"]
+
+
+def test_the_page_on_scale_says_what_its_arithmetic_says():
+    """The figures under the code are what the code prints, and its commands are understood."""
+    import contextlib
+    import re
+    import shlex
+
+    from llasa_lite.cli import parser
+
+    page = (Path(serving.__file__).parent / "docs" / "serving_at_scale.md").read_text()
+    (code,), printed = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})  # noqa: S102
+    assert f"```\n{printed.getvalue()}```" in page
+    for line in re.findall(r"^llasa-lite (.+)", page, re.M):
+        assert parser().parse_args(shlex.split(line)).handler
+
+
+def test_a_server_without_its_voices_does_not_start(tmp_path, capsys):
+    from llasa_lite.cli import main
+
+    assert main(["serve", "--voices", str(tmp_path)]) == 2
+    assert "There are no voices (.json) in" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""Laws of corpora of others: what is read is what was written, what cannot be used is dropped and counted."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import buzz
+
+from llasa_lite import audio
+from llasa_lite.cli import main
+from llasa_lite.data import Utterance, write_tokens
+from llasa_lite.sources import Memmap, read_clips, read_hub_clips, read_utterances, write_memmap
+from llasa_lite.tokens import Protocol, character_tokenizer
+
+
+@pytest.fixture(scope="module")
+def protocol():
+    return Protocol(character_tokenizer(4096))
+
+
+def said(text, count, seed=0, split="train"):
+    return Utterance(text, "s", split, np.random.default_rng(seed).integers(4096, size=count).astype(np.uint16))
+
+
+def same(a, b):
+    return [(u.text, u.codes.tolist()) for u in a] == [(u.text, u.codes.tolist()) for u in b]
+
+
+def test_memmap_rows_survive_the_round_trip(protocol, tmp_path):
+    made = [said("oh yes.", 40), said("it is.", 7, 1), said("far too long", 90, 2)]
+    assert write_memmap(made, tmp_path, "train", protocol, width=64) == (2, 1)
+    back = read_utterances(tmp_path, protocol)
+    assert same(back, made[:2]) and back.dropped == 0 and len(read_utterances(tmp_path, protocol, "test")) == 0
+    assert back.id_counts.tolist() == [len(protocol.text_to_ids(u.text)) + len(u.codes) for u in made[:2]]
+
+
+def test_memmap_rows_are_the_authors(llama_3, tmp_path):
+    """int32 of 2048: TEXT_UNDERSTANDING_START text END SPEECH_GENERATION_START codes+128264 END, padded with eot."""
+    write_memmap(
+        [Utterance("Hello, Ångström!", "s", "train", np.array([0, 65_535], np.uint16))], tmp_path, "val", llama_3
+    )
+    assert np.load(tmp_path / "val_input_ids_shape.npy").tolist() == [1, 2048]
+    row = np.fromfile(tmp_path / "val_input_ids.memmap", np.int32)
+    text = llama_3.tokenizer.encode("Hello, Ångström!", add_special_tokens=False)
+    wanted = [128_258, *text, 128_259, 128_260, 128_264, 193_799, 128_261]
+    assert row.tolist() == wanted + [128_009] * (2048 - len(wanted))
+    (back,) = read_utterances(tmp_path, llama_3, "test")
+    assert back.text == "Hello, Ångström!" and back.codes.tolist() == [0, 65_535] and back.split == "test"
+
+
+def test_rows_that_lost_their_end_are_dropped_and_counted(protocol, tmp_path):
+    write_memmap([said("oh yes.", 40), said("it is.", 7, 1)], tmp_path, "train", protocol, width=64)
+    rows = np.memmap(tmp_path / "train_input_ids.memmap", np.int32, "r+", shape=(2, 64))
+    rows[0, 45:] = protocol.code_offset  # cut at the width, as the authors' rows are
+    rows.flush()
+    back = Memmap(tmp_path, "train", protocol)
+    assert (len(back), back.dropped, back[0].text) == (1, 1, "it is.")
+    np.save(tmp_path / "train_input_ids_shape.npy", np.array([3, 64]))
+    with pytest.raises(ValueError, match="its shape"):
+        Memmap(tmp_path, "train", protocol)
+
+
+def test_single_files_of_codes_are_read(protocol, tmp_path, caplog):
+    (tmp_path / "metadata.csv").write_text("a|oh yes.|x\nb|it is.|y\n")
+    np.save(tmp_path / "a.wav.npy", np.arange(5)[None])
+    (back,) = read_utterances(tmp_path, protocol)
+    assert back.text == "oh yes." and back.codes.tolist() == [0, 1, 2, 3, 4] and "1 of 2" in caplog.text
+    (tmp_path / "metadata.csv").write_text("a\n")
+    with pytest.raises(ValueError, match="line 1, is not of the form"):
+        read_utterances(tmp_path, protocol)
+    with pytest.raises(ValueError, match="holds no codes"):
+        read_utterances(tmp_path / "nothing", protocol)
+
+
+def test_lj_speech_and_librispeech_are_corpora(tmp_path):
+    (tmp_path / "LJ" / "wavs").mkdir(parents=True)
+    audio.save(buzz(1), tmp_path / "LJ" / "wavs" / "LJ1.wav")
+    (tmp_path / "LJ" / "metadata.csv").write_text("LJ1|Dr. 5.|Doctor five.\n")
+    (clip,) = read_clips(tmp_path / "LJ")
+    assert (clip.id, clip.text, clip.split, clip.seconds) == ("LJ1", "Doctor five.", "train", 1.0)
+    folder = tmp_path / "LibriSpeech" / "test-clean" / "61" / "70968"
+    folder.mkdir(parents=True)
+    audio.save(buzz(1), folder / "61-70968-0000.flac")
+    (folder / "61-70968.trans.txt").write_text("61-70968-0000 HE BEGAN A CONFUSED COMPLAINT\n")
+    (clip,) = read_clips(tmp_path / "LibriSpeech")
+    assert (clip.text, clip.speaker, clip.split) == ("he began a confused complaint", "61", "test")
+    assert len(clip.load()) == 16_000
+    (folder / "61-70968-0000.flac").unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_clips(tmp_path / "LibriSpeech")
+    with pytest.raises(ValueError, match="holds no corpus"):
+        read_clips(tmp_path / "LJ" / "wavs")
+
+
+def test_hub_datasets_are_corpora(tmp_path):
+    pytest.importorskip("datasets", reason="pip install datasets")
+    audio.save(buzz(1), tmp_path / "a.wav")
+    (tmp_path / "hub").mkdir()
+    row = {"audio": str(tmp_path / "a.wav"), "sentence": "oh yes.", "who": 3}
+    (tmp_path / "hub" / "train.jsonl").write_text(json.dumps(row))
+    (clip,) = read_hub_clips(str(tmp_path / "hub"), text="sentence", speaker="who")
+    assert (clip.text, clip.speaker, clip.split) == ("oh yes.", "3", "train") and len(clip.load()) == 16_000
+    with pytest.raises(ValueError, match="has no column"):
+        next(read_hub_clips(str(tmp_path / "hub")))
+
+
+def test_a_token_corpus_becomes_memmap_rows(protocol, tmp_path, capsys):
+    made = [said("oh yes.", 40), said("it is.", 7, 1, "test"), said("long", 2050, 2)]
+    write_tokens(made, tmp_path / "tokens.safetensors")
+    arguments = ["--data", str(tmp_path / "tokens.safetensors"), "--out", str(tmp_path / "rows"), "--json"]
+    assert main(["train", "rows", *arguments]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["train"], told["train_dropped"], told["val"], told["val_dropped"]) == (1, 1, 1, 0)
+    assert same(read_utterances(tmp_path / "rows", protocol), made[:1])

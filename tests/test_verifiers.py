@@ -1,0 +1,227 @@
+"""Laws of verifiers: one score a wave whatever else is scored, silence lowest, and combinations written down."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import WHISPER, buzz
+
+from llasa_lite import VERIFIERS, Sampling
+from llasa_lite.verifiers import NO_LLASA, Own, Target, criterion, verifier
+
+
+@pytest.fixture(scope="session")
+def emotion_folder(tmp_path_factory):
+    """A small random wav2vec 2.0 classifier with its feature extractor."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("emotion")
+    shape = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7)
+    config = Wav2Vec2Config(**shape, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, num_labels=4)
+    Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def own(nano):
+    """What nano lends."""
+    return Own(
+        "cpu", ("en",), nano.engine.model, nano.protocol, lambda batch: [f"{len(codes)} codes" for codes in batch]
+    )
+
+
+@pytest.fixture(params=["speaker", "emotion", "asr", "likelihood", "quality"])
+def any_verifier(request, own):
+    assert request.param in VERIFIERS
+    if request.param in ("speaker", "emotion"):
+        return verifier(f"{request.param}:{request.getfixturevalue(request.param + '_folder')}")
+    if request.param == "quality":
+        pytest.importorskip("speechmos", reason="pip install llasa-lite[quality]")
+        return verifier("quality")
+    return verifier(request.param, own)
+
+
+WAVES = [buzz(1.0, seed=1), buzz(2.0, seed=2), buzz(0.03, seed=3), np.zeros(8000, np.float32), np.zeros(0, np.float32)]
+TARGET = Target("6 codes", buzz(1.5))
+
+
+def codes_of(waves, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 4096, len(wav) // 320) for wav in waves]
+
+
+def test_every_score_lies_in_its_range_and_silence_is_lowest(any_verifier):
+    scores = any_verifier.score(WAVES, TARGET, codes_of(WAVES))
+    assert len(scores) == 5 and all(isinstance(score, float) for score in scores)
+    assert all(any_verifier.low <= score <= any_verifier.high for score in scores)
+    assert scores[3] == scores[4] == any_verifier.low
+    assert any_verifier.score([], TARGET, []) == []
+
+
+def test_a_score_does_not_depend_on_the_company(any_verifier):
+    codes = codes_of(WAVES)
+    together = any_verifier.score(WAVES, TARGET, codes)
+    alone = [any_verifier.score([wav], TARGET, [one])[0] for wav, one in zip(WAVES, codes)]
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    np.testing.assert_allclose(any_verifier.score(WAVES[::-1], TARGET, codes[::-1]), together[::-1], atol=1e-4)
+
+
+def test_a_verifier_tells_model_unit_and_range(any_verifier):
+    facts = json.loads(json.dumps(any_verifier.facts()))
+    assert facts["name"] in VERIFIERS and facts["source"] and facts["unit"] and facts["low"] < facts["high"]
+
+
+@pytest.mark.parametrize("name", ["speaker", "emotion"])
+def test_a_wave_is_most_like_itself_at_any_loudness(name, request):
+    like = verifier(f"{name}:{request.getfixturevalue(name + '_folder')}")
+    one, other = buzz(1.5), np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
+    scores = like.score([one, 0.2 * one, other], Target(reference=one))
+    assert scores[0] == pytest.approx(1, abs=1e-5) and scores[1] == pytest.approx(1, abs=1e-3)
+    assert scores[2] < scores[1]
+    assert like.score([other], Target(reference=other))[0] == pytest.approx(1, abs=1e-5)  # no reference is remembered
+    with pytest.raises(ValueError, match=f"The verifier '{name}' compares with a reference"):
+        like.score([one], Target())
+
+
+# -- likelihood ------------------------------------------------------------------------------------------------------
+
+
+def test_likelihood_is_what_the_recognition_mode_gives_each_id(nano, own):
+    """The same log-probabilities as the engine's, id by id, on the transcript that it chose itself."""
+    codes = np.random.default_rng(0).integers(0, 4096, 40)
+    beams = nano.engine.start(nano.protocol.asr_prompt(codes), 1, "text", Sampling(temperature=0), 0, 12)
+    beams.advance(12)
+    text = nano.protocol.ids_to_text(beams.ids[0])
+    again = nano.protocol.text_to_ids(text)
+    assert again == beams.ids[0][: len(again)]  # but for spaces at its end
+    likelihood = verifier("likelihood", own)
+    score = likelihood.score([buzz(0.8)], Target(text), [codes])[0]
+    whole = score * (len(again) + 1)
+    closed = nano.engine.start([*nano.protocol.asr_prompt(codes), *again], 1, "text", Sampling(temperature=0), 0, 1)
+    end = (closed.logits[0, 0] - closed.logits[0].logsumexp(-1)).item()
+    assert whole == pytest.approx(sum(beams.log_probabilities[0][: len(again)]) + end, abs=1e-2)
+
+
+def test_what_the_model_reads_is_likelier_than_other_words(nano, own):
+    codes = codes_of([buzz(1.0)])
+    heard = nano.protocol.ids_to_text(nano.read_codes(codes[0]).ids[0])
+    likelihood = verifier("likelihood", own)
+    mine, other = (likelihood.score([buzz(1.0)], Target(text), codes)[0] for text in (heard, "zx qj vk zx qj vk"))
+    assert mine > other
+
+
+# -- asr -------------------------------------------------------------------------------------------------------------
+
+
+def test_own_recognition_reads_codes(own):
+    asr = verifier("asr", own)
+    assert asr.source == "own"
+    waves = [buzz(0.5)] * 2
+    assert asr.score(waves, Target("Seven Codes!"), [np.zeros(7), np.zeros(9)]) == [0.0, -0.5]  # heard: "7 codes"
+    assert asr.score(waves[:1], Target("你好"), [np.zeros(7)]) == [-1.0]  # cut off: six wrong of two characters
+    with pytest.raises(ValueError, match="reads back codes"):
+        asr.score(waves, Target("seven"))
+
+
+def test_the_default_recogniser_depends_on_what_there_is():
+    assert verifier("asr").source == "openai/whisper-base"
+    assert verifier("asr", Own("cuda:0")).source == "openai/whisper-large-v3-turbo"
+    assert verifier("asr", Own("cuda", read=str)).source == "own"
+    assert verifier("asr:openai/whisper-tiny", Own("cuda", read=str)).source == "openai/whisper-tiny"
+
+
+def test_whisper_as_verifier():
+    """Clips of real speech: the one that says the text scores best."""
+    if not WHISPER.is_dir():
+        pytest.skip(f"no Whisper weights in '{WHISPER}': name their folder in the variable WHISPER")
+    from llasa_lite import builtin_voices
+
+    spoken = list(builtin_voices().values())[:3]
+    if not spoken:
+        pytest.skip("no voices are built in yet")
+    scores = verifier(f"asr:{WHISPER}").score([voice.wav for voice in spoken], Target(spoken[1].text))
+    assert scores[1] == max(scores) > max(scores[0], scores[2]) + 0.3
+
+
+def test_a_recogniser_may_be_ctc(tmp_path):
+    """wav2vec 2.0 with one wrong letter for everything: one character a word."""
+    import torch
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2CTCTokenizer,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForCTC,
+        Wav2Vec2Processor,
+    )
+
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=False), tokenizer).save_pretrained(tmp_path)
+    shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
+    config = Wav2Vec2Config(**shape, vocab_size=4, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+    model = Wav2Vec2ForCTC(config)
+    with torch.no_grad():
+        model.lm_head.bias[3] = 100.0
+    model.save_pretrained(tmp_path)
+    assert verifier(f"asr:{tmp_path}").score([buzz(1.0), buzz(0.5)], Target("A b")) == [-0.5, -0.5]
+
+
+# -- names and combinations ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked, sentence",
+    [
+        ("spk", "Unknown verifier 'spk'. Choose from: asr, emotion, likelihood, quality, speaker."),
+        ("asr, asr", "'asr, asr' names a verifier twice."),
+        ("much*asr + 1*emotion", "'much' in 'much*asr + 1*emotion' is not a weight. Write 0.7*asr + 0.3*speaker."),
+        ("likelihood", "The verifier 'likelihood' is the checkpoint's own recognition mode, which this one was never"),
+        ("likelihood:nano", "The verifier 'likelihood' is the checkpoint's own recognition mode, and takes no other"),
+        ("asr:own", "This checkpoint cannot transcribe its own speech. Give a recogniser: asr:HUB_ID."),
+        ("quality:utmos", "Unknown quality model 'utmos'. There is one: dnsmos."),
+        ("", "Unknown verifier ''. Choose from:"),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_a_sentence(asked, sentence):
+    with pytest.raises(ValueError) as refused:
+        criterion(asked, NO_LLASA)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_model_that_is_not_here_is_said_in_a_sentence():
+    for name in ("asr", "speaker", "emotion"):
+        with pytest.raises(ValueError, match="Cannot load 'somebody/nothing'"):
+            verifier(f"{name}:somebody/nothing").load()
+
+
+def test_nanos_own_speaker_verifier_is_the_default_or_says_that_it_is_not_there():
+    from llasa_lite.verifiers.speaker import NANO_VERIFIER
+
+    if NANO_VERIFIER.is_dir():
+        one = verifier("speaker")
+        scores = one.score([buzz(1.0), buzz(0.4)], Target(reference=buzz(1.0)))
+        assert one.source == "nano" and scores[0] == pytest.approx(1, abs=1e-5) and scores[1] < 1
+    else:
+        with pytest.raises(ValueError, match="nano's own speaker verifier is not part of this package. Give another"):
+            verifier("speaker")
+
+
+def test_the_first_decides_and_the_next_only_where_it_is_equal(own):
+    both = criterion("asr, likelihood", own)
+    rows = [{"asr": -0.5, "likelihood": -1.0}, {"asr": 0.0, "likelihood": -9.0}, {"asr": 0.0, "likelihood": -8.0}]
+    assert sorted(range(3), key=lambda k: both.order(rows[k])) == [0, 1, 2]
+    assert both.facts()["order"] == "first decides" and both.facts()["weights"] is None
+
+
+def test_weights_make_one_number_and_are_written_down(own):
+    both = criterion("0.5*asr + 2 * likelihood", own)
+    assert both.order({"asr": -1.0, "likelihood": -0.25}) == (-1.0,)
+    assert both.facts()["weights"] == (0.5, 2.0) and both.facts()["order"] == "weighted sum"
+    assert [v["name"] for v in both.facts()["verifiers"]] == ["asr", "likelihood"]
+
+
+def test_naming_a_verifier_loads_no_model(own):
+    assert not any(one._loaded for one in criterion("asr:openai/whisper-base, emotion, likelihood", own).verifiers)

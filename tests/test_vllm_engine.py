@@ -1,0 +1,193 @@
+"""Laws of the engine on vLLM: beams are those of our own engine. A stand-in that speaks vLLM's protocol, with our own
+engine behind it, runs everywhere; a real vLLM runs where there is one: VLLM_PYTHON names a Python that has it, VLLM_URL
+a server of nano in float32.
+"""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+httpx = pytest.importorskip("httpx", reason="pip install httpx")
+
+from llasa_lite import Sampling
+from llasa_lite.checkpoints import NANO
+from llasa_lite.pipeline import Llasa
+from llasa_lite.vllm_engine import Server, VllmEngine, connect
+
+GREEDY = Sampling(temperature=0)
+
+
+class StandIn:
+    """Answers /v1/completions as vLLM does, by our own engine; remembers what it was asked."""
+
+    def __init__(self, engine):
+        self.engine, self.asked = engine, []
+
+    def __call__(self, request):
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "nano"}]})
+        body = json.loads(request.content)
+        self.asked.append(body)
+        if len(body["prompt"]) + body["max_tokens"] > 1024:
+            return httpx.Response(400, text="too long")
+        sampling = Sampling(body["temperature"], body["top_p"], max(0, body["top_k"]))
+        end = body["stop_token_ids"][0]
+        assert body["allowed_token_ids"][0] == end and body["ignore_eos"] and body["return_token_ids"]
+        answer = "speech" if end == int(self.engine.answers["speech"][0]) else "text"
+        beams = self.engine.start(body["prompt"], 1, answer, sampling, body["seed"], body["max_tokens"])
+        beams.advance(body["max_tokens"])
+        ids = beams.ids[0] + [end] * (beams.stopped[0] == "end")
+        choice = {"token_ids": ids, "logprobs": {"token_logprobs": beams.log_probabilities[0][: len(ids)]}}
+        return httpx.Response(200, json={"choices": [choice]})
+
+
+@pytest.fixture
+def served(nano):
+    """(stand-in, engine over it)"""
+    stand_in = StandIn(nano.engine)
+    server = Server("http://vllm/v1", client=httpx.Client(transport=httpx.MockTransport(stand_in)))
+    answers = {"speech": nano.protocol.speech_ids(), "text": nano.protocol.text_ids()}
+    return stand_in, VllmEngine(server, answers, nano.checkpoint.context)
+
+
+@pytest.fixture(scope="module")
+def prompt(nano, voice):
+    return nano.protocol.tts_prompt("hello there. oh yes.", voice.codes["nano"])
+
+
+def test_greedy_ids_are_our_engines_in_one_go_and_in_pieces(nano, served, prompt):
+    own = nano.engine.start(prompt, 1, "speech", GREEDY, 0, 40)
+    own.advance(40)
+    for pieces in ([40], [1, 7, 32]):
+        beams = served[1].start(prompt, 1, "speech", GREEDY, 0, 40)
+        for steps in pieces:
+            beams.advance(steps)
+        assert beams.ids == own.ids and beams.stopped == own.stopped
+        np.testing.assert_allclose(beams.log_probabilities[0], own.log_probabilities[0], atol=1e-3)
+
+
+def test_rows_are_asked_for_with_all_they_said(served, prompt):
+    stand_in, engine = served
+    beams = engine.start(prompt, 2, sampling=Sampling(1.0, 1.0), seed=3, max_new=30)
+    new = beams.advance(5)
+    assert [len(ids) for ids in new] == [5, 5] and new[0] != new[1]
+    beams.select([1, 1, 0])
+    assert beams.ids == [new[1], new[1], new[0]]
+    beams.fork(2)
+    stand_in.asked.clear()
+    beams.advance(4)
+    wanted = [prompt + ids for ids in (new[1], new[1], new[1], new[1], new[0], new[0])]
+    assert sorted(body["prompt"] for body in stand_in.asked) == sorted(wanted)
+    assert len({body["seed"] for body in stand_in.asked}) == 6 and {b["min_tokens"] for b in stand_in.asked} == {0}
+    assert len({tuple(ids) for ids in beams.ids}) == 6  # rows that come twice go on differently
+    beams.advance(100)
+    assert beams.done and all(len(ids) <= 30 for ids in beams.ids) and beams.advance(5) == [[]] * 6
+
+
+def test_the_same_seed_gives_the_same_rows(served, prompt):
+    def ids(seed):
+        beams = served[1].start(prompt, 2, seed=seed, max_new=10)
+        beams.advance(10)
+        return beams.ids
+
+    assert ids(1) == ids(1) != ids(2)
+
+
+def test_a_llasa_on_vllm_speaks_streams_and_reads(nano, served, voice):
+    llasa = Llasa(nano.checkpoint, nano.protocol, served[1], nano.codec, GREEDY)
+    own = nano.tts("Oh, yes.", voice, sampling=GREEDY)
+    speech = llasa.tts("Oh, yes.", voice, seed=1)
+    assert speech.codes[0].tolist() == own.codes[0].tolist() and speech.receipt["device"] == "vllm"
+    with pytest.raises(ValueError, match="This was made on vLLM"):
+        Llasa.replay(speech.receipt)
+    streamed = np.concatenate(list(llasa.stream("Oh, yes.", voice, seed=1)))
+    assert len(streamed) == len(own.wav)
+    assert llasa.transcribe(own.wav).text == nano.transcribe(own.wav).text
+
+
+def test_what_cannot_be_asked_is_refused(served, prompt):
+    engine = served[1]
+    for wrong, sentence in (
+        ({"n": 0}, "n must be at least 1"),
+        ({"max_new": 0}, "max_new must be at least 1"),
+        ({"sampling": Sampling(repetition_penalty=1.1)}, "repetition penalty must be 1"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            engine.start(prompt, **wrong)
+    with pytest.raises(ValueError, match="The prompt is empty"):
+        engine.start([])
+    with pytest.raises(ValueError, match="leaves no room"):
+        engine.start([5] * 1024)
+    with pytest.raises(ValueError, match="select needs rows"):
+        engine.start(prompt).select([1])
+    with pytest.raises(ValueError, match="No vLLM answers at http://127.0.0.1:9"):
+        connect(url="http://127.0.0.1:9")
+    if importlib.util.find_spec("vllm") is None:
+        with pytest.raises(ValueError, match="There is no vLLM here"):
+            connect()
+
+
+# -- a real one ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_vllm(tmp_path_factory):
+    """The address of a vLLM that serves nano in float32."""
+    if os.environ.get("VLLM_URL"):
+        yield os.environ["VLLM_URL"]
+        return
+    python = os.environ.get("VLLM_PYTHON") or (sys.executable if importlib.util.find_spec("vllm") else None)
+    if python is None:
+        pytest.skip("there is no vLLM here: set VLLM_PYTHON or VLLM_URL")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(NANO / "lm"), "--port", port]
+    command += ["--dtype", "float32", "--max-model-len", "1024", "--skip-tokenizer-init", "--enforce-eager"]
+    command += ["--no-enable-chunked-prefill"]  # see vllm_engine.py
+    more = {"VLLM_CPU_KVCACHE_SPACE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with open(log, "wb") as file:
+        server = subprocess.Popen(command, env=os.environ | more, stdout=file, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(1200):
+        try:
+            if httpx.get(f"{address}/health").status_code == 200:
+                break
+        except httpx.HTTPError:
+            time.sleep(0.5)
+        assert server.poll() is None, log.read_text(errors="replace")[-4000:]
+    yield address
+    server.terminate()
+    server.wait(timeout=30)
+
+
+def test_a_real_vllm_says_what_our_engine_says(nano, real_vllm, prompt):
+    engine = connect(url=real_vllm).engine
+    own = nano.engine.start(prompt, 1, "speech", GREEDY, 0, 60)
+    own.advance(60)
+    beams = engine.start(prompt, 1, "speech", GREEDY, 0, 60)
+    while not beams.done:
+        beams.advance(25)
+    assert beams.ids == own.ids and beams.stopped == own.stopped
+
+
+def test_a_real_vllm_samples_from_our_distribution(nano, real_vllm, prompt):
+    """The first id of 300 rows, at temperature 1 over speech ids only: shares against our engine's probabilities."""
+    engine = connect(url=real_vllm).engine
+    beams = engine.start(prompt, 300, "speech", Sampling(1.0, 1.0), 5, 1)
+    beams.advance(1)
+    drawn = [ids[0] for ids in beams.ids]
+    own = nano.engine.start(prompt, 300, "speech", Sampling(1.0, 1.0), 5, 1)
+    own.advance(1)
+    probability = {ids[0]: np.exp(logs[0]) for ids, logs in zip(own.ids, own.log_probabilities)}
+    for code, p in sorted(probability.items(), key=lambda pair: -pair[1])[:5]:
+        share, spread = np.mean([d == code for d in drawn]), np.sqrt(p * (1 - p) / len(drawn))
+        assert abs(share - p) < 4 * spread + 0.01
