@@ -150,14 +150,15 @@ def edits(truth: str, heard: str, by_word: bool = True) -> tuple[int, int]:
 
     Both are normalised as seed-tts-eval does; spaces do not count among characters.
     """
+    import jiwer
+
     truth, heard = normalize_transcript(truth), normalize_transcript(heard)
-    a, b = (t.split() if by_word else list(t.replace(" ", "")) for t in (truth, heard))
-    row = list(range(len(b) + 1))  # edits between the truth read so far and every beginning of what was heard
-    for i, x in enumerate(a, 1):
-        corner, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (x != y))
-    return row[-1], len(a)
+    if not by_word:
+        truth, heard = (" ".join(t.replace(" ", "")) for t in (truth, heard))
+    if not truth:  # jiwer takes no empty truth
+        return len(heard.split()), 0
+    found = jiwer.process_words(truth, heard)
+    return found.substitutions + found.insertions + found.deletions, len(truth.split())
 
 
 def error_rate(truth: str, heard: str, by_word: bool = True) -> float:

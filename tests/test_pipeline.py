@@ -412,7 +412,6 @@ def test_speech_of_a_builtin_voice_ends_by_itself(nano):
 @pytest.mark.trained
 def test_whisper_hears_what_nano_said(nano):
     """A floor, not a figure: most words of eight sentences are heard."""
-    pytest.importorskip("jiwer", reason="pip install jiwer")
     if not WHISPER.is_dir():
         pytest.skip(f"no Whisper weights in '{WHISPER}': name their folder in the variable WHISPER")
     if not builtin_voices():
