@@ -38,6 +38,7 @@ def layout(models: Models, model: gr.Radio, tab: str, with_examples: bool = Fals
     sound = gr.Audio(
         type="filepath",
         sources=["upload", "microphone"],
+        editable=False,  # cut alone, it would no longer say its transcript
         label=t("Clip: 3 to 8 s are best"),
         buttons=[],
         elem_id=f"{tab}-clip",

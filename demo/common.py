@@ -23,14 +23,11 @@ SAMPLE_RATE = audio.SAMPLE_RATE
 HOUR = 3600  # seconds
 MAX_CHARS = 2_000  # of text at once: a minute or two of speech, so that a queue moves on
 MAX_CLIP_SECONDS = 60.0  # of an upload
+MAX_CODES = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)  # decoded at once
 MAX_SEED = 2**53 - 1  # above it a browser's numbers are not exact
 ANY_VOICE, OWN_CLIP = "", "my clip"  # beside the names of built-in voices, which hold no spaces
 BUSY = "model"  # handlers with this concurrency id take turns: one machine, one model at work
 WARM_UP = "One, two, three, four, five, six."  # said once by every model that is loaded, to see its pace here
-CONSENT = (
-    "Use only voices you have permission to use, and tell people that what they hear is synthetic. "
-    "Clips stay on the machine this page runs on and are deleted within a day or so."
-)
 
 
 class Models:

@@ -10,10 +10,9 @@ import gradio as gr
 from llasa_lite import Codec, audio, builtin_voices
 
 from . import examples, picture
-from .common import BUSY, MAX_CLIP_SECONDS, Models, example_clips, plain_errors, to_player, wav_of
+from .common import BUSY, MAX_CODES, Models, example_clips, plain_errors, to_player, wav_of
 from .words import t
 
-MAX_CODES = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)
 MAX_UNDO = 20
 NOTHING = {"codec": None, "a": [], "b": [], "past": []}  # a visitor's tokens
 
@@ -62,6 +61,7 @@ def _clip(which: str, label: str) -> tuple:
             sound = gr.Audio(
                 type="filepath",
                 sources=["upload", "microphone"],
+                editable=False,
                 label=t(f"Clip {which.upper()}"),
                 buttons=[],
                 elem_id=f"tokens-clip-{which}",

@@ -14,7 +14,7 @@ import numpy as np
 from llasa_lite import SEARCH_METHODS, SearchSettings, Speech, audio, builtin_voices
 
 from . import asking, clips, continuing, searching, speak, transcribe
-from .common import ANY_VOICE, BUSY, MAX_CLIP_SECONDS, OWN_CLIP, Models, plain_errors, to_player, wav_of
+from .common import ANY_VOICE, BUSY, MAX_CODES, OWN_CLIP, Models, plain_errors, to_player, wav_of
 
 
 def layout(models: Models) -> None:
@@ -208,9 +208,8 @@ def told(speech: Speech) -> dict:
 
 def codes_of(codes) -> list[int]:
     """Codes that a program sent. Raises ValueError on anything but a list of whole numbers, or too many."""
-    most = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)
     if not isinstance(codes, list) or not all(isinstance(code, int) and code >= 0 for code in codes):
         raise ValueError("Codes are a list of whole numbers from 0, such as [12, 3058, 77].")
-    if not 1 <= len(codes) <= most:
-        raise ValueError(f"There are {len(codes):,} codes; give 1 to {most:,}.")
+    if not 1 <= len(codes) <= MAX_CODES:
+        raise ValueError(f"There are {len(codes):,} codes; give 1 to {MAX_CODES:,}.")
     return codes

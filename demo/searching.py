@@ -13,16 +13,7 @@ import gradio as gr
 from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, Scored, SearchResult, audio
 
 from . import asking, drawing, results, settings, takes
-from .common import (
-    BUSY,
-    Models,
-    asked_voice,
-    new_folder,
-    plain_errors,
-    sampling_of,
-    seed_of,
-    text_of,
-)
+from .common import BUSY, Models, asked_voice, new_folder, plain_errors, sampling_of, seed_of, text_of
 from .words import t
 
 MAX_N, MAX_BRANCH = 32, 8
@@ -30,8 +21,8 @@ MAX_SEARCH_CHARS = 300  # every candidate says all of it
 ASR, SPEAKER = "asr", "speaker"
 OUTCOMES = [ASR, "likelihood", SPEAKER, "asr, speaker", "0.7 * asr + 0.3 * speaker", "quality", "emotion"]
 PROCESSES = [SPEAKER, "quality", "emotion"]
-# Work of one candidate in plain takes: candidates share their passes. Measured with 8 and with 16 of nano's on two
-# cores, own recognition as verifier; after a search the page knows better.
+# Work of one candidate in plain takes, since candidates share their passes: measured with 8 of nano's on two cores, its
+# own recognition as verifier. After a search the page knows better.
 CANDIDATE = 0.7
 TIMES = "asked[0] * (asked[1] === 'partial_prm' || asked[1] === 'beam_search' ? asked[2] : 1)"
 
