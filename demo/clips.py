@@ -9,7 +9,7 @@ from typing import NamedTuple
 import gradio as gr
 import numpy as np
 
-from llasa_lite import Llasa, Voice, audio, voices
+from llasa_lite import Llasa, Voice, audio
 
 from . import examples, picture
 from .common import BUSY, SAMPLE_RATE, Models, own_voice, plain_errors, to_player, wav_of
@@ -115,9 +115,8 @@ def checked(wav: np.ndarray) -> list[str]:
     """What a look at the wave tells about it as a voice prompt, one line each; ✓ is good, ⚠ may be better."""
     level = audio.level(wav)
     low, high = BEST_SECONDS
-    span = f"{low:g} to {high:g} s are best, {voices.MAX_SECONDS:g} s at most"
     lines = [
-        (low <= level.seconds <= high, f"Length {level.seconds:.1f} s", span),
+        (low <= level.seconds <= high, f"Length {level.seconds:.1f} s", f"{low:g} to {high:g} s are best"),
         (level.clipped <= MAX_CLIPPED, f"Clipping {100 * level.clipped:.1f} %", "record it quieter"),
         (level.peak_db >= MIN_PEAK_DB, f"Peak {level.peak_db:.0f} dB", "record it closer or louder"),
         (level.silent <= MAX_SILENT, f"Silence {100 * level.silent:.0f} %", "what is at both ends is cut"),

@@ -39,15 +39,15 @@ def layout(player: str, elem_id: str, selectable: bool = False) -> gr.HTML:
     )
 
 
-def plain_player(value=None, **more) -> gr.Audio:
+def plain_player(**more) -> gr.Audio:
     """A player such as the picture can drive: the browser's own."""
     options = gr.WaveformOptions(show_recording_waveform=False)
-    return gr.Audio(value, interactive=False, waveform_options=options, **more)
+    return gr.Audio(interactive=False, waveform_options=options, **more)
 
 
-def of_codes(codec: Codec, wav: np.ndarray, codes, parts: dict[str, tuple[float, float]] | None = None) -> dict:
-    """Value for one run of codes that starts with the wave; `parts` are named times in seconds."""
-    return _value(codec, wav, [(0.0, codes)], parts)
+def of_codes(codec: Codec, wav: np.ndarray, codes) -> dict:
+    """Value for one run of codes that starts with the wave."""
+    return _value(codec, wav, [(0.0, codes)])
 
 
 def of_speech(codec: Codec, speech: Speech, before: np.ndarray | None = None, before_codes=()) -> dict:
@@ -58,14 +58,15 @@ def of_speech(codec: Codec, speech: Speech, before: np.ndarray | None = None, be
     begins = start + np.cumsum([0.0, *(length + gap for length in lengths[:-1])])
     runs = list(zip(begins.tolist(), speech.codes))
     if before is None:
-        return _value(codec, speech.wav, runs, None)
+        return _value(codec, speech.wav, runs)
     wav = np.concatenate([before, speech.wav])
     end = start + speech.seconds
     parts = {"Clip": (0.0, start), "Answer": (start, end), "Both": (0.0, end)}
     return _value(codec, wav, [(0.0, before_codes), *runs], parts)
 
 
-def _value(codec, wav, runs, parts) -> dict:
+def _value(codec, wav, runs, parts: dict[str, tuple[float, float]] | None = None) -> dict:
+    """`runs` are (second it begins, codes), `parts` named times in seconds that can be played apart."""
     seconds = len(wav) / audio.SAMPLE_RATE
     return {
         "seconds": seconds,

@@ -38,14 +38,14 @@ def layout(empty: str, elem_id: str) -> gr.HTML:
     )
 
 
-def row(takes: gr.HTML, wav: np.ndarray, title: str, note: str = "", cells: list[str] = (), best: bool = False) -> dict:
+def row(takes: gr.HTML, wav: np.ndarray, title: str, note: str = "", cells: list[str] = ()) -> dict:
     """A row for a wave, which is written to a new folder of the cache and deleted with the other files of `takes`."""
     path = audio.save(wav, new_folder() / "speech.wav")
     takes.temp_files.add(str(path))
-    shown = {"title": title, "note": note, "cells": list(cells), "best": best}
+    shown = {"title": title, "note": note, "cells": list(cells)}
     return shown | {"path": str(path), "peaks": drawing.peaks(wav, BARS), "seconds": len(wav) / audio.SAMPLE_RATE}
 
 
 def table(columns: list[str], rows: list[dict]) -> dict:
-    """Value: rows as `row` makes them, `columns` naming their cells."""
+    """Value: rows as `row` makes them, `columns` naming their cells; a row with "best" is marked."""
     return {"columns": columns, "rows": rows}
