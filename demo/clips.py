@@ -1,4 +1,4 @@
-"""A clip and what is said in it: the input that Speak and Continue share."""
+"""A clip of the visitor's own and what is said in it: checked on arrival, heard through the codec, transcribed."""
 
 from __future__ import annotations
 
@@ -7,79 +7,124 @@ from functools import partial
 from typing import NamedTuple
 
 import gradio as gr
+import numpy as np
 
-from llasa_lite import Llasa, Voice
+from llasa_lite import Llasa, Voice, audio
 
-from . import examples
-from .common import BUSY, CONSENT, Models, plain_errors
+from . import examples, picture
+from .common import BUSY, SAMPLE_RATE, Models, own_voice, plain_errors, to_player, wav_of
+from .words import t
+
+BEST_SECONDS = (3.0, 8.0)  # of a voice prompt
+MAX_CLIPPED = 1e-3  # share of samples
+MAX_SILENT = 0.4  # share of frames
+MIN_PEAK_DB = -30.0
 
 
 class Clip(NamedTuple):
     audio: gr.Audio
     transcript: gr.Textbox
     recognised: gr.State  # what was last filled in, to tell it from what the visitor typed
+    report: gr.Markdown
+    trip: gr.Audio
 
 
 def layout(models: Models, model: gr.Radio, tab: str, with_examples: bool = False) -> Clip:
-    """A clip that is transcribed on arrival where the model can, the text open to correction.
+    """A clip and, once it is there, what is wrong or right with it; its text open to correction.
 
     The clip is handed on as a file: Gradio itself reads little but wav without ffmpeg, and the library
     checks the length of a file before it is decoded.
     """
-    audio = gr.Audio(
+    sound = gr.Audio(
         type="filepath",
         sources=["upload", "microphone"],
-        label="Clip: 3 to 8 s are best",
+        editable=False,  # cut alone, it would no longer say its transcript
+        label=t("Clip: 3 to 8 s are best"),
         buttons=[],
         elem_id=f"{tab}-clip",
     )
     example = examples.layout(tab) if with_examples else None
+    report = gr.Markdown("", label="Prompt check", elem_id=f"{tab}-check", elem_classes="check", visible=False)
+    trip = picture.plain_player(
+        label=t("As the model hears it: through the codec and back"), visible=False, buttons=[], elem_id=f"{tab}-trip"
+    )
     transcript = gr.Textbox(
         "",
-        label="What is said in the clip",
-        info="Word for word; filled in where the model can transcribe. Correct it if need be.",
+        label=t("What is said in the clip"),
+        info=t("Word for word; filled in where the model can transcribe. Correct it if need be."),
         lines=2,
         elem_id=f"{tab}-transcript",
     )
-    again = gr.Button("Recognise the words", size="sm", elem_id=f"{tab}-recognise")
-    gr.Markdown(CONSENT, elem_id=f"{tab}-consent", elem_classes=["note", "warning"])
+    again = gr.Button(t("Recognise the words"), size="sm", elem_id=f"{tab}-recognise")
+    gr.Markdown(t("consent"), elem_id=f"{tab}-consent", elem_classes=["note", "warning"])
 
-    recognised = gr.State("")
-    examples.wire(example, audio, transcript, recognised)
+    clip = Clip(sound, transcript, gr.State(""), report, trip)
     hidden = {"concurrency_id": BUSY, "show_progress_on": transcript, "api_visibility": "private"}
-    gr.on(
-        [audio.upload, audio.stop_recording],
-        partial(fill_in, models),
-        [model, audio, transcript, recognised],
-        [transcript, recognised],
-        **hidden,
+    filled = [transcript, clip.recognised, report, trip]
+    arrived = [sound.upload, sound.stop_recording]
+    if example is not None:
+        chosen = examples.wire(example, sound, transcript, clip.recognised)
+        chosen.then(partial(look, models), [model, sound], [report, trip], **hidden)
+    gr.on(arrived, partial(receive, models), [model, sound, transcript, clip.recognised], filled, **hidden)
+    sound.clear(
+        lambda: (gr.Markdown(visible=False), gr.Audio(None, visible=False)),
+        None,
+        [report, trip],
+        queue=False,
+        api_visibility="private",
     )
-    again.click(partial(recognise_again, models), [model, audio], [transcript, recognised], **hidden)
-    return Clip(audio, transcript, recognised)
+    again.click(partial(recognise_again, models), [model, sound], [transcript, clip.recognised], **hidden)
+    return clip
 
 
-def fill_in(models: Models, model: str, clip: str | None, transcript: str, recognised: str) -> tuple[str, str]:
-    """Transcribe a clip that has just come; what the visitor typed is kept."""
+def receive(models: Models, model: str, clip: str | None, transcript: str, recognised: str) -> tuple:
+    """Check a clip that has just come and transcribe it; what the visitor typed is kept."""
+    report, trip = look(models, model, clip)
+    if trip["value"] is None:  # the report says why
+        return gr.skip(), gr.skip(), report, trip
     if transcript.strip() not in ("", recognised):
         gr.Info("The text you typed is kept; check that it is what the new clip says.")
-        return transcript, recognised
+        return transcript, recognised, report, trip
     with plain_errors():
         llasa = models.get(model)
         if not llasa.checkpoint.can_transcribe:
             gr.Info(f"{html.escape(model)} cannot transcribe: type what is said in the clip.")
-            return "", ""
-        text = voice_of(llasa, clip).text
-        return text, text
+            return "", "", report, trip
+        heard = llasa.transcribe((SAMPLE_RATE, wav_of(clip)))
+        told = f"- ✎ The text below is a guess: mean probability {heard.probability:.2f}. Correct it word for word."
+        return heard.text, heard.text, report | {"value": f"{report['value']}\n{told}"}, trip
+
+
+def look(models: Models, model: str, clip: str | None) -> tuple[dict, dict]:
+    """A report on a clip and its way through the codec and back; a clip that cannot serve is told, not raised."""
+    try:
+        wav = wav_of(clip)
+        llasa = models.get(model)
+        trip = through_codec(llasa, Voice.from_audio((SAMPLE_RATE, wav)).wav)
+        report = "\n".join(f"- {line}" for line in checked(wav))
+    except ValueError as error:
+        return gr.update(value=f"- ✗ {html.escape(str(error))}", visible=True), gr.update(value=None, visible=False)
+    return gr.update(value=report, visible=True), gr.update(value=to_player(trip), visible=True)
+
+
+def through_codec(llasa: Llasa, wav: np.ndarray) -> np.ndarray:
+    return llasa.codec.decode(llasa.codec.encode(wav))[: len(wav)]
+
+
+def checked(wav: np.ndarray) -> list[str]:
+    """What a look at the wave tells about it as a voice prompt, one line each; ✓ is good, ⚠ may be better."""
+    level = audio.level(wav)
+    low, high = BEST_SECONDS
+    lines = [
+        (low <= level.seconds <= high, f"Length {level.seconds:.1f} s", f"{low:g} to {high:g} s are best"),
+        (level.clipped <= MAX_CLIPPED, f"Clipping {100 * level.clipped:.1f} %", "record it quieter"),
+        (level.peak_db >= MIN_PEAK_DB, f"Peak {level.peak_db:.0f} dB", "record it closer or louder"),
+        (level.silent <= MAX_SILENT, f"Silence {100 * level.silent:.0f} %", "what is at both ends is cut"),
+    ]
+    return [f"✓ {fact}" if good else f"⚠ {fact}: {advice}" for good, fact, advice in lines]
 
 
 def recognise_again(models: Models, model: str, clip: str | None) -> tuple[str, str]:
     with plain_errors():
-        text = voice_of(models.get(model), clip).text
+        text = own_voice(models.get(model), clip).text
         return text, text
-
-
-def voice_of(llasa: Llasa, clip: str | None, transcript: str | None = None) -> Voice:
-    """A voice of the clip, ready to speak. Raises ValueError without clip, or as `Voice.from_audio` and `prepare`."""
-    if not clip:
-        raise ValueError("There is no clip yet: upload one or record it.")
-    return llasa.prepare(Voice.from_audio(clip, transcript, name="my clip"))

@@ -15,19 +15,19 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
 
-from llasa_lite import CHECKPOINTS, Checkpoint, Llasa, Sampling, Speech, builtin_voices
+from llasa_lite import CHECKPOINTS, Checkpoint, Llasa, Sampling, Speech, Voice, audio, builtin_voices
 
 log = logging.getLogger(__name__)
 
-SAMPLE_RATE = Speech.sample_rate
+SAMPLE_RATE = audio.SAMPLE_RATE
 HOUR = 3600  # seconds
 MAX_CHARS = 2_000  # of text at once: a minute or two of speech, so that a queue moves on
+MAX_CLIP_SECONDS = 60.0  # of an upload
+MAX_CODES = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)  # decoded at once
 MAX_SEED = 2**53 - 1  # above it a browser's numbers are not exact
+ANY_VOICE, OWN_CLIP = "", "my clip"  # beside the names of built-in voices, which hold no spaces
 BUSY = "model"  # handlers with this concurrency id take turns: one machine, one model at work
-CONSENT = (
-    "Use only voices you have permission to use, and tell people that what they hear is synthetic. "
-    "Clips stay on the machine this page runs on and are deleted within a day or so."
-)
+WARM_UP = "One, two, three, four, five, six."  # said once by every model that is loaded, to see its pace here
 
 
 class Models:
@@ -38,6 +38,7 @@ class Models:
         self.first = name.lower() if name.lower() in CHECKPOINTS else name
         self._first = Llasa.from_pretrained(self.first)
         self._other: tuple[str, Llasa] | None = None
+        self._pace = {self.first: _pace(self._first)}
         self._lock = threading.Lock()  # of the other one; nobody who uses the first waits for it
 
     @property
@@ -60,7 +61,19 @@ class Models:
                 _check_gpu(self.choices[name])
                 self._other = None  # its memory is free before the next takes some
                 self._other = (name, Llasa.from_pretrained(name))
+                self._pace[name] = _pace(self._other[1])
             return self._other[1]
+
+    def pace(self, name: str) -> float:
+        """Seconds of work for a character of text on this machine, about; of the first model where `name` is not here
+        yet."""
+        return self._pace.get(name, self._pace[self.first])
+
+
+def _pace(llasa: Llasa) -> float:
+    """Measured on one sentence; the work before it makes sure that no visitor pays for what only a first run costs."""
+    llasa.tts("One.", seed=0)
+    return llasa.tts(WARM_UP, seed=0).receipt["seconds_taken"] / len(WARM_UP)
 
 
 def _check_gpu(checkpoint: Checkpoint) -> None:
@@ -111,6 +124,27 @@ def sampling_of(llasa: Llasa, temperature: float, top_p: float) -> Sampling:
     return replace(llasa.sampling, temperature=temperature, top_p=top_p)
 
 
+def wav_of(clip: str | None) -> np.ndarray:
+    """The wave of an uploaded or recorded file. Raises ValueError without one, too long, or as `audio.load`."""
+    if not clip:
+        raise ValueError("There is no clip yet: upload one or record it.")
+    wav = audio.load(clip, name="clip")
+    if len(wav) > MAX_CLIP_SECONDS * SAMPLE_RATE:
+        seconds = len(wav) / SAMPLE_RATE
+        raise ValueError(f"The clip is {seconds:.0f} s long; this page takes at most {MAX_CLIP_SECONDS:.0f} s.")
+    return wav
+
+
+def own_voice(llasa: Llasa, clip: str | None, transcript: str | None = None) -> Voice:
+    """A voice of a clip, ready to speak. Raises ValueError as `wav_of`, `Voice.from_audio` and `Llasa.prepare`."""
+    return llasa.prepare(Voice.from_audio((SAMPLE_RATE, wav_of(clip)), transcript, name=OWN_CLIP))
+
+
+def asked_voice(llasa: Llasa, voice: str, clip: str | None, transcript: str | None) -> str | Voice | None:
+    """What a gallery's value stands for. Raises ValueError as `own_voice`."""
+    return own_voice(llasa, clip, transcript) if voice == OWN_CLIP else voice or None
+
+
 def to_int16(wav: np.ndarray) -> np.ndarray:
     """Gradio scales float waves to full level; whole numbers it leaves alone."""
     return np.rint(np.clip(wav, -1.0, 1.0) * 32767).astype(np.int16)
@@ -120,11 +154,16 @@ def to_player(wav: np.ndarray) -> tuple[int, np.ndarray]:
     return SAMPLE_RATE, to_int16(wav)
 
 
-def to_files(speech: Speech) -> tuple[str, str]:
-    """Wave and receipt in a new folder of Gradio's cache, whose name no request can guess or choose."""
+def new_folder() -> Path:
+    """A new folder in Gradio's cache, whose name no request can guess or choose."""
     cache = Path(get_upload_folder())
     cache.mkdir(parents=True, exist_ok=True)
-    wave = speech.save(Path(tempfile.mkdtemp(dir=cache)) / "speech.wav")
+    return Path(tempfile.mkdtemp(dir=cache))
+
+
+def to_files(speech: Speech) -> tuple[str, str]:
+    """Wave and receipt as files."""
+    wave = speech.save(new_folder() / "speech.wav")
     return str(wave), str(wave.with_suffix(".receipt.json"))
 
 
@@ -141,13 +180,8 @@ def to_summary(speech: Speech, first_seconds: float | None = None) -> str:
 
 def example_clips() -> dict[str, str]:
     """Names of the built-in voices that have sound -> what to show for them."""
-    return {name: _label(name) for name, voice in builtin_voices().items() if voice.wav is not None}
-
-
-def voice_labels() -> dict[str, str]:
-    return {name: _label(name) for name in builtin_voices()}
-
-
-def _label(name: str) -> str:
-    description = builtin_voices()[name].description
-    return f"{name}: {description}" if description else name
+    return {
+        name: f"{name}: {voice.description}" if voice.description else name
+        for name, voice in builtin_voices().items()
+        if voice.wav is not None
+    }

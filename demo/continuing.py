@@ -1,4 +1,4 @@
-"""Continue: a clip and what comes next in; the answer in the clip's voice out, alone and after the clip."""
+"""Continue: a clip and what comes next in; the answer in the clip's voice out, after the clip and alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from functools import partial
 import gradio as gr
 import numpy as np
 
-from . import clips, results, settings
-from .common import BUSY, Models, plain_errors, sampling_of, seed_of, text_of, to_player
+from llasa_lite import Speech, Voice
+
+from . import clips, picture, results, settings
+from .common import BUSY, Models, own_voice, plain_errors, sampling_of, seed_of, text_of, to_player
+from .words import t
 
 
 def layout(models: Models, model: gr.Radio) -> settings.Settings:
@@ -16,32 +19,43 @@ def layout(models: Models, model: gr.Radio) -> settings.Settings:
         with gr.Column(scale=6, min_width=320):
             start = clips.layout(models, model, "continue", with_examples=True)
             text = gr.Textbox(
-                "", label="What comes next", lines=2, placeholder="and then he said no.", elem_id="continue-text"
+                "", label=t("What comes next"), lines=2, placeholder="and then he said no.", elem_id="continue-text"
             )
+            go = gr.Button(t("Continue"), variant="primary", elem_id="continue-button")
             tuned = settings.layout(models.get(models.first).sampling, "continue")
         with gr.Column(scale=5, min_width=300):
-            go = gr.Button("Continue", variant="primary", elem_id="continue-button")
-            whole = gr.Audio(label="Clip and answer", interactive=False, buttons=["download"], elem_id="continue-whole")
-            shown = results.layout("continue", "The answer alone")
+            shown = results.layout(
+                "continue",
+                "Clip and answer",
+                "Give a clip and what comes next, then press Continue. A dashed line will show where the clip ends.",
+            )
 
-    event = go.click(
-        partial(continue_clip, models),
+    go.click(
+        partial(show, models),
         [model, start.audio, start.transcript, text, *tuned],
-        [whole, *shown, tuned.seed],
+        [*shown, tuned.seed],
         concurrency_id=BUSY,
-        show_progress_on=[whole, shown.audio],
-        api_name="continue",
+        show_progress_on=shown.audio,
+        api_visibility="private",
     )
-    results.open_downloads(event, shown)
     return tuned
 
 
-def continue_clip(models: Models, model, clip, transcript, text, random_seed, seed, temperature, top_p):
-    """Go on from a clip: clip and answer, the answer, a line about it, files of wave and receipt, the seed used."""
+def continue_clip(
+    models: Models, model, clip, transcript, text, random_seed, seed, temperature, top_p
+) -> tuple[Voice, Speech]:
+    """Go on from a clip: what was taken of it, and the answer. Raises gr.Error in plain words."""
     with plain_errors():
         text, seed = text_of(text), seed_of(random_seed, seed)
         llasa = models.get(model)
-        voice = clips.voice_of(llasa, clip, transcript)
-        speech = llasa.continue_speech(voice, text, seed=seed, sampling=sampling_of(llasa, temperature, top_p))
-        whole = np.concatenate([voice.wav, speech.wav])
-        return to_player(whole), *results.to_results(speech), speech.seed
+        voice = own_voice(llasa, clip, transcript)
+        return voice, llasa.continue_speech(voice, text, seed=seed, sampling=sampling_of(llasa, temperature, top_p))
+
+
+def show(models: Models, model, *asked) -> tuple:
+    """What the page shows of `continue_clip`: clip and answer in one, the files of the answer alone."""
+    voice, speech = continue_clip(models, model, *asked)
+    codec = models.get(model).codec
+    _, _, *rest = results.to_results(codec, speech)
+    drawn = picture.of_speech(codec, speech, voice.wav, voice.codes[codec.name])
+    return to_player(np.concatenate([voice.wav, speech.wav])), drawn, *rest, speech.seed

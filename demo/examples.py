@@ -7,6 +7,7 @@ import gradio as gr
 from llasa_lite import builtin_voices
 
 from .common import example_clips, to_player
+from .words import t
 
 
 def layout(tab: str) -> gr.Dropdown | None:
@@ -16,20 +17,17 @@ def layout(tab: str) -> gr.Dropdown | None:
     return gr.Dropdown(
         [(label, name) for name, label in names.items()],
         value=None,
-        label="Or the clip of a built-in voice",
+        label=t("Or the clip of a built-in voice"),
         filterable=False,
         elem_id=f"{tab}-example",
     )
 
 
-def wire(chosen: gr.Dropdown | None, audio: gr.Audio, *texts: gr.components.Component) -> None:
-    """A choice fills in the clip, and what is said in it wherever `texts` are given."""
-    if chosen is not None:
-        chosen.input(
-            lambda name: (to_player(builtin_voices()[name].wav), *[builtin_voices()[name].text] * len(texts)),
-            chosen,
-            [audio, *texts],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+def wire(chosen: gr.Dropdown, audio: gr.Audio, *texts: gr.components.Component):
+    """A choice fills in the clip, and what is said in it wherever `texts` are given; the event."""
+
+    def fill(name: str):
+        voice = builtin_voices()[name]
+        return [to_player(voice.wav), *[voice.text] * len(texts)] if texts else to_player(voice.wav)
+
+    return chosen.input(fill, chosen, [audio, *texts], queue=False, show_progress="hidden", api_visibility="private")

@@ -1,4 +1,4 @@
-"""What Speak and Continue show of a speech: a player, a line about it, wave and receipt to download."""
+"""What is shown of a speech: a player, its picture, a line about it, wave and receipt to download."""
 
 from __future__ import annotations
 
@@ -6,42 +6,43 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from llasa_lite import Speech
+from llasa_lite import Codec, Speech
 
+from . import picture
 from .common import to_files, to_player, to_summary
+from .words import t
 
 
 class Results(NamedTuple):
     audio: gr.Audio
+    picture: gr.HTML
     summary: gr.Markdown
     wave: gr.DownloadButton
     receipt: gr.DownloadButton
 
 
-def layout(tab: str, label: str) -> Results:
-    audio = gr.Audio(label=label, interactive=False, buttons=[], elem_id=f"{tab}-audio")
-    summary = gr.Markdown("Nothing yet.", label="Summary", elem_id=f"{tab}-summary", elem_classes="note")
+def layout(tab: str, label: str, empty: str) -> Results:
+    """
+    Args:
+        tab: prefix of the element ids.
+        label: of the player.
+        empty: what to do to see something here.
+    """
+    audio = picture.plain_player(label=t(label), buttons=[], elem_id=f"{tab}-audio")
+    drawn = picture.layout(f"{tab}-audio", f"{tab}-picture")
+    summary = gr.Markdown(t(empty) if empty else "", label="Summary", elem_id=f"{tab}-summary", elem_classes="note")
     with gr.Row():
-        wave = _download("Wave", f"{tab}-wave")
-        receipt = _download("Receipt", f"{tab}-receipt")
-    return Results(audio, summary, wave, receipt)
+        wave = _download("Download wave", f"{tab}-wave")
+        receipt = _download("Download receipt", f"{tab}-receipt")
+    return Results(audio, drawn, summary, wave, receipt)
 
 
 def _download(label: str, name: str) -> gr.DownloadButton:
-    return gr.DownloadButton(f"Download {label.lower()}", size="sm", interactive=False, min_width=120, elem_id=name)
+    return gr.DownloadButton(t(label), size="sm", interactive=False, min_width=120, elem_id=name)
 
 
-def to_results(speech: Speech, first_seconds: float | None = None) -> tuple:
+def to_results(codec: Codec, speech: Speech, first_seconds: float | None = None) -> tuple:
     """Values for the components of `Results`, in their order."""
-    return to_player(speech.wav), to_summary(speech, first_seconds), *to_files(speech)
-
-
-def open_downloads(event, results: Results) -> None:
-    """The buttons can be pressed once there is something to download."""
-    event.success(
-        lambda: [gr.DownloadButton(interactive=True)] * 2,
-        None,
-        [results.wave, results.receipt],
-        queue=False,
-        api_visibility="private",
-    )
+    drawn = picture.of_speech(codec, speech)
+    files = [gr.DownloadButton(value=path, interactive=True) for path in to_files(speech)]
+    return to_player(speech.wav), drawn, to_summary(speech, first_seconds), *files

@@ -8,6 +8,8 @@ import gradio as gr
 
 from llasa_lite import Sampling
 
+from .words import t
+
 
 class Settings(NamedTuple):
     draw: gr.Checkbox
@@ -22,13 +24,21 @@ def layout(sampling: Sampling, tab: str) -> Settings:
         sampling: defaults of the model shown first.
         tab: prefix of the element ids.
     """
-    with gr.Accordion("Seed and sampling", open=False, elem_id=f"{tab}-settings"):
+    with gr.Accordion(t("Seed and sampling"), open=False, elem_id=f"{tab}-settings"):
         with gr.Row():
             draw = gr.Checkbox(
-                True, label="Random each time", info="Untick to keep the seed", min_width=120, elem_id=f"{tab}-draw"
+                True,
+                label=t("Random each time"),
+                info=t("Untick to keep the seed"),
+                min_width=120,
+                elem_id=f"{tab}-draw",
             )
             seed = gr.Number(
-                0, label="Seed", info="The last one used; same seed, same speech", min_width=120, elem_id=f"{tab}-seed"
+                0,
+                label=t("Seed"),
+                info=t("The last one used; same seed, same speech"),
+                min_width=120,
+                elem_id=f"{tab}-seed",
             )
         with gr.Row():
             temperature = gr.Slider(
@@ -36,8 +46,8 @@ def layout(sampling: Sampling, tab: str) -> Settings:
                 2,
                 sampling.temperature,
                 step=0.05,
-                label="Temperature",
-                info="0 always takes the likeliest",
+                label=t("Temperature"),
+                info=t("0 always takes the likeliest"),
                 min_width=120,
                 elem_id=f"{tab}-temperature",
             )
@@ -46,8 +56,8 @@ def layout(sampling: Sampling, tab: str) -> Settings:
                 1,
                 sampling.top_p,
                 step=0.01,
-                label="Top-p",
-                info="Share of likely codes kept",
+                label=t("Top-p"),
+                info=t("Share of likely codes kept"),
                 min_width=120,
                 elem_id=f"{tab}-top-p",
             )

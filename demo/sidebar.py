@@ -1,4 +1,4 @@
-"""The side bar: which model answers, and what one must know before choosing it."""
+"""The side bar: which model answers, what one must know before choosing it, and the language of the page."""
 
 from __future__ import annotations
 
@@ -12,59 +12,93 @@ from llasa_lite import Checkpoint
 
 from .common import Models, plain_errors
 from .settings import Settings
-
-LICENCE_NOTE = """
-The released weights are **CC BY-NC 4.0**: [non-commercial use only](https://creativecommons.org/licenses/by-nc/4.0/),
-and that goes for what you make with them. They need a GPU and are fetched from the hub when first chosen.
-"""
-
+from .words import t
 
 # On a phone the open bar covers the page, so it opens by itself on wide screens only.
 OPEN_IF_WIDE = "() => { if (innerWidth > 1000) document.querySelector('#sidebar:not(.open) .toggle-button')?.click() }"
 
 
+# Changes the language as Gradio's own settings page does. The address keeps it (`?lang=`), so that a reload and a link
+# do too; tabs that were not opened yet keep the words they were drawn with, so those are changed by hand.
+SPEAK_LANGUAGE = """async language => {
+    const core = performance.getEntriesByType('resource').map(e => e.name).find(n => /[/]core-[^/]*[.]js$/.test(n));
+    if (!core) return;
+    (await import(core)).changeLocale(language);
+    const page = new URL(location), words = window.gradio_config.i18n_translations;
+    page.searchParams.set('lang', language);
+    history.replaceState(history.state, '', page);
+    const keys = Object.fromEntries(Object.values(words).flatMap(Object.entries).map(([key, said]) => [said, key]));
+    for (const button of document.querySelectorAll('#tabs button[role=tab], #tabs .overflow-dropdown button'))
+        for (const text of button.childNodes) {
+            const key = text.nodeType === Node.TEXT_NODE && keys[text.nodeValue.trim()];
+            if (key) text.nodeValue = words[language][key];
+        }
+}"""
+FIRST_LANGUAGE = f"""async () => {{
+    const language = new URLSearchParams(location.search).get('lang');
+    if (!['en', 'zh-CN'].includes(language)) return navigator.language.startsWith('zh') ? 'zh-CN' : 'en';
+    await ({SPEAK_LANGUAGE})(language);
+    return language;
+}}"""
+
+
 class Choice(NamedTuple):
     model: gr.Radio
     facts: gr.Markdown
+    pace: gr.Number  # seconds of work a character, for the estimates the page shows
+    language: gr.Radio
 
 
 def layout(models: Models) -> Choice:
     with gr.Sidebar(elem_id="sidebar", width=300, open=False):
+        language = gr.Radio(
+            [("English", "en"), ("中文", "zh-CN")],
+            value="en",
+            label=t("Language"),
+            show_label=False,
+            container=False,
+            elem_id="language",
+        )
         model = gr.Radio(
             [(_label(name, checkpoint), name) for name, checkpoint in models.choices.items()],
             value=models.first,
-            label="Model",
-            info="parameters · licence · GPU memory",
+            label=t("Model"),
+            info=t("parameters · licence · GPU memory"),
             elem_id="model",
         )
         facts = gr.Markdown(to_facts(models.choices[models.first]), elem_id="model-facts")
-        gr.Markdown(LICENCE_NOTE, elem_id="licence-note", elem_classes=["note", "warning"])
-    return Choice(model, facts)
+        gr.Markdown(t("licence"), elem_id="licence-note", elem_classes=["note", "warning"])
+        pace = gr.Number(models.pace(models.first), label="Seconds a character", visible="hidden", elem_id="pace")
+    return Choice(model, facts, pace, language)
 
 
-def wire(models: Models, choice: Choice, settings: list[Settings]) -> None:
+def wire(models: Models, page: gr.Blocks, choice: Choice, settings: list[Settings]) -> None:
     """A choice loads the model and sets its own sampling in every tab that has some."""
     sliders = [slider for tab in settings for slider in (tab.temperature, tab.top_p)]
     choice.model.input(
         partial(choose, models, len(settings)),
         choice.model,
-        [choice.model, choice.facts, *sliders],
+        [*choice[:3], *sliders],
         concurrency_id="load",
         show_progress_on=choice.facts,
         api_visibility="private",
     )
+    choice.language.input(None, choice.language, None, js=SPEAK_LANGUAGE)
+    page.load(None, None, choice.language, js=FIRST_LANGUAGE)
+    page.load(None, js=OPEN_IF_WIDE)
 
 
-def choose(models: Models, tabs: int, name: str, progress=gr.Progress()):  # noqa: B008, where Gradio looks for it
+def choose(models: Models, tabs: int, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, where Gradio looks
     """Load a model; where that fails the choice goes back to the one the page opened with, and says why."""
-    progress(0.1, f"Loading {name}")
+    progress(0.0, f"Loading {name}")
     try:
         with plain_errors():
             llasa = models.get(name)
     except gr.Error as error:
         gr.Warning(error.message)
         name, llasa = models.first, models.get(models.first)
-    return name, to_facts(llasa.checkpoint), *[llasa.sampling.temperature, llasa.sampling.top_p] * tabs
+    tuned = [llasa.sampling.temperature, llasa.sampling.top_p] * tabs
+    return name, to_facts(llasa.checkpoint), models.pace(name), *tuned
 
 
 def to_facts(checkpoint: Checkpoint) -> str:

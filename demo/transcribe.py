@@ -1,13 +1,17 @@
-"""Transcribe: a clip in, its words out, read by the same model that speaks."""
+"""Transcribe: a clip in, its words out, read by the same model that speaks, and how sure it is of each."""
 
 from __future__ import annotations
 
+import html
 from functools import partial
 
 import gradio as gr
 
+from llasa_lite import Transcript
+
 from . import examples
-from .common import BUSY, Models, plain_errors
+from .common import BUSY, SAMPLE_RATE, Models, plain_errors, wav_of
+from .words import t
 
 
 def layout(models: Models, model: gr.Radio) -> None:
@@ -16,36 +20,62 @@ def layout(models: Models, model: gr.Radio) -> None:
             clip = gr.Audio(
                 type="filepath",
                 sources=["upload", "microphone"],
-                label="Clip",
+                label=t("Clip"),
                 buttons=[],
                 elem_id="transcribe-clip",
             )
-            examples.wire(examples.layout("transcribe"), clip)
+            example = examples.layout("transcribe")
+            if example is not None:
+                examples.wire(example, clip)
+            go = gr.Button(t("Transcribe"), variant="primary", elem_id="transcribe-button")
         with gr.Column(scale=5, min_width=300):
-            go = gr.Button("Transcribe", variant="primary", elem_id="transcribe-button")
-            text = gr.Textbox(label="What was heard", lines=4, buttons=["copy"], elem_id="transcribe-text")
-            # a number for the API; the page shows it in the summary
-            probability = gr.Number(label="Probability", visible="hidden", elem_id="transcribe-probability")
-            summary = gr.Markdown("Nothing yet.", label="Summary", elem_id="transcribe-summary", elem_classes="note")
+            text = gr.Textbox(label=t("What was heard"), lines=3, elem_id="transcribe-text")
+            words = gr.HTML(
+                "",
+                label="How sure of each word",
+                apply_default_css=False,
+                elem_id="transcribe-words",
+                elem_classes="flat",
+            )
+            summary = gr.Markdown(
+                t("Upload or record a clip, then press Transcribe."),
+                label="Summary",
+                elem_id="transcribe-summary",
+                elem_classes="note",
+            )
 
     go.click(
-        partial(transcribe, models),
+        partial(show, models),
         [model, clip],
-        [text, probability, summary],
+        [text, words, summary],
         concurrency_id=BUSY,
         show_progress_on=text,
-        api_name="transcribe",
+        api_visibility="private",
     )
 
 
-def transcribe(models: Models, model: str, clip: str | None) -> tuple[str, float, str]:
-    """Speech to text: the text, its mean probability, a line about it."""
+def transcribe(models: Models, model: str, clip: str | None) -> Transcript:
+    """Speech to text. Raises gr.Error in plain words."""
     with plain_errors():
-        if not clip:
-            raise ValueError("There is no clip yet: upload one or record it.")
-        heard = models.get(model).transcribe(clip)
-        summary = f"**{heard.seconds:.1f} s** of speech"
-        summary += f" · mean probability of the model's own tokens {heard.probability:.2f}"
-        if not heard.complete:
-            summary += "\n\n⚠️ **Not complete:** cut off before the model ended the text."
-        return heard.text, round(heard.probability, 4), summary
+        return models.get(model).transcribe((SAMPLE_RATE, wav_of(clip)))
+
+
+def show(models: Models, model: str, clip: str | None) -> tuple[str, str, str]:
+    heard = transcribe(models, model, clip)
+    summary = f"**{heard.seconds:.1f} s** of speech · mean probability of the model's own letters or word parts "
+    summary += f"**{heard.probability:.2f}**; the fainter the bar, the less sure it is of the word."
+    note = models.choices[model].note
+    if note:
+        summary += f"\n\n{html.escape(note)}"
+    if not heard.complete:
+        summary += "\n\n⚠️ **Not complete:** cut off before the model ended the text."
+    return heard.text, to_words(heard.words), summary
+
+
+def to_words(words: list[tuple[str, float]]) -> str:
+    """Each word over a bar as strong as the model is sure of it."""
+    shown = "".join(
+        f'<li style="--sure: {sure:.2f}">{html.escape(word)}<small>{100 * sure:.0f} %</small></li>'
+        for word, sure in words
+    )
+    return f'<ol class="words" aria-label="Words with their probability">{shown}</ol>' if words else ""

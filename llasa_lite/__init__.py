@@ -28,14 +28,17 @@ _PUBLIC = {
     "Checkpoint": "checkpoints",
     "NotReachable": "checkpoints",
 }
-__all__ = ["__version__", *_PUBLIC]
+_MODULES = ("audio",)
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 
 def __getattr__(name: str):
-    if name in _PUBLIC:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _PUBLIC:
         return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module 'llasa_lite' has no attribute '{name}'")
 
 

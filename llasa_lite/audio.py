@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ FRAME_RATE = SAMPLE_RATE // HOP_LENGTH  # 50 codes a second
 MAX_FILE_BYTES = 100 * 2**20  # larger files are refused before they are decoded
 MAX_FILE_SECONDS = 3600.0  # a header that promises more is refused before memory is taken
 SILENCE_PEAK = 1e-3  # a wave whose peak is below this (-60 dBFS) holds no speech
+CLIPPED = 0.999  # samples this loud were cut off by the recorder
+QUIET_DB = 40.0  # below the peak: what counts as silence
 
 
 def load(source: str | os.PathLike | bytes | tuple, name: str = "audio") -> np.ndarray:
@@ -103,7 +106,7 @@ def resample(wav: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarra
     return librosa.resample(wav, orig_sr=rate, target_sr=target).astype(np.float32)
 
 
-def trim(wav: np.ndarray, top_db: float = 40.0, margin_seconds: float = 0.1) -> np.ndarray:
+def trim(wav: np.ndarray, top_db: float = QUIET_DB, margin_seconds: float = 0.1) -> np.ndarray:
     """Cut silence more than `top_db` below the peak from both ends, and leave a margin of it."""
     import librosa
 
@@ -148,3 +151,39 @@ def join(waves: list[np.ndarray], gap_seconds: float = 0.0) -> np.ndarray:
     gap = np.zeros(int(gap_seconds * SAMPLE_RATE), np.float32)
     parts = [part for wav in waves for part in (wav, gap)][:-1]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a look at a recording tells before any model hears it."""
+
+    seconds: float
+    peak_db: float  # dBFS, at most 0
+    clipped: float  # share of samples at full level, 0 .. 1
+    silent: float  # share of 20 ms frames more than 40 dB below the loudest, 0 .. 1
+
+
+def level(wav: np.ndarray) -> Level:
+    """Length, peak, clipping and silence of a wave (samples,) at 16 kHz. Raises ValueError on an empty one."""
+    if len(wav) == 0:
+        raise ValueError("There is no sound to look at: the wave is empty.")
+    size = np.abs(wav)
+    frames = np.pad(size, (0, -len(size) % HOP_LENGTH)).reshape(-1, HOP_LENGTH)  # (n, 320)
+    power = np.sqrt((frames**2).mean(1))
+    floor = max(float(power.max()) * 10 ** (-QUIET_DB / 20), 1e-9)
+    return Level(
+        len(wav) / SAMPLE_RATE,
+        float(20 * np.log10(max(float(size.max()), 1e-9))),
+        float((size >= CLIPPED).mean()),
+        float((power < floor).mean()),
+    )
+
+
+def log_mel(wav: np.ndarray, bands: int = 80, step: int = HOP_LENGTH // 2) -> np.ndarray:
+    """What a wave looks like: (bands, frames) in dB below its loudest point, 0 .. -80, a frame every `step` samples."""
+    import librosa
+
+    power = librosa.feature.melspectrogram(
+        y=np.asarray(wav, np.float32), sr=SAMPLE_RATE, n_fft=512, hop_length=step, n_mels=bands
+    )
+    return librosa.power_to_db(power, ref=np.max, top_db=80.0)

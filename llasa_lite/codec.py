@@ -86,6 +86,11 @@ class Codec:
             quiet += [code for code, decibels in zip(codes, loudness) if decibels < SILENT_DECIBELS]
         return quiet
 
+    def digits(self, codes: np.ndarray | list[int]) -> np.ndarray:
+        """What codes are made of: (n, dimensions) int64, in each dimension a level from 0. Raises ValueError as
+        `decode`."""
+        return digits(torch.from_numpy(self._checked(codes)), self.model.config.quantization_levels).numpy()
+
     @torch.inference_mode()
     def encode(self, wav: np.ndarray) -> np.ndarray:
         """(samples,) float32 at 16 kHz -> codes (samples // 320 + 1,) int64.
@@ -175,14 +180,18 @@ class Codec:
         return codes
 
 
-def code_digits(levels: list[int]) -> torch.Tensor:
-    """What each code is made of: (codes, sum of levels) float32, a one in every dimension's block of digits.
+def digits(codes: torch.Tensor, levels: list[int]) -> torch.Tensor:
+    """(n,) codes -> (n, dimensions) digits.
 
     FSQ counts dimension 0 first: code = sum of digit_i * product of the levels before i.
     """
-    codes = torch.arange(math.prod(levels))[:, None]
-    digits = (codes // torch.tensor([1, *np.cumprod(levels[:-1])])) % torch.tensor(levels)  # (codes, dimensions)
-    return F.one_hot(digits + torch.tensor([0, *np.cumsum(levels[:-1])]), sum(levels)).sum(1).float()
+    return codes[:, None] // torch.tensor([1, *np.cumprod(levels[:-1])]) % torch.tensor(levels)
+
+
+def code_digits(levels: list[int]) -> torch.Tensor:
+    """What each code is made of: (codes, sum of levels) float32, a one in every dimension's block of digits."""
+    every = digits(torch.arange(math.prod(levels)), levels)
+    return F.one_hot(every + torch.tensor([0, *np.cumsum(levels[:-1])]), sum(levels)).sum(1).float()
 
 
 def pad_to_hop(wav: torch.Tensor) -> torch.Tensor:

@@ -85,12 +85,20 @@ class Speech:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was heard. `probability` is the mean probability the model gave its own words (per id, geometric)."""
+    """What was heard, and how sure the model is of it.
+
+    Attributes:
+        probability: the mean probability the model gave its own ids, END too (geometric), 0 .. 1.
+        seconds: of speech.
+        complete: False where a part was cut off before the model ended its text.
+        words: each word of `text` with the mean probability of its ids.
+    """
 
     text: str
     probability: float
     seconds: float
     complete: bool
+    words: list[tuple[str, float]] = field(default_factory=list, repr=False)
 
 
 class Llasa:
@@ -275,16 +283,33 @@ class Llasa:
         if isinstance(clip, np.ndarray):
             clip = (audio.SAMPLE_RATE, clip)
         wav = audio.normalize(audio.trim(audio.load(clip, name="clip to transcribe")))
-        words, logs, complete = [], [], True
+        texts, words, logs, complete = [], [], [], True
         # even parts, so that the last one is never a splinter
         parts = math.ceil(len(wav) / (self.checkpoint.chunk_seconds * audio.SAMPLE_RATE))
         for part in np.array_split(wav, parts):
             beams = self.read_codes(self.codec.encode(part)[:-1])
-            words.append(self.protocol.ids_to_text(beams.ids[0]))
+            texts.append(self.protocol.ids_to_text(beams.ids[0]))
+            words += self._sure_words(beams.ids[0], beams.log_probabilities[0])
             logs += beams.log_probabilities[0]
             complete &= beams.stopped[0] == END
         probability = math.exp(float(np.mean(logs))) if logs else 0.0
-        return Transcript(" ".join(w for w in words if w), probability, len(wav) / audio.SAMPLE_RATE, complete)
+        text_ = " ".join(t for t in texts if t)
+        return Transcript(text_, probability, len(wav) / audio.SAMPLE_RATE, complete, words)
+
+    def _sure_words(self, ids: list[int], logs: list[float]) -> list[tuple[str, float]]:
+        """Words of a transcript with the geometric mean of their ids' probabilities; an id that opens a word with its
+        space belongs to that word."""
+        words, end = [], 0
+        for k, log in enumerate(logs[: len(ids)]):
+            new = self.protocol.ids_to_text(ids[: k + 1])[end:]
+            if not new:
+                continue  # a space alone: it comes with the word it opens
+            if new[0].isspace() or not words:
+                words.append([])
+            words[-1].append(log)
+            end += len(new)
+        means = [math.exp(float(np.mean(word))) for word in words]
+        return list(zip(self.protocol.ids_to_text(ids).split(), means))
 
     def read_codes(self, codes) -> Beams:
         """Recognise codes, greedily: what `transcribe` does with a clip once it is encoded."""

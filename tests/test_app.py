@@ -10,6 +10,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from conftest import ROOT, buzz
 pytest.importorskip("gradio", reason="pip install gradio")
 
 from llasa_lite import CHECKPOINTS, Llasa, audio, builtin_voices
+from llasa_lite.verifiers import Verifier
 
 
 @pytest.fixture(scope="module")
@@ -65,68 +69,98 @@ def clip(tmp_path_factory):
     return handle_file(str(audio.save(buzz(1.5), tmp_path_factory.mktemp("clip") / "clip.wav")))
 
 
-def speak(client, text="Oh.", voice="", seed=7, clip=None, transcript="", endpoint="/speak", **more):
-    settings = dict(model="nano", temperature=0.7, top_p=0.95, random_seed=False) | more
-    return client.predict(
-        text=text, voice=voice, seed=seed, clip=clip, transcript=transcript, api_name=endpoint, **settings
-    )
+def speak(client, text="Oh.", voice="", seed=7, **more):
+    """The wave's samples and the receipt."""
+    wave, told = client.predict(text=text, voice=voice, seed=seed, api_name="/speak", **more)
+    return soundfile.read(wave, dtype="float32")[0], told
 
 
 # -- through the API -------------------------------------------------------------------------------------------------
 
 
+def test_every_job_has_a_named_documented_endpoint_and_nothing_else_is_open(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    jobs = {"speak", "continue", "transcribe", "search", "check", "encode", "decode", "voices", "models"}
+    assert set(endpoints) == {f"/{job}" for job in jobs}
+    assert all(facts["description"] and facts["returns"] for facts in endpoints.values())
+
+
 def test_what_the_app_speaks_can_be_made_again_from_its_receipt(client):
-    played, summary, wave, receipt, seed = speak(client)
-    with open(receipt) as file:
-        told = json.load(file)
+    samples, told = speak(client)
     again = Llasa.replay(told)
-    samples, rate = soundfile.read(wave, dtype="float32")
-    assert rate == 16_000 and seed == told["seed"] == 7
     np.testing.assert_allclose(samples, again.wav, atol=1e-3)
-    assert f"{len(samples) / rate:.1f} s" in summary and "seed 7" in summary
-    assert len(soundfile.read(played)[0]) == len(samples)
+    assert told["seed"] == 7 and told["seconds"] == pytest.approx(len(samples) / 16_000, abs=1e-3)
 
 
-def test_a_stream_ends_with_what_speak_returns(client):
-    *_, whole, receipt, _ = speak(client)
-    *_, streamed, streamed_receipt, seed = speak(client, endpoint="/stream")
-    assert soundfile.info(whole).frames == soundfile.info(streamed).frames and seed == 7
-
-
-def test_one_visitors_choice_does_not_touch_anothers(server):
-    from gradio_client import Client
-
-    mine, theirs = Client(server, verbose=False), Client(server, verbose=False)
-    before = soundfile.read(speak(mine)[2])[0]
-    speak(theirs, "Yes.", seed=1, temperature=1.5, top_p=0.5)
-    np.testing.assert_array_equal(soundfile.read(speak(mine)[2])[0], before)
-
-
-def test_a_drawn_seed_is_shown(client):
-    seeds = {speak(client, random_seed=True, seed=7)[-1] for _ in range(2)}
-    assert len(seeds) == 2 and 7 not in seeds
+def test_a_seed_is_drawn_where_none_is_given(client):
+    assert len({speak(client, seed=None)[1]["seed"] for _ in range(2)}) == 2
 
 
 def test_an_own_clip_is_a_voice(client, clip):
-    *_, receipt, _ = speak(client, voice="my clip", clip=clip, transcript="hello there.")
-    with open(receipt) as file:
-        told = json.load(file)
+    _, told = speak(client, voice="my clip", clip=clip, transcript="hello there.")
     assert told["voice_text"] == "hello there." and len(told["voice_codes"]) == pytest.approx(75, abs=10)
 
 
+def test_eight_visitors_at_once_get_each_their_own(server):
+    from gradio_client import Client
+
+    asked = [dict(voice=voice, seed=seed) for seed, voice in enumerate(list(builtin_voices())[:8])]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda one: speak(Client(server, verbose=False), **one), asked))
+    alone = Client(server, verbose=False)
+    for one, (samples, told) in zip(asked, together):
+        assert (told["voice"], told["seed"]) == (one["voice"], one["seed"])
+        np.testing.assert_array_equal(samples, speak(alone, **one)[0])
+
+
+def test_one_visitors_settings_do_not_touch_anothers(server):
+    from gradio_client import Client
+
+    mine, theirs = Client(server, verbose=False), Client(server, verbose=False)
+    before, _ = speak(mine)
+    speak(theirs, "Yes.", seed=1, temperature=1.5, top_p=0.5)
+    np.testing.assert_array_equal(speak(mine)[0], before)
+
+
 def test_continue_gives_the_answer_alone_and_after_its_clip(client, clip):
-    whole, alone, summary, wave, receipt, seed = client.predict(
-        model="nano", clip=clip, transcript="hello there.", text="Oh.", random_seed=False, seed=3, temperature=0.7,
-        top_p=0.95, api_name="/continue",
-    )  # fmt: skip
+    whole, alone, told = client.predict(clip=clip, transcript="hello there.", text="Oh.", seed=3, api_name="/continue")
     frames = {name: soundfile.info(path).frames for name, path in {"whole": whole, "alone": alone}.items()}
     assert frames["whole"] - frames["alone"] == pytest.approx(1.5 * 16_000, abs=3200) and frames["alone"] > 0
+    assert told["task"] == "continue" and told["seed"] == 3
 
 
-def test_transcribe_reads_what_the_library_reads(client, clip):
-    text, probability, summary = client.predict(model="nano", clip=clip, api_name="/transcribe")
-    heard = Llasa.from_pretrained().transcribe(clip["path"])
-    assert text == heard.text and probability == pytest.approx(heard.probability, abs=1e-3)
+def test_transcribe_reads_what_the_library_reads(client, clip, nano):
+    told = client.predict(clip=clip, api_name="/transcribe")
+    heard = nano.transcribe(clip["path"])
+    assert told["text"] == heard.text and told["probability"] == pytest.approx(heard.probability, abs=1e-3)
+    assert [word for word, _ in told["words"]] == heard.text.split()
+
+
+def test_the_winner_of_a_search_is_its_best_candidate(client):
+    wave, told, found, every = client.predict(text="Oh.", voice="emma", n=3, outcome="asr", seed=5, api_name="/search")
+    scores = [candidate["scores"]["asr"] for candidate in found["candidates"]]
+    assert len(scores) == 3 and scores[0] == max(scores)
+    with zipfile.ZipFile(every) as file:
+        assert json.loads(file.read("scores.json"))["candidates"] == found["candidates"]
+        assert sum(name.endswith(".wav") for name in file.namelist()) == 3
+    np.testing.assert_allclose(soundfile.read(wave, dtype="float32")[0], Llasa.replay(told).wav, atol=1e-3)
+
+
+def test_tokens_survive_the_way_there_and_back(client, clip, nano):
+    told = client.predict(clip=clip, api_name="/encode")
+    wave = client.predict(codes=told["codes"], api_name="/decode")
+    samples, _ = soundfile.read(wave, dtype="float32")
+    np.testing.assert_allclose(samples, nano.codec.decode(told["codes"]), atol=1e-3)
+
+
+def test_a_prompt_check_sees_clipping_and_silence(client, tmp_path):
+    from gradio_client import handle_file
+
+    bad = np.clip(4 * np.concatenate([buzz(1.0), np.zeros(16_000, np.float32)]), -1, 1)
+    back, told = client.predict(clip=handle_file(str(audio.save(bad, tmp_path / "bad.wav"))), api_name="/check")
+    assert told["clipped"] > 0.005 and told["silent"] == pytest.approx(0.5, abs=0.2)
+    assert [line[0] for line in told["advice"]] == ["⚠", "⚠", "✓", "⚠"]
+    assert soundfile.info(back).frames == len(bad)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +170,9 @@ def test_transcribe_reads_what_the_library_reads(client, clip):
         (dict(text="🎈"), "There is nothing to say in this text"),
         (dict(text="a" * 5000), "The text has 5,000 characters"),
         (dict(voice="my clip"), "There is no clip yet"),
+        (dict(voice="nobody"), "not in the list of choices"),
         (dict(seed=0.5), "A seed is a whole number"),
+        (dict(temperature=3), "temperature must lie in 0..2"),
         (dict(model="llasa-8b"), "needs a GPU|Cannot load"),
     ],
     ids=lambda value: str(value)[:40],
@@ -148,18 +184,46 @@ def test_bad_input_reaches_the_visitor_as_its_sentence(client, given, sentence):
         speak(client, **given)
 
 
-def test_a_text_file_named_wav_gives_its_sentence(client, tmp_path):
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (dict(outcome="asr:openai/whisper-base"), "Unknown verifier 'asr:openai/whisper-base'"),
+        (dict(outcome="0.5*asr + x*speaker"), "is not a weight"),
+        (dict(n=1000), "N must lie in 1..32"),
+        (dict(text="word " * 100), "search takes at most 300"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_search_a_visitor_may_not_ask_for_is_refused(client, given, sentence):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match=sentence):
+        client.predict(api_name="/search", **(dict(text="Oh.", voice="emma") | given))
+
+
+@pytest.mark.parametrize("codes", [[], [-1], ["a"], [10**9], {"0": 1}, list(range(4000))], ids=lambda v: str(v)[:12])
+def test_codes_that_are_none_are_refused(client, codes):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match="[Cc]odes"):
+        client.predict(codes=codes, api_name="/decode")
+
+
+def test_clips_are_capped(client, tmp_path):
     from gradio_client import handle_file
     from gradio_client.exceptions import AppError
 
+    long = audio.save(np.tile(buzz(1.0), 61), tmp_path / "long.flac")
+    with pytest.raises(AppError, match="at most 60 s"):
+        client.predict(clip=handle_file(str(long)), api_name="/encode")
     (tmp_path / "notes.wav").write_text("dear diary")
     with pytest.raises(AppError, match="Cannot read .* as audio"):
-        client.predict(model="nano", clip=handle_file(str(tmp_path / "notes.wav")), api_name="/transcribe")
+        client.predict(clip=handle_file(str(tmp_path / "notes.wav")), api_name="/transcribe")
 
 
 def test_files_of_the_server_cannot_be_asked_for(server):
     """Neither as a clip that was never uploaded, nor by address."""
-    asked = {"data": ["nano", {"path": str(ROOT / "README.md"), "meta": {"_type": "gradio.FileData"}}]}
+    asked = {"data": [{"path": str(ROOT / "README.md"), "meta": {"_type": "gradio.FileData"}}, "nano"]}
     request = urllib.request.Request(
         f"{server}/gradio_api/call/transcribe", json.dumps(asked).encode(), {"Content-Type": "application/json"}
     )
@@ -171,18 +235,110 @@ def test_files_of_the_server_cannot_be_asked_for(server):
     assert refused.value.code in (403, 404)
 
 
-def test_licences_are_shown_where_models_are_chosen(server):
+def test_the_readmes_example_for_programs_runs(server, monkeypatch, tmp_path):
+    (example,) = re.findall(r"```python\n(from gradio_client .*?)```", (ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    audio.save(buzz(1.5), "me.wav")
+    exec(example.replace("http://127.0.0.1:7860", server), {})
+
+
+def test_licences_are_shown_where_models_are_chosen(server, client):
     page = json.load(urllib.request.urlopen(f"{server}/config"))
     (radio,) = [c for c in page["components"] if c["props"].get("elem_id") == "model"]
     choices = {name: label for label, name in radio["props"]["choices"]}
-    assert list(choices) == list(CHECKPOINTS)
+    assert list(choices) == list(CHECKPOINTS) == [row["name"] for row in client.predict(api_name="/models")]
     assert all(CHECKPOINTS[name].licence in label for name, label in choices.items())
 
 
-def test_every_builtin_voice_can_be_chosen(server):
+# -- the page's parts ------------------------------------------------------------------------------------------------
+
+
+def test_edits_of_tokens_do_what_their_names_say():
+    from demo import editing
+
+    a, b = list(range(10)), list(range(100, 112))
+    assert editing.cut(a, b, 2, 5, 2) == ([0, 1, 5, 6, 7, 8, 9], b)
+    assert editing.repeat(a, b, 2, 4, 3)[0] == [0, 1, 2, 3, 2, 3, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert editing.swap(*editing.swap(a, b, 2, 5, 2), 2, 5, 2) == (a, b)
+    for begin, end in ((5, 5), (-1, 3), (0, 11), (None, 3)):
+        with pytest.raises(ValueError, match="Pick tokens of A"):
+            editing.span_of(begin, end, len(a))
+
+
+def test_a_picture_has_every_token_at_its_place(nano):
+    """Long text is spoken in pieces with silence between them."""
+    from demo import picture
+
+    speech = nano.tts("Oh yes. " * 12, "emma", seed=1)
+    assert len(speech.codes) > 1
+    drawn = picture.of_speech(nano.codec, speech)
+    assert [run["codes"] for run in drawn["runs"]] == [codes.tolist() for codes in speech.codes]
+    ends = [run["begin"] + len(run["codes"]) / 50 for run in drawn["runs"]]
+    gaps = [run["begin"] - end for run, end in zip(drawn["runs"][1:], ends)]
+    assert ends[-1] == pytest.approx(drawn["seconds"]) and gaps == pytest.approx([gaps[0]] * len(gaps))
+
+
+class Longest(Verifier):
+    name, source, unit, low, high = "speaker", "test", "s", 0.0, 1e6
+
+    def _load(self):
+        pass
+
+    def _score(self, waves, target, codes):
+        return [len(wav) / 16_000 for wav in waves]
+
+
+def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
+    """What Search shows a visitor, event by event; Stop is pressed after so many."""
+    import gradio as gr
+
+    from demo import searching
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(searching, "criterion_of", lambda name: Longest())
+    given = dict(method="best_of_n", n=4, outcome="speaker", process="speaker", branch=2, seconds=0.5) | asked
+    models = SimpleNamespace(get=lambda name: nano)
+    with gr.Blocks():
+        heard = gr.HTML()
+    seen = []
+    for shown in searching.show(
+        models, heard, "nano", "Oh yes, I do.", "emma", None, "", *given.values(), False, 3, 0.7, 0.95
+    ):
+        seen.append(shown)
+        if len(seen) == stop_after:
+            shown[0].set()
+    return seen
+
+
+def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
+    full = watched(nano, monkeypatch, tmp_path, n=8)
+    first = next(k for k, shown in enumerate(full) if shown[2]["rows"])
+    stopped = watched(nano, monkeypatch, tmp_path, n=8, stop_after=first + 1)
+    rows = stopped[-1][2]["rows"]
+    assert 0 < len(rows) < len(full[-1][2]["rows"]) == 8 and "Stopped" in stopped[-1][1]
+    assert rows[0]["best"] and rows[0]["seconds"] == max(row["seconds"] for row in rows)
+    *_, summary, wave, receipt, every, seed, _ = stopped[-1]
+    assert (
+        seed == 3 and zipfile.ZipFile(every.value["path"] if isinstance(every.value, dict) else every.value).namelist()
+    )
+
+
+def test_a_guided_search_shows_its_beams(nano, monkeypatch, tmp_path):
+    final = watched(nano, monkeypatch, tmp_path, method="partial_prm", n=2)[-1]
+    assert final[3].count("<svg") == 3 and re.search(r"\d+ beams in \d+ steps, [12] of them left", final[3])
+
+
+def test_every_text_of_the_page_is_there_in_both_languages_and_used(server):
+    from demo.words import CHINESE, ENGLISH
+
+    def keys(value):
+        if isinstance(value, str):
+            return {json.loads(value.removeprefix("__i18n__"))["key"]} if value.startswith("__i18n__") else set()
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return set().union(*map(keys, parts))
+
     page = json.load(urllib.request.urlopen(f"{server}/config"))
-    (dropdown,) = [c for c in page["components"] if c["props"].get("elem_id") == "speak-voice"]
-    assert set(builtin_voices()) <= {name for _, name in dropdown["props"]["choices"]}
+    assert set(ENGLISH) == set(CHINESE) == keys(page["components"])
 
 
 # -- in a browser ----------------------------------------------------------------------------------------------------
@@ -208,48 +364,186 @@ def browser():
 
 
 def until(page, what, seconds=120):
-    """Wait until a JavaScript expression is true; its value."""
+    """Wait until a JavaScript expression is true; its value. What is not there yet is not true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if value := page.execute_script(f"return {what}"):
+        if value := page.execute_script(f"try {{ return {what} }} catch {{ return null }}"):
             return value
         time.sleep(0.2)
     raise AssertionError(f"this did not become true: {what}\n{page.find_element('tag name', 'body').text}")
 
 
-def opened(page, server):
-    page.get(server)
-    until(page, "document.querySelector('#speak-button') && document.querySelector('#speak-text textarea')")
+def opened(page, server, address="/"):
+    page.get(server + address)
+    until(page, "document.querySelectorAll('#speak-voice input').length && document.querySelector('#speak-button')")
     until(page, "document.querySelector('#speak-text textarea').value.length > 0")
+    page.get_log("browser")  # of the page before
     return page
 
 
-def type_text(page, text):
-    box = page.find_element("css selector", "#speak-text textarea")
+def type_text(page, text, tab="speak"):
+    box = page.find_element("css selector", f"#{tab}-text textarea")
     box.clear()
     box.send_keys(text)
 
 
-def test_a_click_on_speak_gives_sound(browser, server):
+def press(page, name):
+    page.execute_script(f"document.getElementById('{name}').click()")
+
+
+def text_of(name):
+    return f"document.getElementById('{name}').innerText"
+
+
+def go_to(page, tab):
+    """A tab by its name; narrow pages keep some behind a button."""
+    page.execute_script(
+        """
+        const named = () => [...document.querySelectorAll('#tabs button')].filter(b => b.textContent.trim() === TAB);
+        const shown = named().find(b => b.role === 'tab' && b.offsetParent);
+        if (!shown) document.querySelector('#tabs .overflow-menu > button').click();
+        setTimeout(() => (shown ?? named().at(-1)).click(), shown ? 0 : 200);
+        """.replace("TAB", repr(tab))
+    )
+    until(page, f"document.querySelector('#tabs button[aria-selected=true]')?.textContent.trim() === {tab!r}")
+
+
+def errors(page):
+    return [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_a_click_on_speak_gives_sound_and_its_tokens(browser, server):
     page = opened(browser, server)
+    assert re.match(r"47 / 2,000 · ~ [\d.]+ s", until(page, text_of("speak-counter")))
     type_text(page, "Oh, yes.")
-    page.find_element("id", "speak-button").click()
-    summary = until(page, "/seed \\d+/.test(document.querySelector('#speak-summary').innerText) && "
-                          "document.querySelector('#speak-summary').innerText")  # fmt: skip
+    press(page, "speak-button")
+    summary = until(page, f"/seed \\d+/.test({text_of('speak-summary')}) && {text_of('speak-summary')}")
     seconds = float(re.match(r"([\d.]+) s of speech", summary)[1])
-    minutes, rest = until(
-        page, "(t => t && t !== '0:00' && t)(document.querySelector('#speak-audio #duration')?.innerText)"
-    ).split(":")
-    assert 60 * int(minutes) + int(rest) == pytest.approx(seconds, abs=1)
-    errors = [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not errors
+    assert until(page, "document.querySelector('#speak-audio audio').duration") == pytest.approx(seconds, abs=0.06)
+    tokens = int(re.match(r"(\d+) tokens", until(page, text_of("speak-picture")))[1])
+    assert tokens / 50 == pytest.approx(seconds, abs=0.06)
+    assert until(page, "document.querySelectorAll('#speak-takes tbody tr').length") == 1
+    assert until(page, "document.querySelector('#speak-wave').closest('a, button').disabled !== true")
+    assert not errors(page)
 
 
 def test_an_error_is_told_in_its_own_words(browser, server):
     page = opened(browser, server)
     type_text(page, "?!")
-    page.find_element("id", "speak-button").click()
+    press(page, "speak-button")
     until(page, "document.body.innerText.includes('There is nothing to say in this text')")
+
+
+def test_a_voice_is_chosen_and_a_sentence_spoken_with_the_keyboard_alone(browser, server):
+    from selenium.webdriver.common.keys import Keys
+
+    page = opened(browser, server)
+    focus = page.find_element("css selector", "#speak-text textarea")
+    for _ in range(40):
+        focus.send_keys(Keys.TAB)
+        focus = page.switch_to.active_element
+        if focus.get_attribute("name") == "speak-voice":
+            break
+    focus.send_keys(Keys.ARROW_RIGHT)
+    voice = page.execute_script("return document.querySelector('#speak-voice input:checked').value")
+    for _ in range(40):
+        focus = page.switch_to.active_element
+        if focus.get_attribute("id") == "speak-button":
+            break
+        focus.send_keys(Keys.TAB)
+    focus.send_keys(Keys.ENTER)
+    row = until(page, "document.querySelector('#speak-takes tbody tr')?.innerText")
+    assert voice != "joe" and f"{voice} · nano" in row
+
+
+def test_an_own_clip_is_checked_and_transcribed_on_arrival(browser, server, clip):
+    page = opened(browser, server)
+    page.execute_script("document.querySelector('#speak-voice input[value=\"my clip\"]').click()")
+    until(page, "document.querySelector('#speak-clip input[type=file]')")
+    page.find_element("css selector", "#speak-clip input[type=file]").send_keys(clip["path"])
+    report = until(page, f"/mean probability/.test({text_of('speak-check')}) && {text_of('speak-check')}")
+    assert "Length 1.5 s" in report and "✓ Clipping 0.0 %" in report
+    assert until(page, "document.querySelector('#speak-trip audio').duration") == pytest.approx(1.5, abs=0.2)
+    assert until(page, "document.querySelector('#speak-transcript textarea').value.length")
+    assert not errors(page)
+
+
+def test_a_model_that_cannot_run_here_says_so_and_leaves_the_choice(browser, server):
+    page = opened(browser, server)
+    page.execute_script("document.querySelector('#model input[value=llasa-8b]').click()")
+    until(page, "/needs a GPU|Cannot load/.test(document.body.innerText)")
+    until(page, "document.querySelector('#model input:checked').value === 'nano'")
+
+
+def test_a_stream_survives_stop_and_a_reload_in_the_middle(browser, server):
+    page = opened(browser, server)
+    type_text(page, "Oh yes, that is what I said. " * 12)
+    press(page, "stream-button")
+    until(page, "document.querySelector('#speak-stream [data-chunks]')?.dataset.chunks > 0")
+    press(page, "stop-button")
+    until(page, f"{text_of('speak-stream')}.includes('Stopped')")
+    press(page, "stream-button")
+    page = opened(page, server)  # while it speaks
+    type_text(page, "Oh.")
+    press(page, "stream-button")
+    until(page, f"{text_of('speak-summary')}.includes('the first of it after')")
+    assert not errors(page)
+
+
+def test_search_shows_candidates_and_tokens_can_be_edited(browser, server):
+    page = opened(browser, server)
+    go_to(page, "Search")
+    type_text(page, "Oh.", "search")
+    press(page, "search-button")
+    until(page, f"{text_of('search-status')}.includes('verifying')")
+    assert page.execute_script("return document.querySelectorAll('#search-takes tbody tr').length") == 8
+    assert page.execute_script("return document.querySelectorAll('#search-takes tr.best').length") == 1
+    assert len(page.find_elements("css selector", "#search-curves svg")) == 2
+    type_text(page, "Oh yes, that is what I said. " * 8, "search")  # in pieces: there is time to press Stop
+    press(page, "search-button")
+    until(page, "/piece 1/.test(document.querySelector('#search-takes tbody').innerText)")
+    press(page, "search-stop")
+    until(page, f"{text_of('search-status')}.includes('Stopped')")
+    until(page, f"{text_of('search-summary')}.includes('Not complete')")
+    go_to(page, "Tokens")
+    before = until(page, f"(t => t && parseInt(t.match(/A: (\\d+)/)[1]))({text_of('tokens-facts')})")
+    press(page, "tokens-cut")
+    until(page, f"parseInt({text_of('tokens-facts')}.match(/A: (\\d+)/)[1]) === {before - 50}")
+    press(page, "tokens-undo")
+    until(page, f"parseInt({text_of('tokens-facts')}.match(/A: (\\d+)/)[1]) === {before}")
+    assert not errors(page)
+
+
+CONTROLS = {"button", "textbox", "radio", "slider", "combobox", "checkbox", "spinbutton", "tab", "link"}
+
+
+def test_a_phone_shows_every_tab_without_scrolling_sideways_and_every_control_has_a_name(browser, server):
+    page = browser
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        opened(page, server)
+        for tab in ("Speak", "Continue", "Transcribe", "Search", "Tokens", "About"):
+            go_to(page, tab)
+            assert page.execute_script("return document.documentElement.scrollWidth") <= 390, tab
+            tree = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+            seen = [node for node in tree if not node["ignored"] and node.get("role", {}).get("value") in CONTROLS]
+            nameless = [node for node in seen if not node.get("name", {}).get("value")]
+            assert not nameless, (tab, nameless)
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser, server):
+    page = opened(browser, server)
+    page.execute_script("document.querySelector('#language input[value=zh-CN]').click()")
+    for _ in range(2):
+        until(
+            page, f"{text_of('speak-button')} === '朗读' && document.querySelector('#tabs').innerText.includes('转写')"
+        )
+        assert "lang=zh-CN" in page.current_url
+        page.refresh()
+    assert not errors(page)
 
 
 def test_the_page_fetches_nothing_from_elsewhere(browser, server):

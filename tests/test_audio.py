@@ -176,5 +176,24 @@ def test_join_puts_silence_between_and_nowhere_else():
     assert audio.join([]).size == 0
 
 
+def test_level_tells_length_peak_clipping_and_silence():
+    half = np.concatenate([0.5 * np.sin(np.arange(16_000)), np.zeros(16_000)]).astype(np.float32)
+    told = audio.level(half)
+    assert told.seconds == 2 and told.peak_db == pytest.approx(-6.02, abs=0.01)
+    assert told.clipped == 0 and told.silent == pytest.approx(0.5)
+    loud = audio.level(np.clip(4 * half, -1, 1))
+    assert loud.peak_db == 0 and loud.clipped > 0.2
+    with pytest.raises(ValueError, match="the wave is empty"):
+        audio.level(np.zeros(0, np.float32))
+
+
+def test_a_tone_is_one_line_of_its_log_mel():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
+    picture = audio.log_mel(tone)
+    assert picture.shape == (80, 101) and picture.max() == 0 and picture.min() >= -80
+    bands = picture[:, 10:-10].argmax(0)
+    assert len(set(bands.tolist())) == 1 and audio.log_mel(tone[::2])[:, 10:-10].argmax(0).min() > bands[0]
+
+
 def test_constants_agree():
     assert audio.FRAME_RATE * audio.HOP_LENGTH == audio.SAMPLE_RATE == 16_000

@@ -144,6 +144,14 @@ def test_batch_decode_equals_single_decode(codec):
         np.testing.assert_allclose(wav, codec.decode(codes), atol=1e-5)
 
 
+def test_a_code_is_made_of_its_digits(codec):
+    levels = codec.model.config.quantization_levels
+    every = np.arange(codec.codebook_size)
+    digits = codec.digits(every)
+    assert digits.shape == (codec.codebook_size, len(levels)) and (digits.max(0) == np.array(levels) - 1).all()
+    np.testing.assert_array_equal(digits @ np.cumprod([1, *levels[:-1]]), every)
+
+
 @pytest.mark.parametrize("code", [-1, "size"])
 def test_a_code_out_of_range_is_refused(codec, code):
     code = codec.codebook_size if code == "size" else code

@@ -197,6 +197,15 @@ def test_speech_can_be_read_back(nano, speech):
     assert "<|" not in heard.text and heard.seconds <= speech.seconds + 1e-3
 
 
+def test_a_transcript_tells_how_sure_it_is_of_each_word(nano, speech):
+    heard = nano.transcribe(speech)
+    assert [word for word, _ in heard.words] == heard.text.split()
+    assert all(0 < sure <= 1 for _, sure in heard.words)
+    # a word is as likely as its letters; a space alone counts for neither
+    ids, logs = nano.protocol.text_to_ids("one two."), [-1.0, -1.0, -1.0, -7.0, -2.0, -2.0, -2.0, -2.0]
+    assert nano._sure_words(ids, logs) == [("one", pytest.approx(np.exp(-1))), ("two.", pytest.approx(np.exp(-2)))]
+
+
 def test_a_checkpoint_that_was_not_taught_refuses_to_transcribe(nano):
     mute = Llasa(replace(nano.checkpoint, tasks=("tts",)), nano.protocol, nano.engine, nano.codec, nano.sampling)
     with pytest.raises(ValueError, match="trained to speak, not to transcribe; type what is said.*'nano', which can"):

@@ -179,6 +179,8 @@ def test_python_of_the_readme_runs(nano, voice, tmp_path, monkeypatch, capsys):
     names = {}
     assert blocks("python")
     for block in blocks("python"):
+        if "gradio_client" in block:
+            continue  # needs a running app: test_app has one
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102
 
 

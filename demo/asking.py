@@ -1,0 +1,82 @@
+"""What to say and in whose voice: the inputs that Speak and Search share, with an estimate of the seconds to wait."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import gradio as gr
+
+from llasa_lite import builtin_voices
+
+from . import clips, gallery
+from .common import ANY_VOICE, MAX_CHARS, OWN_CLIP, Models
+from .words import t
+
+FIRST_VOICE = "joe"  # the voice nano reads best in
+EXAMPLES = [
+    "Hello there. It is good to hear from you again.",
+    "The rain had stopped.",
+    "Could you read that back to me?",
+]
+COUNT = """(text, pace, ...asked) => {
+    const n = [...text].length, shown = `${n.toLocaleString('en')} / ${(MOST).toLocaleString('en')}`;
+    if (n > MOST) return `<span class="over">${shown}</span>`;
+    const wait = n * pace * (TIMES);
+    return `${shown} · ~ ${wait < 10 ? wait.toFixed(1) : Math.round(wait)} s`;
+}"""
+
+
+class Asked(NamedTuple):
+    text: gr.Textbox
+    voice: gr.HTML
+    clip: gr.Audio
+    transcript: gr.Textbox
+    counter: gr.HTML
+
+
+def first_voice() -> str:
+    return FIRST_VOICE if FIRST_VOICE in builtin_voices() else ANY_VOICE
+
+
+def layout(models: Models, model: gr.Radio, tab: str) -> Asked:
+    text = gr.Textbox(
+        EXAMPLES[0],
+        label=t("Text"),
+        lines=3,
+        max_lines=12,
+        placeholder=t("What to say"),
+        elem_id=f"{tab}-text",
+    )
+    counter = gr.HTML("", label="Characters and seconds to wait", elem_id=f"{tab}-counter", elem_classes="counter")
+    gr.Examples(EXAMPLES, text, label=t("Examples"), elem_id=f"{tab}-examples", api_visibility="private")
+    voice = gallery.layout(first_voice(), t("Voice"), f"{tab}-voice")
+    with gr.Column(visible=False) as own:
+        own_clip = clips.layout(models, model, tab)
+    voice.input(
+        lambda name: gr.Column(visible=name == OWN_CLIP),
+        voice,
+        own,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return Asked(text, voice, own_clip.audio, own_clip.transcript, counter)
+
+
+def estimate(
+    page: gr.Blocks, asked: Asked, pace: gr.Number, most: int = MAX_CHARS, times: str = "1", more: list = ()
+) -> None:
+    """Keep characters and seconds to wait beside the text.
+
+    Args:
+        most: characters that are allowed.
+        times: how much more than one take is asked for: JavaScript on `asked`, the values of `more`.
+    """
+    changes = [page.load, asked.text.change, pace.change, *(component.change for component in more)]
+    gr.on(
+        changes,
+        None,
+        [asked.text, pace, *more],
+        asked.counter,
+        js=COUNT.replace("MOST", str(most)).replace("TIMES", times),
+    )

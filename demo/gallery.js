@@ -1,0 +1,37 @@
+// Runs in gr.HTML's js_on_load: `element`, `props`, `server`, `trigger` and `watch` are Gradio's.
+const sound = new Audio(), clips = new Map();
+let playing = null;
+
+element.addEventListener('change', event => {
+    props.value = event.target.value;
+    trigger('input');
+});
+element.addEventListener('click', event => {
+    const button = event.target.closest('button');
+    if (button) hear(button.dataset.name);
+});
+function choose() {
+    for (const choice of element.querySelectorAll('input')) choice.checked = choice.value === (props.value ?? '');
+}
+async function hear(name) {
+    if (playing === name) {
+        sound.pause();
+        return;
+    }
+    playing = name;
+    paint();
+    if (!clips.has(name)) clips.set(name, await server.hear(name));
+    if (playing !== name) return;
+    sound.src = clips.get(name);
+    sound.play().catch(() => { playing = null; paint(); });
+}
+function paint() {
+    for (const button of element.querySelectorAll('button')) {
+        const on = button.dataset.name === playing;
+        button.textContent = on ? '■' : '▶';
+        button.classList.toggle('playing', on);
+    }
+}
+for (const over of ['ended', 'pause']) sound.addEventListener(over, () => { playing = null; paint(); });
+watch('value', choose);
+choose();

@@ -1,0 +1,81 @@
+"""A sound as one can see it: wave, spectrogram and, under them, its 50 tokens a second; a click plays from there.
+
+It drives a `gr.Audio` with Gradio's plain player. Its value holds pictures and numbers only, no sound.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+
+from llasa_lite import Codec, Speech, audio
+
+from . import drawing
+
+SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+
+
+def layout(player: str, elem_id: str, selectable: bool = False) -> gr.HTML:
+    """
+    Args:
+        player: element id of the `gr.Audio` it plays with.
+        selectable: dragging picks tokens: the event `pick` brings `begin` and `end`.
+    """
+    return gr.HTML(
+        None,
+        label="Picture of the sound",
+        html_template='<figure class="picture" hidden></figure>',
+        css_template=STYLE,
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        player=player,
+        selectable=selectable,
+        rate=audio.FRAME_RATE,
+        elem_id=elem_id,
+        elem_classes="flat",
+    )
+
+
+def plain_player(**more) -> gr.Audio:
+    """A player such as the picture can drive: the browser's own."""
+    options = gr.WaveformOptions(show_recording_waveform=False)
+    return gr.Audio(interactive=False, waveform_options=options, **more)
+
+
+def of_codes(codec: Codec, wav: np.ndarray, codes) -> dict:
+    """Value for one run of codes that starts with the wave."""
+    return _value(codec, wav, [(0.0, codes)])
+
+
+def of_speech(codec: Codec, speech: Speech, before: np.ndarray | None = None, before_codes=()) -> dict:
+    """Value for a speech, its pieces' codes each at its place; with the clip that came before it where there is one."""
+    lengths = [len(codes) / audio.FRAME_RATE for codes in speech.codes]
+    gap = (speech.seconds - sum(lengths)) / max(1, len(lengths) - 1)  # of silence between pieces
+    start = 0.0 if before is None else len(before) / audio.SAMPLE_RATE
+    begins = start + np.cumsum([0.0, *(length + gap for length in lengths[:-1])])
+    runs = list(zip(begins.tolist(), speech.codes))
+    if before is None:
+        return _value(codec, speech.wav, runs)
+    wav = np.concatenate([before, speech.wav])
+    end = start + speech.seconds
+    parts = {"Clip": (0.0, start), "Answer": (start, end), "Both": (0.0, end)}
+    return _value(codec, wav, [(0.0, before_codes), *runs], parts)
+
+
+def _value(codec, wav, runs, parts: dict[str, tuple[float, float]] | None = None) -> dict:
+    """`runs` are (second it begins, codes), `parts` named times in seconds that can be played apart."""
+    seconds = len(wav) / audio.SAMPLE_RATE
+    return {
+        "seconds": seconds,
+        "wave": drawing.peaks(wav, max(1, round(2 * audio.FRAME_RATE * seconds))),
+        "mel": drawing.spectrogram(wav),
+        "runs": [
+            {"begin": begin, "codes": [int(c) for c in codes], "image": drawing.digits(codec, codes)}
+            for begin, codes in runs
+            if len(codes)
+        ],
+        "parts": [{"name": name, "begin": begin, "end": end} for name, (begin, end) in (parts or {}).items()],
+    }

@@ -1,0 +1,263 @@
+"""Search: many takes of one sentence, heard by verifiers while you watch; Stop keeps the best so far."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import zipfile
+from functools import partial
+
+import gradio as gr
+
+from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, Scored, SearchResult, audio
+
+from . import asking, drawing, results, settings, takes
+from .common import BUSY, Models, asked_voice, new_folder, plain_errors, sampling_of, seed_of, text_of
+from .words import t
+
+MAX_N, MAX_BRANCH = 32, 8
+MAX_SEARCH_CHARS = 300  # every candidate says all of it
+ASR, SPEAKER = "asr", "speaker"
+OUTCOMES = [ASR, "likelihood", SPEAKER, "asr, speaker", "0.7 * asr + 0.3 * speaker", "quality", "emotion"]
+PROCESSES = [SPEAKER, "quality", "emotion"]
+# Work of one candidate in plain takes, since candidates share their passes: measured with 8 of nano's on two cores, its
+# own recognition as verifier. After a search the page knows better.
+CANDIDATE = 0.7
+TIMES = "asked[0] * (asked[1] === 'partial_prm' || asked[1] === 'beam_search' ? asked[2] : 1)"
+
+
+def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) -> settings.Settings:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=6, min_width=320):
+            asked = asking.layout(models, model, "search")
+            method = gr.Radio(
+                [(t(f"method {name}"), name) for name in SEARCH_METHODS],
+                value="best_of_n",
+                label=t("Method"),
+                elem_id="search-method",
+            )
+            with gr.Row():
+                n = gr.Slider(1, MAX_N, 8, step=1, label=t("Candidates (N)"), min_width=140, elem_id="search-n")
+                outcome = gr.Dropdown(
+                    OUTCOMES,
+                    value=ASR,
+                    allow_custom_value=True,
+                    label=t("Outcome verifier"),
+                    info=t("Who chooses; several can be weighed"),
+                    min_width=140,
+                    elem_id="search-outcome",
+                )
+            with gr.Row(visible=False) as guided:
+                process = gr.Dropdown(
+                    PROCESSES,
+                    value=SPEAKER,
+                    allow_custom_value=True,
+                    label=t("Process verifier"),
+                    info=t("Who prunes beams on the way"),
+                    min_width=140,
+                    elem_id="search-process",
+                )
+                branch = gr.Slider(
+                    1, MAX_BRANCH, 2, step=1, label=t("Continuations of a beam"), min_width=140, elem_id="search-branch"
+                )
+                seconds = gr.Slider(
+                    0.5,
+                    4,
+                    2,
+                    step=0.5,
+                    label=t("Seconds under it (partial PRM)"),
+                    min_width=140,
+                    elem_id="search-seconds",
+                )
+            with gr.Row(elem_classes="actions"):
+                go = gr.Button(t("Search"), variant="primary", min_width=80, elem_id="search-button")
+                stop = gr.Button(t("Stop, keep the best"), min_width=80, elem_id="search-stop")
+            tuned = settings.layout(models.get(models.first).sampling, "search")
+        with gr.Column(scale=5, min_width=300):
+            status = gr.Markdown(
+                t("Press Search: candidates appear one by one with their scores, the best of them on top."),
+                label="Progress",
+                elem_id="search-status",
+                elem_classes="note",
+            )
+            heard = takes.layout(
+                "No candidates yet. Each will stand here with its scores, ready to be played.", "search-takes"
+            )
+            watched = gr.HTML(
+                "", label="Score against candidates and time", apply_default_css=False, elem_id="search-curves",
+                elem_classes="flat",
+            )  # fmt: skip
+            shown = results.layout("search", "The best so far", "")
+            every = gr.DownloadButton(
+                t("Download all candidates with scores"), size="sm", interactive=False, elem_id="search-zip"
+            )
+
+    stopper = gr.State(None)  # of this visitor's search
+    own_pace = gr.Number(
+        CANDIDATE * models.pace(models.first), label="Seconds a character", visible="hidden", elem_id="search-pace"
+    )
+    pace.change(lambda plain: CANDIDATE * plain, pace, own_pace, queue=False, api_visibility="private")
+    asking.estimate(page, asked, own_pace, MAX_SEARCH_CHARS, TIMES, [n, method, branch])
+    method.change(
+        lambda name: (gr.Row(visible=name in ("beam_search", "partial_prm")), gr.Dropdown(visible=name != "sample")),
+        method,
+        [guided, outcome],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    go.click(
+        partial(show, models, heard),
+        [model, *asked[:4], method, n, outcome, process, branch, seconds, *tuned],
+        [stopper, status, heard, watched, *shown, every, tuned.seed, own_pace],
+        concurrency_id=BUSY,
+        show_progress_on=status,
+        api_visibility="private",
+    )
+    stop.click(
+        lambda flag: flag.set() if flag else None, stopper, None, queue=False, show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
+    return tuned
+
+
+def start(
+    models: Models, model, text, voice, clip, transcript, method, n, outcome, process, branch, seconds, random_seed,
+    seed, temperature, top_p, stop=None,
+):  # fmt: skip
+    """A search, ready to be iterated over. Raises ValueError on what it cannot do."""
+    text, seed = text_of(text), seed_of(random_seed, seed)
+    if len(text) > MAX_SEARCH_CHARS:
+        raise ValueError(f"The text has {len(text):,} characters; search takes at most {MAX_SEARCH_CHARS}.")
+    for name, value, most in (("N", n, MAX_N), ("The continuations of a beam", branch, MAX_BRANCH)):
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} must lie in 1..{most}, not {value}.")
+    guided = method in ("beam_search", "partial_prm")
+    llasa = models.get(model)
+    return llasa.search_events(
+        text,
+        asked_voice(llasa, voice, clip, transcript),
+        method,
+        int(n),
+        process=criterion_of(process) if guided else None,
+        outcome=None if method == "sample" else criterion_of(outcome),
+        seed=seed,
+        sampling=sampling_of(llasa, temperature, top_p),
+        stop=stop,
+        branch=int(branch),
+        process_seconds=seconds,
+    )
+
+
+def criterion_of(asked: str) -> str:
+    """What a visitor wrote, where it names verifiers only: a visitor chooses no files or hub ids of this machine."""
+    for part in re.split(r"[,+]", asked or ""):
+        name = part.rpartition("*")[2].strip()
+        if name not in VERIFIERS:
+            raise ValueError(f"Unknown verifier '{name}'. Choose from: {', '.join(VERIFIERS)}.")
+    return asked
+
+
+def show(models: Models, heard: gr.HTML, model, *asked):
+    """Candidates as they come; at the end, stopped or not, the best and a file of all."""
+    with plain_errors():
+        flag = threading.Event()
+        quiet = [gr.skip()] * 8
+        yield flag, "Reading the prompt ...", takes.table([], []), "", *quiet
+        found = start(models, model, *asked, stop=flag.is_set)
+        watch = Watch(heard)
+        for event in found:
+            watch.see(event)
+            yield flag, watch.status(), watch.table(), watch.drawn(), *quiet
+        result = found.result
+        best = result.best
+        watch.finish(result)
+        files = [gr.DownloadButton(value=str(packed(result)), interactive=True)]
+        shown = results.to_results(models.get(model).codec, best)
+        asked_for = found.settings.n * (found.settings.branch if found.settings.guided_tokens else 1)
+        own_pace = gr.skip() if result.stopped_early else watch.seconds / asked_for / len(best.receipt["text"])
+        yield flag, watch.status(), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace
+
+
+class Watch:
+    """What has been seen of one search, as the page shows it."""
+
+    def __init__(self, heard: gr.HTML):
+        self.heard = heard
+        self.rows: list[tuple[Candidate, dict]] = []
+        self.points: list[tuple[float, float]] = []  # (seconds, score) of every whole candidate
+        self.steps: list[tuple[tuple, tuple]] = []  # beams kept and dropped at each pruning
+        self.beams: tuple[Candidate, ...] = ()  # of this step, best first
+        self.seconds = 0.0
+        self.words = ""
+
+    def see(self, event) -> None:
+        self.seconds = event.seconds
+        if isinstance(event, Extended):
+            self.words = f"{event.tokens / audio.FRAME_RATE:.1f} s long, {event.running} still speaking"
+        elif isinstance(event, Scored) and event.stage == "outcome":
+            for candidate in event.candidates:
+                self.add(candidate, event.chunk, event.chunks)
+        elif isinstance(event, Scored):
+            self.beams = event.candidates
+        elif isinstance(event, Pruned):
+            self.steps.append((event.kept, self.beams[len(event.kept) :]))
+            self.words = f"{len(event.kept)} beams kept, {event.dropped} dropped"
+
+    def add(self, candidate: Candidate, chunk: int = 0, chunks: int = 1) -> None:
+        title = f"Candidate {candidate.index + 1}" + (f", piece {chunk + 1}" if chunks > 1 else "")
+        note = {"length": "ran into its limit", "running": "not finished"}.get(candidate.stopped, "")
+        scores = [f"{score:.3f}" for score in candidate.scores.values()]
+        self.rows.append((candidate, takes.row(self.heard, candidate.wav, title, note, scores)))
+        if candidate.score is not None:
+            self.points.append((self.seconds, candidate.score))
+
+    def finish(self, result: SearchResult) -> None:
+        """A search that was stopped before it scored a whole candidate still has a best one."""
+        if not self.rows:
+            self.add(result.candidates[0])
+        early = "Stopped; the best so far is kept. " if result.stopped_early else ""
+        spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in result.spent.items())
+        self.words = f"{early}{spent}"
+        self.seconds = result.seconds
+
+    def ranked(self) -> list[tuple[Candidate, dict]]:
+        return sorted(self.rows, key=lambda pair: pair[0].rank, reverse=True)
+
+    def status(self) -> str:
+        line = f"**{len(self.rows)} heard** after {self.seconds:.1f} s"
+        if self.points:
+            (best, row), *_ = self.ranked()
+            line += f" · best: {row['title'].lower()}, {best.score:.3f}"
+        return f"{line} · {self.words}" if self.words else line
+
+    def table(self) -> dict:
+        rows = self.ranked()
+        columns = list(rows[0][0].scores) if rows else []
+        best = bool(self.points)
+        return takes.table(columns, [row | {"best": best and k == 0} for k, (_, row) in enumerate(rows)])
+
+    def drawn(self) -> str:
+        """Score against candidates and against time, and the beams where there are any."""
+        pictures = [drawing.tree(self.steps)] if self.steps else []
+        if self.points:
+            scores = [score for _, score in self.points]
+            pictures.append(drawing.curve(list(enumerate(scores, 1)), "candidates heard", "score"))
+            pictures.append(drawing.curve(self.points, "seconds", "score"))
+        return f'<div class="charts">{"".join(pictures)}</div>' if pictures else ""
+
+
+def packed(result: SearchResult):
+    """All candidates as waves with receipts, and their scores, in one zip."""
+    folder = new_folder()
+    path = folder / "candidates.zip"
+    waves = result.save_all(folder / "candidates")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("scores.json", json.dumps(result.to_dict(), indent=1, ensure_ascii=False))
+        for wave in waves:
+            for one in (wave, wave.with_suffix(".receipt.json")):
+                file.write(one, one.name)
+                one.unlink()  # the zip is what the page's own cleaning knows of
+    (folder / "candidates").rmdir()
+    return path

@@ -1,0 +1,51 @@
+"""Recordings beside each other: a row each with a play button, its wave and its figures; the best one marked.
+
+The rows refer to files of Gradio's cache, which the page's own cleaning deletes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+
+from llasa_lite import audio
+
+from . import drawing
+from .common import new_folder
+from .words import t
+
+SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+BARS = 48
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+
+
+def layout(empty: str, elem_id: str) -> gr.HTML:
+    """
+    Args:
+        empty: what stands there before there are any.
+    """
+    return gr.HTML(
+        None,
+        label=t(empty),
+        html_template='<div class="takes" data-empty="${label}"></div>',
+        css_template=STYLE,
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="flat",
+    )
+
+
+def row(takes: gr.HTML, wav: np.ndarray, title: str, note: str = "", cells: list[str] = ()) -> dict:
+    """A row for a wave, which is written to a new folder of the cache and deleted with the other files of `takes`."""
+    path = audio.save(wav, new_folder() / "speech.wav")
+    takes.temp_files.add(str(path))
+    shown = {"title": title, "note": note, "cells": list(cells)}
+    return shown | {"path": str(path), "peaks": drawing.peaks(wav, BARS), "seconds": len(wav) / audio.SAMPLE_RATE}
+
+
+def table(columns: list[str], rows: list[dict]) -> dict:
+    """Value: rows as `row` makes them, `columns` naming their cells; a row with "best" is marked."""
+    return {"columns": columns, "rows": rows}
