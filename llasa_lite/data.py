@@ -162,10 +162,10 @@ def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
 class Mixture:
     """What a training row holds, and how much of each kind."""
 
-    recognition: float = 0.13  # share of rows that go from speech to text
-    clips_per_row: tuple[float, ...] = (0.5, 0.4, 0.1)  # shares of 1, 2, 3 clips of one voice: 2+ teach cloning
+    recognition: float = 0.2  # share of rows that go from speech to text
+    clips_per_row: tuple[float, ...] = (0.35, 0.5, 0.15)  # shares of 1, 2, 3 clips of one voice: 2+ teach cloning
     max_ids: int = 640  # rows longer than this are drawn again
-    code_noise: float = 0.0  # share of the codes read (never of those to be said) that are replaced by others at random
+    code_noise: float = 0.1  # share of the codes read (never of those to be said) that are replaced by others at random
     speakers: tuple[tuple[str, float], ...] = ()  # (beginning of a name, how often its clips are drawn; others: 1)
 
 

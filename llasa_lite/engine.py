@@ -106,7 +106,8 @@ class Engine:
     ):
         if int8 and not can_int8(model.device.type):
             raise ValueError("int8 runs on processors with VNNI (AVX512 or AVX-VNNI) only. Leave the dtype out.")
-        self.model, self.int8 = model.eval(), int8
+        self.model = model.eval()
+        self.dtype = "int8" if int8 else str(model.dtype).removeprefix("torch.")
         self.max_ids: int = min(max_ids or 10**9, model.config.max_position_embeddings)
         self.patience = patience
         self.answers = {name: torch.as_tensor(np.asarray(ids), device=model.device) for name, ids in answers.items()}

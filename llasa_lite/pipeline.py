@@ -159,12 +159,7 @@ class Llasa:
                 own.temperature if own.temperature is not None else sampling.temperature,
                 own.top_p if own.top_p is not None else sampling.top_p,
             )
-        patience = Patience(
-            int(SILENCE_SECONDS * audio.FRAME_RATE),
-            int(REPETITION_SECONDS * audio.FRAME_RATE),
-            frozenset(protocol.codes_to_ids(codec_model.silent_codes)),
-        )
-        engine = Engine(lm, answers, checkpoint.context, patience, int8)
+        engine = Engine(lm, answers, checkpoint.context, patience_with(protocol, codec_model), int8)
         return cls(checkpoint, protocol, engine, codec_model, sampling)
 
     # -- text to speech --------------------------------------------------------------------------------------------
@@ -486,7 +481,7 @@ class Llasa:
             "seed": seed,
             "sampling": asdict(sampling),
             "device": str(self.engine.device),
-            "dtype": "int8" if self.engine.int8 else str(self.engine.model.dtype).removeprefix("torch."),
+            "dtype": self.engine.dtype,
             "seconds_taken": round(time.perf_counter() - began, 3),
             "versions": {
                 "llasa_lite": __version__,
@@ -494,6 +489,15 @@ class Llasa:
                 "transformers": transformers.__version__,
             },
         }
+
+
+def patience_with(protocol: Protocol, codec: Codec) -> Patience:
+    """When speech in the codes of this codec goes nowhere."""
+    return Patience(
+        int(SILENCE_SECONDS * audio.FRAME_RATE),
+        int(REPETITION_SECONDS * audio.FRAME_RATE),
+        frozenset(protocol.codes_to_ids(codec.silent_codes)),
+    )
 
 
 def _seed(seed: int | None) -> int:

@@ -109,7 +109,8 @@ class Search:
         self.stop: Callable[[], bool] = stop or (lambda: False)
         # names and needs first, then what takes time: models are fetched before anything is sampled
         read = self._read if llasa.checkpoint.can_transcribe else None
-        self.own = Own(str(llasa.engine.device), llasa.checkpoint.languages, llasa.engine.model, llasa.protocol, read)
+        model = getattr(llasa.engine, "model", None)  # elsewhere, where vLLM has it
+        self.own = Own(str(llasa.codec.device), llasa.checkpoint.languages, model, llasa.protocol, read)
         self.process, self.outcome = settings.criteria(process, outcome, self.own)
         for verifier in self._verifiers():
             if verifier.needs_reference and voice is None:

@@ -19,16 +19,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 
 from .checkpoints import CHECKPOINTS, described, find, load_codec, pick_device, pick_dtype, reaching
-from .engine import END, LENGTH, RUNNING, Sampling
+from .engine import END, LENGTH, RUNNING, Patience, Sampling
 
 HTTP_SECONDS = 600.0  # for one request, waiting in vLLM's queue included
 AT_ONCE = 64  # requests of one call that are under way together
 DEFAULT_SAMPLING = Sampling()
+DEFAULT_PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,19 @@ class VllmEngine:
         vllm: a `Server` or an `InProcess`.
         answers: as of `Engine`: for each kind of answer the ids that may be sampled, its END first.
         max_ids: ids of prompt and answer together.
+        patience: as of `Engine`; what vLLM made beyond it is thrown away.
     """
 
-    def __init__(self, vllm: Server | InProcess, answers: dict[str, Sequence[int]], max_ids: int):
-        self.vllm, self.max_ids = vllm, max_ids
+    def __init__(
+        self,
+        vllm: Server | InProcess,
+        answers: dict[str, Sequence[int]],
+        max_ids: int,
+        patience: Patience = DEFAULT_PATIENCE,
+    ):
+        self.vllm, self.max_ids, self.patience = vllm, max_ids, patience
         self.answers = {name: [int(i) for i in ids] for name, ids in answers.items()}
-        self.device, self.model = "vllm", SimpleNamespace(dtype=vllm.dtype)  # what receipts say of an engine
+        self.device, self.dtype = "vllm", vllm.dtype  # what receipts say of an engine
 
     def start(
         self,
@@ -193,13 +200,19 @@ class VllmBeams:
             return new
         prompts = [self.prompts[row] + self.ids[row] for row in rows]
         for row, answer in zip(rows, self.engine.vllm.complete(prompts, [self._settings(row, steps) for row in rows])):
-            new[row] = answer.ids
-            self.ids[row] = self.ids[row] + answer.ids
-            self.log_probabilities[row] = self.log_probabilities[row] + answer.log_probabilities
-            if answer.ended:
-                self.stopped[row] = END
-            elif len(self.ids[row]) >= self.limits[row]:
-                self.stopped[row] = LENGTH
+            ids = list(self.ids[row])
+            reason = END if answer.ended else None
+            for token in answer.ids:
+                ids.append(token)
+                if nowhere := self.engine.patience.ended(ids):
+                    reason = nowhere
+                    break
+            new[row] = ids[len(self.ids[row]) :]
+            self.log_probabilities[row] = (
+                self.log_probabilities[row] + answer.log_probabilities[: len(new[row]) + (reason == END)]
+            )
+            self.ids[row] = ids
+            self.stopped[row] = reason or (LENGTH if len(ids) >= self.limits[row] else RUNNING)
         return new
 
     def select(self, rows: Sequence[int]) -> None:
@@ -247,7 +260,7 @@ def connect(model=None, url: str | None = None, codec: str | None = None, device
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    from .pipeline import Llasa
+    from .pipeline import Llasa, patience_with
     from .tokens import Protocol
 
     checkpoint = find(model)
@@ -264,4 +277,5 @@ def connect(model=None, url: str | None = None, codec: str | None = None, device
     own_codec = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))
     vllm = Server(url, **arguments) if url else InProcess(checkpoint.source, checkpoint.context, **arguments)
     answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}
-    return Llasa(checkpoint, protocol, VllmEngine(vllm, answers, checkpoint.context), own_codec, sampling)
+    engine = VllmEngine(vllm, answers, checkpoint.context, patience_with(protocol, own_codec))
+    return Llasa(checkpoint, protocol, engine, own_codec, sampling)

@@ -54,7 +54,7 @@ def served(nano):
     stand_in = StandIn(nano.engine)
     server = Server("http://vllm/v1", client=httpx.Client(transport=httpx.MockTransport(stand_in)))
     answers = {"speech": nano.protocol.speech_ids(), "text": nano.protocol.text_ids()}
-    return stand_in, VllmEngine(server, answers, nano.checkpoint.context)
+    return stand_in, VllmEngine(server, answers, nano.checkpoint.context, nano.engine.patience)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ class Own:
 
     Attributes:
         device: where models are put.
-        model: its `LlamaForCausalLM`.
+        model: its `LlamaForCausalLM`; None where it is not in this process.
         protocol: its prompts and ids.
         read: list of codes -> transcripts by its recognition mode; None where it was never trained for that.
         languages: that it speaks.

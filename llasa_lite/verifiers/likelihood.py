@@ -16,7 +16,7 @@ class Likelihood(Verifier):
     orders them as the sum does; unlike the sum it can be compared between texts.
 
     Raises:
-        ValueError: a checkpoint that was never trained to recognise; no codes given.
+        ValueError: a checkpoint that was never trained to recognise, or is not in this process; no codes given.
     """
 
     name, unit, low, high = "likelihood", "nats a text id", -20.0, 0.0
@@ -28,6 +28,8 @@ class Likelihood(Verifier):
                 "The verifier 'likelihood' is the checkpoint's own recognition mode, "
                 + ("and takes no other model." if source else "which this one was never trained for: take 'asr'.")
             )
+        if own.model is None:
+            raise ValueError("The verifier 'likelihood' needs the language model here, not on vLLM: take 'asr'.")
         self.source, self.own = "own", own
 
     def _load(self) -> None:
