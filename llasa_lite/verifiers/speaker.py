@@ -15,8 +15,6 @@ class Speaker(Cosine):
     Args:
         source: "nano" (offline), or a folder or hub id: "microsoft/wavlm-base-plus-sv" for other voices than nano's;
             the paper's tables use a WavLM-large finetuned for speaker verification.
-    Raises:
-        ValueError: "nano" is asked for and did not ship with this package.
     """
 
     name = "speaker"
@@ -24,11 +22,6 @@ class Speaker(Cosine):
 
     def __init__(self, source: str | None = None, own: Own = NO_LLASA):
         self.source, self.device = source or "nano", own.device
-        if self.source == "nano" and not (NANO_VERIFIER / "config.json").is_file():
-            raise ValueError(
-                "nano's own speaker verifier is not part of this package. Give another: "
-                "speaker:microsoft/wavlm-base-plus-sv, or a folder."
-            )
 
     def _load(self) -> None:
         import torch
