@@ -227,7 +227,7 @@ def save_verifier(model, out: Path) -> None:
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("objective")}, strict=False)
     nn.init.zeros_(plain.objective.weight)
     plain.half().save_pretrained(out)
-    Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, return_attention_mask=True).save_pretrained(out)
+    Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE).save_pretrained(out)
 
 
 @torch.inference_mode()
