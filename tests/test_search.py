@@ -334,7 +334,7 @@ def test_nothing_made_is_said_plainly(nano, voice):
 # -- what it buys ----------------------------------------------------------------------------------------------------
 
 
-def test_curves_of_choosers_lie_between_chance_and_the_judge():
+def test_curves_of_choosers_lie_between_chance_and_the_judge(nano):
     """Takes of 20 sentences; "likelihood" knows the errors, "asr" knows nothing of them."""
     from llasa_lite.search_benchmark import SearchBench, Take, agreement, summarise
     from llasa_lite.verifiers import Own
@@ -349,7 +349,9 @@ def test_curves_of_choosers_lie_between_chance_and_the_judge():
             candidate = Candidate(index, np.zeros(50), np.zeros(1), "end", scores)
             takes.append(Take(sentence, "sample", 8, 1, candidate, wrong, 10, random.random()))
     seconds = {("sample", n): [float(n)] for n in (1, 2, 4, 8)} | {("verify", v): [8.0] for v in ("likelihood", "asr")}
-    rows = {(r["chooser"], r["n"]): r for r in summarise(takes, seconds, bench, Own(read=list))}
+    rows = {
+        (r["chooser"], r["n"]): r for r in summarise(takes, seconds, bench, Own(model=nano.engine.model, read=list))
+    }
     assert len({rows[name, 1]["wer"] for name, n in rows if n == 1}) == 1  # one take: nothing to choose
     for n in (2, 4, 8):
         best, knowing, blind, chance = (rows[c, n]["wer"] for c in ("oracle", "likelihood", "asr", "random"))

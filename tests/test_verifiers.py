@@ -226,3 +226,10 @@ def test_weights_make_one_number_and_are_written_down(own):
 
 def test_naming_a_verifier_loads_no_model(own):
     assert not any(one._loaded for one in criterion("asr:openai/whisper-base, emotion, likelihood", own).verifiers)
+
+
+def test_a_language_model_elsewhere_gives_no_likelihood(own):
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="'likelihood' needs the language model here"):
+        verifier("likelihood", replace(own, model=None))
