@@ -145,13 +145,9 @@ def asked_voice(llasa: Llasa, voice: str, clip: str | None, transcript: str | No
     return own_voice(llasa, clip, transcript) if voice == OWN_CLIP else voice or None
 
 
-def to_int16(wav: np.ndarray) -> np.ndarray:
-    """Gradio scales float waves to full level; whole numbers it leaves alone."""
-    return np.rint(np.clip(wav, -1.0, 1.0) * 32767).astype(np.int16)
-
-
 def to_player(wav: np.ndarray) -> tuple[int, np.ndarray]:
-    return SAMPLE_RATE, to_int16(wav)
+    """Gradio scales float waves to full level; whole numbers it leaves alone."""
+    return SAMPLE_RATE, audio.to_int16(wav)
 
 
 def new_folder() -> Path:

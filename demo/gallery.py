@@ -8,9 +8,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from llasa_lite import builtin_voices
+from llasa_lite import audio, builtin_voices
 
-from .common import ANY_VOICE, OWN_CLIP, SAMPLE_RATE, to_int16
+from .common import ANY_VOICE, OWN_CLIP, SAMPLE_RATE
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 TEMPLATE = """<fieldset><legend>${label}</legend><div class="cards">{{#each cards}}<div class="card">
@@ -58,5 +58,5 @@ def hear(name) -> str:
     if voice is None or voice.wav is None:
         return ""
     file = io.BytesIO()
-    soundfile.write(file, to_int16(voice.wav), SAMPLE_RATE, format="WAV")
+    soundfile.write(file, audio.to_int16(voice.wav), SAMPLE_RATE, format="WAV")
     return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()

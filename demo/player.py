@@ -14,7 +14,9 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from .common import SAMPLE_RATE, to_int16
+from llasa_lite import audio
+
+from .common import SAMPLE_RATE
 
 TEMPLATE = '<div class="live" hidden><span class="dot"></span><span class="words"></span></div>'
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -47,4 +49,4 @@ def opened() -> dict:
 
 def grown(live: dict, wav: np.ndarray) -> dict:
     """The value with one wave more; a copy, since Gradio compares it with the one before."""
-    return live | {"chunks": [*live["chunks"], base64.b64encode(to_int16(wav).tobytes()).decode()]}
+    return live | {"chunks": [*live["chunks"], base64.b64encode(audio.to_int16(wav).tobytes()).decode()]}

@@ -18,6 +18,7 @@ from torch import nn
 from .codec import code_digits
 from .data import Utterance
 from .tokens import CHARACTERS
+from .training import cosine_rate
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,7 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, min
             scores = model(codes)
         loss = F.ctc_loss(scores.transpose(0, 1), targets, *lengths, blank=BLANK, zero_infinity=True)
         for group in optimizer.param_groups:
-            falling = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * spent))
-            group["lr"] = LEARNING_RATE * min(1, (step + 1) / 100) * falling
+            group["lr"] = LEARNING_RATE * cosine_rate(step, 100, spent, 0.02)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -146,6 +146,11 @@ def save(wav: np.ndarray, path: str | os.PathLike) -> Path:
     return path
 
 
+def to_int16(wav: np.ndarray) -> np.ndarray:
+    """Float samples -> 16-bit ones of the same shape; what is beyond full level is cut off."""
+    return np.rint(np.clip(wav, -1.0, 1.0) * 32767).astype(np.int16)
+
+
 def join(waves: list[np.ndarray], gap_seconds: float = 0.0) -> np.ndarray:
     """Waves one after the other, `gap_seconds` of silence between two."""
     gap = np.zeros(int(gap_seconds * SAMPLE_RATE), np.float32)

@@ -25,6 +25,7 @@ from torch import nn
 from .audio import HOP_LENGTH, SAMPLE_RATE
 from .codec import Codec, semantic_features
 from .data import Clip
+from .training import cosine_rate
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
         while spent < settings.minutes * 60:
             began = time.monotonic()
             done = spent / (settings.minutes * 60)
-            rate = min(1.0, (step + 1) / settings.warmup_steps) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+            rate = cosine_rate(step, settings.warmup_steps, done, 0.05)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate
             seconds = settings.crop_seconds[crops.random.integers(len(settings.crop_seconds))]

@@ -187,7 +187,7 @@ def _error(sentence: str, kind: str = "invalid_request_error") -> dict:
 
 
 def _pcm(wav: np.ndarray) -> bytes:
-    return np.round(np.clip(wav, -1, 1) * 32767).astype("<i2").tobytes()
+    return audio.to_int16(wav).astype("<i2").tobytes()
 
 
 def _wav_header() -> bytes:

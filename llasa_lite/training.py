@@ -14,6 +14,7 @@ off for a released checkpoint:
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -292,6 +293,11 @@ def rate_at(step: int, settings: Training) -> float:
     """Warm-up, plateau, linear decay: a run can be lengthened by resuming from a checkpoint of its plateau."""
     left = (settings.steps - step) / max(1.0, settings.decay_share * settings.steps)
     return min(1.0, (step + 1) / settings.warmup_steps, max(0.02, left))
+
+
+def cosine_rate(step: int, warmup_steps: int, done: float, final: float) -> float:
+    """Warm-up by steps, then half a cosine over the share `done` (0 .. 1) of a run timed by the clock, to `final`."""
+    return min(1.0, (step + 1) / warmup_steps) * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:

@@ -23,6 +23,7 @@ from torch import nn
 
 from .audio import SAMPLE_RATE
 from .data import Clip, disturbed
+from .training import cosine_rate
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class VoiceCrops:
             wav = wav[start : start + samples]
             if self.random.random() < self.settings.disturbed:
                 wav = disturbed(wav, self.random)
-            rows.append((wav - wav.mean()) / np.sqrt(wav.var() + 1e-7))
+            rows.append(normalized(wav))
         return torch.from_numpy(np.stack(rows).astype(np.float32)), torch.from_numpy(voices)
 
 
@@ -197,9 +198,8 @@ def train_verifier(
         while spent < settings.minutes * 60:
             began = time.monotonic()
             done = spent / (settings.minutes * 60)
-            falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * min(1.0, (step + 1) / settings.warmup_steps) * falling
+                group["lr"] = settings.learning_rate * cosine_rate(step, settings.warmup_steps, done, 0.02)
             model.objective.margin = settings.margin * min(1.0, 5 * done)
             wavs, voices = crops.batch()
             with torch.autocast(device.type, torch.bfloat16):
@@ -230,10 +230,15 @@ def save_verifier(model, out: Path) -> None:
     Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE).save_pretrained(out)
 
 
+def normalized(wav: np.ndarray) -> np.ndarray:
+    """Zero mean, unit variance: what the feature extractor does."""
+    return (wav - wav.mean()) / np.sqrt(wav.var() + 1e-7)
+
+
 @torch.inference_mode()
 def embedding(model, wav: np.ndarray) -> np.ndarray:
     """(dim,) float32 of unit length, from (samples,) at 16 kHz."""
-    wav = torch.from_numpy((wav - wav.mean()) / np.sqrt(wav.var() + 1e-7)).to(next(model.parameters()))
+    wav = torch.from_numpy(normalized(wav)).to(next(model.parameters()))
     return torch.nn.functional.normalize(model(wav[None]).embeddings[0].float(), dim=0).cpu().numpy()
 
 
