@@ -306,10 +306,12 @@ class Llasa:
         means = [math.exp(float(np.mean(word))) for word in words]
         return list(zip(self.protocol.ids_to_text(ids).split(), means))
 
-    def read_codes(self, codes) -> Beams:
-        """Recognise codes, greedily: what `transcribe` does with a clip once it is encoded."""
-        ids = self.protocol.asr_prompt(codes)
-        beams = self.engine.start(ids, 1, "text", Sampling(temperature=0), 0, TRANSCRIPT_MAX_IDS)
+    def read_codes(self, *codes) -> Beams:
+        """Recognise codes, greedily: what `transcribe` does with a clip once it is encoded. Several are read side by
+        side, one row each."""
+        prompts = [self.protocol.asr_prompt(one) for one in codes]
+        limits = [TRANSCRIPT_MAX_IDS] * len(prompts)
+        beams = self.engine.start_batch(prompts, "text", Sampling(temperature=0), max_new=limits)
         beams.advance(beams.max_new)
         return beams
 

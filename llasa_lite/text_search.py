@@ -207,7 +207,7 @@ class Search:
         )
 
     def _read(self, batch: list[np.ndarray]) -> list[str]:
-        return [self.llasa.protocol.ids_to_text(self.llasa.read_codes(codes).ids[0]) for codes in batch]
+        return [self.llasa.protocol.ids_to_text(ids) for ids in self.llasa.read_codes(*batch).ids]
 
     def _verifiers(self):
         return {v.name: v for c in (self.process, self.outcome) if c for v in c.verifiers}.values()
