@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pipeline import Speech
+from .pipeline import ROWS_AT_ONCE, Speech
 from .records import Records
 
 
@@ -71,9 +71,9 @@ def speak_list(
 ) -> Iterator[tuple[Line, Speech | None]]:
     """Speak every line into `folder/clips/<id>.wav`, with its receipt; line k is drawn with seed + k.
 
-    Yields (line, speech) as they are made; speech is None for a line that was there already with the same text.
-    Each shard writes a manifest of its own, so that machines can share the folder; line k is spoken by shard
-    k modulo their number, the same way whichever shard runs first.
+    Lines are spoken `ROWS_AT_ONCE` at a time. Yields (line, speech) as they are made; speech is None for a line that
+    was there already with the same text. Each shard writes a manifest of its own, so that machines can share a folder;
+    line k is spoken by shard k modulo their number, the same way whichever shard runs first.
 
     Args:
         voice: for lines that name none: a built-in name, a `Voice`, or None (the model chooses).
@@ -88,6 +88,19 @@ def speak_list(
     name = "manifest.jsonl" if parts == 1 else f"manifest-{part:05d}-of-{parts:05d}.jsonl"
     manifest = Records(folder / name)
     voices = {None: None if voice is None else llasa.prepare(voice)}  # each is encoded once
+    waiting: list[tuple[Line, int]] = []  # with their seeds
+
+    def speak() -> Iterator[tuple[Line, Speech]]:
+        asked = [voices[line.voice] for line, _ in waiting]
+        made = llasa.tts_batch([line.text for line, _ in waiting], asked, [seed for _, seed in waiting], sampling)
+        for (line, _), speech in zip(waiting, made):
+            path = speech.save(folder / "clips" / f"{line.id}.{format}")
+            row = {"id": line.id, "text": line.text, "speaker": speech.receipt["voice"] or "", "split": "train"}
+            row |= {"seconds": round(speech.seconds, 3), "audio": f"clips/{path.name}", "complete": speech.complete}
+            manifest.add(row)  # after its wave: a kill costs what was waiting at most
+            yield line, speech
+        waiting.clear()
+
     for index, line in enumerate(lines):
         if index % parts != part - 1:
             continue
@@ -98,13 +111,10 @@ def speak_list(
             continue
         if line.voice not in voices:
             voices[line.voice] = llasa.prepare(line.voice)
-        own_seed = seed + index if line.seed is None else line.seed
-        speech = llasa.tts(line.text, voices[line.voice], own_seed, sampling)
-        path = speech.save(folder / "clips" / f"{line.id}.{format}")
-        row = {"id": line.id, "text": line.text, "speaker": speech.receipt["voice"] or "", "split": "train"}
-        row |= {"seconds": round(speech.seconds, 3), "audio": f"clips/{path.name}", "complete": speech.complete}
-        manifest.add(row)  # after its wave: a kill costs one line at most
-        yield line, speech
+        waiting.append((line, seed + index if line.seed is None else line.seed))
+        if len(waiting) == ROWS_AT_ONCE:
+            yield from speak()
+    yield from speak()
 
 
 def tally(spoken: tuple[Line, Speech | None]) -> dict:

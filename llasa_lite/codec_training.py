@@ -24,7 +24,7 @@ from torch import nn
 
 from .audio import HOP_LENGTH, SAMPLE_RATE
 from .codec import Codec, semantic_features
-from .data import Clip
+from .data import Clip, disturbed
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class CodecTraining:
     train_acoustic: bool = False
     adversarial_after: float = math.inf  # minutes after which discriminators join; inf: never
     train_encoder: bool = True  # False: codes stay what they are and only the decoder learns
+    disturbed: float = 0.0  # share of crops heard through a room, a line or noise, and drawn clean: one code for both
     save_every: int = 500  # steps
     seed: int = 0
 
@@ -211,6 +212,13 @@ class Crops:
             rows.append(wav[start : start + samples])
         return torch.from_numpy(np.stack(rows))
 
+    def disturb(self, wavs: torch.Tensor, share: float) -> torch.Tensor:
+        """The same crops, (count, samples), a share of them as other microphones, rooms and lines bring them."""
+        heard = wavs.clone()
+        for row in np.flatnonzero(self.random.random(len(wavs)) < share):
+            heard[row] = torch.from_numpy(disturbed(wavs[row].cpu().numpy(), self.random))
+        return heard
+
 
 def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, init: str | Path | None = None) -> Path:
     """Train and save `out/` as an `Xcodec2Model` in fp16; log to `out/log.jsonl`; resume where `out/` left off.
@@ -265,7 +273,8 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
             seconds = settings.crop_seconds[crops.random.integers(len(settings.crop_seconds))]
             count = max(1, round(settings.batch * min(settings.crop_seconds) / seconds))
             real = crops.batch(count, int(seconds * SAMPLE_RATE) // HOP_LENGTH * HOP_LENGTH).to(device)
-            latents, codes = encode_latents(model, real, settings.train_acoustic)
+            heard = crops.disturb(real, settings.disturbed)
+            latents, codes = encode_latents(model, heard, settings.train_acoustic)
             made = decode_latents(model, latents)
             loss = reconstruction = spectral(made, real)
             if spent / 60 >= settings.adversarial_after:

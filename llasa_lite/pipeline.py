@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ SILENCE_SECONDS = 2.0
 REPETITION_SECONDS = 1.0
 GAP_SECONDS = 0.15  # of silence between two pieces of long text
 TRANSCRIPT_MAX_IDS = 400
+ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,50 @@ class Llasa:
         Raises:
             ValueError: no text, too long, unknown voice, a voice without transcript, or no room for an answer.
         """
-        return _last(self._speak(text, voice, seed, sampling, speaker, streaming=False))
+        return self.tts_batch([text], [voice], [seed], sampling, speaker)[0]
+
+    def tts_batch(
+        self,
+        texts: Sequence[str],
+        voices: Sequence[str | Voice | None] | None = None,
+        seeds: Sequence[int | None] | None = None,
+        sampling: Sampling | None = None,
+        speaker: str | None = None,
+    ) -> list[Speech]:
+        """Speak several texts side by side: each as `tts` would with its voice and seed, in less time together.
+
+        Args:
+            voices, seeds: one a text; left out, the model chooses the voices, and seeds are drawn.
+        Raises:
+            ValueError: as `tts`, and another number of voices or seeds than texts. Nothing is spoken then.
+        """
+        began = time.perf_counter()
+        voices = [None] * len(texts) if voices is None else list(voices)
+        seeds = [None] * len(texts) if seeds is None else list(seeds)
+        if not len(texts) == len(voices) == len(seeds):
+            raise ValueError(f"{len(texts)} texts need as many voices and seeds, not {len(voices)} and {len(seeds)}.")
+        pieces = [self._pieces(text_) for text_ in texts]
+        voices = asked = [None if voice is None else self.prepare(voice) for voice in voices]
+        seeds = [_seed(seed) for seed in seeds]
+        sampling = sampling or self.sampling
+        said: dict[tuple[int, int], tuple[np.ndarray, str, np.ndarray]] = {}  # (text, piece): codes, stopped, wave
+        # without a voice every piece would be spoken by another: the others wait for the voice of the first
+        at_once = [(t, k) for t, voice in enumerate(voices) for k in range(1 if voice is None else len(pieces[t]))]
+        while at_once:
+            for group in (at_once[i : i + ROWS_AT_ONCE] for i in range(0, len(at_once), ROWS_AT_ONCE)):
+                openings = [self._opening(voices[t], pieces[t], k, seeds[t], speaker) for t, k in group]
+                prompts, row_seeds, limits = zip(*openings)
+                beams = self.engine.start_batch(prompts, "speech", sampling, row_seeds, limits)
+                beams.advance(beams.max_new)
+                for row, (t, k) in enumerate(group):
+                    codes = self.protocol.ids_to_codes(beams.ids[row])
+                    said[t, k] = codes, beams.stopped[row], self._decode_answer(self._codes_of(voices[t]), codes)
+            voices = [voice or self._first_piece(pieces[t][0], said[t, 0][0]) for t, voice in enumerate(voices)]
+            at_once = [(t, k) for t in range(len(texts)) for k in range(len(pieces[t])) if (t, k) not in said]
+        share = (time.perf_counter() - began) / max(len(texts), 1)
+        whole = [[said[t, k] for k in range(len(pieces[t]))] for t in range(len(texts))]
+        receipts = [self._receipt("tts", texts[t], asked[t], seeds[t], sampling, share) for t in range(len(texts))]
+        return [self._speech(*each, speaker) for each in zip(receipts, pieces, whole)]
 
     def stream(
         self,
@@ -197,42 +241,44 @@ class Llasa:
 
         The same seed samples the same codes as `tts`; the generator's return value is the whole `Speech`.
         """
-        return (yield from self._speak(text, voice, seed, sampling, speaker, streaming=True))
-
-    def _speak(self, text_, voice, seed, sampling, speaker, streaming) -> Iterator[np.ndarray]:
         began = time.perf_counter()
-        pieces = self._pieces(text_)
+        pieces = self._pieces(text)
         asked = voice = self.prepare(voice) if voice is not None else None
         seed = _seed(seed)
         sampling = sampling or self.sampling
-        prompt_codes = voice.codes[self.codec.name] if voice else []
-        waves, codes, stopped = [], [], []
+        whole = []
         for index, piece in enumerate(pieces):
-            said = text.join(self._spoken(voice.text), piece) if voice else piece
-            ids = self.protocol.tts_prompt(said, prompt_codes, speaker)
-            beams = self.engine.start(ids, 1, "speech", sampling, piece_seed(seed, index), self._limit(piece))
-            if streaming:
-                parts = [np.zeros(0, np.float32)]
-                for wav in self.codec.decode_stream(self._codes_as_they_come(beams), prompt_codes):
-                    parts.append(wav)
-                    yield wav
-                wav = np.concatenate(parts)
-                if index + 1 < len(pieces):
-                    yield np.zeros(int(GAP_SECONDS * audio.SAMPLE_RATE), np.float32)
-            else:
-                beams.advance(beams.max_new)
-                wav = self._decode_answer(prompt_codes, self.protocol.ids_to_codes(beams.ids[0]))
-            waves.append(wav)
-            codes.append(self.protocol.ids_to_codes(beams.ids[0]))
-            stopped.append(beams.stopped[0])
-            if voice is None and index + 1 < len(pieces):
-                # without a voice every piece would be spoken by another: go on in the voice of the first
-                voice = Voice("first piece", piece, codes={self.codec.name: codes[0].tolist()})
-                prompt_codes = voice.codes[self.codec.name]
-        receipt = self._receipt("tts", text_, asked, seed, sampling, began) | {"stopped": stopped, "pieces": pieces}
-        if speaker:
-            receipt["speaker"] = speaker
+            ids, own_seed, limit = self._opening(voice, pieces, index, seed, speaker)
+            beams = self.engine.start(ids, 1, "speech", sampling, own_seed, limit)
+            parts = [np.zeros(0, np.float32)]
+            for wav in self.codec.decode_stream(self._codes_as_they_come(beams), self._codes_of(voice)):
+                parts.append(wav)
+                yield wav
+            if index + 1 < len(pieces):
+                yield np.zeros(int(GAP_SECONDS * audio.SAMPLE_RATE), np.float32)
+            whole.append((self.protocol.ids_to_codes(beams.ids[0]), beams.stopped[0], np.concatenate(parts)))
+            voice = voice or self._first_piece(piece, whole[0][0])
+        receipt = self._receipt("tts", text, asked, seed, sampling, time.perf_counter() - began)
+        return self._speech(receipt, pieces, whole, speaker)
+
+    def _opening(self, voice, pieces, index, seed, speaker) -> tuple[list[int], int, int]:
+        """What the engine needs to speak a piece: prompt, seed and limit."""
+        said = text.join(self._spoken(voice.text), pieces[index]) if voice else pieces[index]
+        ids = self.protocol.tts_prompt(said, self._codes_of(voice), speaker)
+        return ids, piece_seed(seed, index), self._limit(pieces[index])
+
+    def _speech(self, receipt: dict, pieces: list[str], whole, speaker: str | None) -> Speech:
+        """What was said, put together from (codes, stopped, wave) of each piece."""
+        codes, stopped, waves = (list(part) for part in zip(*whole))
+        receipt = receipt | {"stopped": stopped, "pieces": pieces} | ({"speaker": speaker} if speaker else {})
         return Speech(audio.join(waves, GAP_SECONDS), codes, stopped, receipt)
+
+    def _first_piece(self, piece: str, codes: np.ndarray) -> Voice:
+        """The voice that the model chose for the first piece: the others go on in it."""
+        return Voice("first piece", piece, codes={self.codec.name: codes.tolist()})
+
+    def _codes_of(self, voice: Voice | None) -> list[int]:
+        return voice.codes[self.codec.name] if voice else []
 
     def continue_speech(
         self,
@@ -467,7 +513,7 @@ class Llasa:
         wav = self.codec.decode([*prompt_codes, *codes])
         return wav[len(prompt_codes) * audio.HOP_LENGTH :]
 
-    def _receipt(self, task, text_, voice, seed, sampling, began) -> dict:
+    def _receipt(self, task, text_, voice, seed, sampling, seconds) -> dict:
         import torch
         import transformers
 
@@ -484,7 +530,7 @@ class Llasa:
             "sampling": asdict(sampling),
             "device": str(self.engine.device),
             "dtype": self.engine.dtype,
-            "seconds_taken": round(time.perf_counter() - began, 3),
+            "seconds_taken": round(seconds, 3),
             "versions": {
                 "llasa_lite": __version__,
                 "torch": torch.__version__,
@@ -513,12 +559,3 @@ def _seed(seed: int | None) -> int:
 def piece_seed(seed: int, index: int) -> int:
     """The first piece keeps the seed itself; later ones draw from their own."""
     return seed if index == 0 else int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
-
-
-def _last(generator: Iterator) -> Speech:
-    """The return value of a generator."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            return stop.value

@@ -214,9 +214,8 @@ class Search:
 
     def _speech(self, chosen: list[Candidate], words: str, pieces: list[str], voice: Voice | None) -> Speech:
         """The `Speech` of one candidate a piece; pieces that were not reached count as not closed."""
-        receipt = self.llasa._receipt("search", words, voice, self.seed, self.sampling, self._began)
+        receipt = self.llasa._receipt("search", words, voice, self.seed, self.sampling, self._seconds)
         receipt |= {
-            "seconds_taken": round(self._seconds, 3),
             "stopped": [c.stopped for c in chosen] + [RUNNING] * (len(pieces) - len(chosen)),
             "pieces": pieces,
             # kept, so that `replay` decodes what was found and need not search again, nor have the verifiers

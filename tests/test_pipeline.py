@@ -123,6 +123,24 @@ def test_pieces_draw_from_streams_of_their_own(nano, voice):
     assert first.tolist() != second.tolist()
 
 
+def test_texts_side_by_side_are_what_each_is_alone(nano, voice):
+    """More pieces than rows at once, with and without a voice; whatever is beside it, a text says what it says."""
+    few = replace_limit(nano, seconds=0.4)
+    texts = ["This is the first piece of what is to be said here. " * 9, SHORT, "Oh. No."]
+    voices, seeds = [voice, None, "emma"], [3, 4, None]
+    together = few.tts_batch(texts, voices, seeds)
+    for text, asked, speech in zip(texts, voices, together):
+        alone = few.tts(text, asked, speech.seed)
+        assert [c.tolist() for c in speech.codes] == [c.tolist() for c in alone.codes]
+        np.testing.assert_array_equal(speech.wav, alone.wav)
+        assert {k: v for k, v in speech.receipt.items() if k != "seconds_taken"} == {
+            k: v for k, v in alone.receipt.items() if k != "seconds_taken"
+        }
+    assert few.tts_batch([]) == []
+    with pytest.raises(ValueError, match="2 texts need as many voices and seeds, not 1 and 2"):
+        few.tts_batch(["Oh.", "No."], [voice])
+
+
 def test_five_thousand_characters_and_emoji_are_spoken(nano):
     few = replace_limit(nano, seconds=0.1)
     text = ("Well 🎈🎉, that is how it goes, isn't it? " * 130)[:5000]
