@@ -19,6 +19,7 @@ KINDS = {
     "search": "What more candidates buy, by every verifier.",
     "understanding": "Clips and a listening sheet, or its scores (paper, Tables 6 and 7).",
 }
+SPEAKERS = "nano, resemblyzer (a judge that is no verifier), or an AutoModelForAudioXVector: hub id or folder"
 CLIPS = "corpus folders (manifest.jsonl; test splits are used) or LibriSpeech folders (*.trans.txt)"
 
 
@@ -32,7 +33,7 @@ def add(verbs, model, output) -> None:
     shared = argparse.ArgumentParser(add_help=False, parents=[common])
     shared.add_argument("--no-judge", action="store_true", help="no word error rate")
     shared.add_argument("--language", default="en", help="zh counts characters, others words (default: en)")
-    shared.add_argument("--speaker-model", help="nano, or an AutoModelForAudioXVector: hub id or folder")
+    shared.add_argument("--speaker-model", help=SPEAKERS)
     shared.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
     shared.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS ([quality])")
     shared.add_argument("--keep", action="store_true", help="keep the waves, in waves/ of the folder")
@@ -106,7 +107,7 @@ def run(o) -> None:
     own = Own(device)
     ears = Ears(
         Judge(o.judge, device, o.language) if judging else None,
-        verifier(f"speaker:{o.speaker_model}", own) if o.speaker_model else None,
+        _speaker(o.speaker_model, own),
         verifier(f"emotion:{o.emotion_model}", own) if o.emotion_model else None,
         verifier("quality", own) if o.mos else None,
     )
@@ -118,12 +119,21 @@ def run(o) -> None:
     if o.kind == "understanding":
         return _sheet(o, items, rows)
     errors = tables.CER if o.language == "zh" else tables.WER
-    measures = [errors, tables.SIM_O, tables.SIM_R, tables.EMOTION, tables.STOI, tables.PESQ_WB, tables.PESQ_NB]
-    measures += [tables.SPK_SIM, tables.MOS, tables.CUT_OFF, tables.SPEED]
+    measures = [errors, tables.SIM_O, tables.SIM_R, tables.SIM_OTHER, tables.RECOGNISED, tables.EMOTION, tables.STOI]
+    measures += [tables.PESQ_WB, tables.PESQ_NB, tables.SPK_SIM, tables.MOS, tables.CUT_OFF, tables.SPEED]
     settings |= {"data": [Path(folder).name for folder in getattr(o, "data", None) or ()]}
     notes = [f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in settings.items() if v not in (None, [], False)]
     summaries = tables.write_tables(out, KINDS[o.kind], rows, measures, _paper(o), notes)
     _told(o, summaries)
+
+
+def _speaker(asked: str | None, own):
+    from .evaluation.listening import VoiceJudge
+    from .verifiers import verifier
+
+    if asked == VoiceJudge.name:
+        return VoiceJudge()
+    return verifier(f"speaker:{asked}", own) if asked else None
 
 
 def _shown(value) -> str:
@@ -242,7 +252,8 @@ def _told(o, summaries: dict) -> None:
 
 def search(o) -> None:
     from .evaluation import Judge
-    from .search_benchmark import SearchBench, VoiceJudge, agreement, evaluate_search, plot, summarise, write
+    from .evaluation.listening import VoiceJudge
+    from .search_benchmark import SearchBench, agreement, evaluate_search, plot, summarise, write
 
     llasa = cli._load(o)
     try:
@@ -253,10 +264,8 @@ def search(o) -> None:
     given = {"n": o.n, "process": o.process, "outcome": o.outcome, "seed": o.seed, "guided": guided}
     given["choosers"] = tuple(o.choosers) if o.choosers else None
     bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
-    try:
-        like = VoiceJudge()
-    except ModuleNotFoundError as error:
-        raise ValueError(f"The judge of voices needs '{error.name}': pip install llasa-lite[voice-judge].") from error
+    like = VoiceJudge()
+    like.load()  # before hours of work
     texts = cli._some(sentences(o), o.limit)
     command = "python -m llasa_lite " + " ".join(sys.argv[1:])
     measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)

@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio import SILENCE_PEAK
 from .search import Candidate
 from .text import edits
-from .verifiers import Criterion, Own, Verifier, criterion
+from .verifiers import Criterion, Own, Target, Verifier, criterion
 
 RANDOM, ORACLE = "random", "oracle"  # the lower and the upper line: a take at random, and the one the judge likes best
 TIMED = 8  # sentences on which every number of takes is timed
@@ -55,32 +54,14 @@ class Take:
     similarity: float | None  # to the prompt, by the judge of voices
 
 
-class VoiceJudge:
-    """Cosine of two voices by Resemblyzer (`pip install Resemblyzer`), which no verifier here uses."""
-
-    def __init__(self):
-        from resemblyzer import VoiceEncoder
-
-        self.encoder = VoiceEncoder("cpu", verbose=False)
-
-    def embed(self, wav: np.ndarray) -> np.ndarray:
-        from resemblyzer import preprocess_wav
-
-        speech = preprocess_wav(wav)  # silences cut out; nothing may be left of a bad take
-        return self.encoder.embed_utterance(speech if len(speech) > 1600 else wav)
-
-    def __call__(self, reference: np.ndarray, wav: np.ndarray) -> float:
-        return float(self.embed(reference) @ self.embed(wav)) if np.abs(wav).max(initial=0) >= SILENCE_PEAK else 0.0
-
-
 def evaluate_search(
-    llasa, sentences: Sequence[str], voices, hear: Callable, like: Callable | None, bench: SearchBench
+    llasa, sentences: Sequence[str], voices, hear: Callable, like: Verifier | None, bench: SearchBench
 ) -> Iterator[tuple[list[Take], dict, Own]]:
     """Sample, score, judge.
 
     Args:
         voices: sentence k is spoken by voice k modulo their number.
-        hear: wave -> transcript. like: (reference, wave) -> similarity, or None.
+        hear: wave -> transcript. like: who compares a take with the voice's clip, or None.
     Yields:
         after every sentence, all so far: (takes, seconds, own): seconds by what was done, one for each sentence that
         was timed: ("sample", n) and (method, n, branch) of searches, ("verify", name) of all n takes; own: what the
@@ -96,7 +77,7 @@ def evaluate_search(
         given = dict(voice=voice, seed=bench.seed + k, reference=bench.reference)
 
         def judged(candidate: Candidate, method: str, n: int, branch: int, sentence=sentence, voice=voice, k=k) -> Take:
-            similarity = like(voice.wav, candidate.wav) if like else None
+            similarity = like.score([candidate.wav], Target(reference=voice.wav))[0] if like else None
             return Take(k, method, n, branch, candidate, *edits(sentence, hear(candidate.wav)), similarity)
 
         # 1. n plain takes; how long fewer take is timed on the first sentences

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +16,9 @@ from conftest import buzz
 from llasa_lite import audio
 from llasa_lite.cli import main
 from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
-from llasa_lite.evaluation.listening import counted
+from llasa_lite.evaluation.listening import VoiceJudge, counted
 from llasa_lite.records import Records
+from llasa_lite.verifiers import Target, verifier
 
 
 def rows(*pairs):
@@ -132,6 +134,30 @@ def test_cloning_is_judged_beside_truth_and_codec(nano, listed, tmp_path):
     assert made[0]["sim_o"] == pytest.approx(1, abs=1e-4) and all({"sim_r", "edits"} <= set(row) for row in made)
     assert made[0]["sim_r"] == made[1]["sim_o"]  # the truth is the prompt here
     assert (tmp_path / "waves" / "a.receipt.json").is_file()
+
+
+def test_a_voice_is_recognised_among_those_of_all_lines(codec, tmp_path):
+    """Who repeats a prompt is taken for its voice; who repeats another's is not."""
+    speaker = verifier("speaker")
+    waves = {"low": buzz(1.2), "high": buzz(1.2, pitch=260.0)}
+    for name, wav in waves.items():
+        audio.save(wav, tmp_path / f"{name}.wav")
+    lines = [tasks.Prompted(n, "hello there.", tmp_path / f"{n}.wav", "Oh.", speaker=n) for n in waves]
+
+    def speak(text, voice, seed):
+        return SimpleNamespace(wav=waves["low"], seconds=1.2, receipt={"seconds_taken": 1.0}, complete=True)
+
+    todo = tasks.seed_tts_eval("parrot", speak, codec, lines, Ears(speaker=speaker))
+    made = tasks.run_task(todo, Records(tmp_path / "rows.jsonl"))
+    assert [row["recognised"] for row in made] == [1, 0]
+    assert made[0]["sim_other"] < made[0]["sim_o"] and made[1]["sim_other"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.skipif(find_spec("resemblyzer") is None, reason="the optional package Resemblyzer is not installed")
+def test_the_judge_of_voices_knows_a_voice_again():
+    low, high = buzz(1.5), buzz(1.5, pitch=260.0)
+    same, other, silent = VoiceJudge().score([0.2 * low, high, 0 * low], Target(reference=low))
+    assert same > 0.8 and other < 0.6 and silent == 0
 
 
 def test_a_continued_clip_keeps_its_first_seconds(nano, tmp_path):

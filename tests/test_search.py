@@ -7,7 +7,7 @@ import pytest
 
 from llasa_lite import Candidate, Extended, Finished, Llasa, Pruned, Sampling, Scored, SearchSettings
 from llasa_lite.search import ChunkSearch, Task
-from llasa_lite.verifiers import Criterion, Target, Verifier
+from llasa_lite.verifiers import Criterion, Target, Verifier, verifier
 
 PLAIN = Sampling(temperature=1, top_p=1)
 CODES = 12  # of the tiny engine, after END
@@ -372,7 +372,7 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     monkeypatch.setattr(nano, "_limit", lambda piece: 30)
     choosers = ("likelihood", f"speaker:{speaker_folder}")
     bench = SearchBench(2, choosers, choosers[1], "likelihood", ((2, 2),), seed=3)
-    judges = (lambda wav: "oh " * (len(wav) % 3), lambda reference, wav: float(len(wav)))
+    judges = (lambda wav: "oh " * (len(wav) % 3), verifier("speaker"))
     *_, (takes, seconds, own) = evaluate_search(nano, ["Oh.", "Oh yes."], [voice], *judges, bench)
     plain = [take.candidate for take in takes if take.method == "sample"]
     alone = nano.tts("Oh yes.", voice, seed=4)  # the first take of the second sentence

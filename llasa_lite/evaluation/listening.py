@@ -4,14 +4,15 @@ What a verifier selects by, another must judge.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import audio
+from ..audio import SILENCE_PEAK
 from ..text import edits
-from ..verifiers import Target, Verifier
+from ..verifiers import Cosine, Target, Verifier
 from ..verifiers.asr import Recogniser
 
 
@@ -30,6 +31,48 @@ class Judge(Recogniser):
         with self.torch.random.fork_rng():
             self.torch.manual_seed(0)
             return self.hear([wav], self.language, **({} if self.is_ctc else fallback))[0]
+
+
+class VoiceJudge(Cosine):
+    """Resemblyzer (`pip install llasa-lite[voice-judge]`), a speaker encoder that nothing here is trained or searched
+    with. Its embeddings have no negative part: cosines lie in 0 .. 1."""
+
+    name, source, low = "resemblyzer", "resemblyzer", 0.0
+
+    def _load(self) -> None:
+        try:
+            from resemblyzer import VoiceEncoder
+        except ModuleNotFoundError as error:
+            needs = f"The judge of voices needs '{error.name}': pip install llasa-lite[voice-judge]."
+            raise ValueError(needs) from error
+        self.encoder = VoiceEncoder("cpu", verbose=False)
+
+    def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
+        from resemblyzer import preprocess_wav
+
+        self.load()
+        spoken = [preprocess_wav(wav) for wav in waves]  # silences cut out; nothing may be left of a bad take
+        heard = [speech if len(speech) > 1600 else wav for speech, wav in zip(spoken, waves)]
+        return np.stack([self.encoder.embed_utterance(wav) for wav in heard])
+
+    def _vectors(self, inputs):
+        raise NotImplementedError("Resemblyzer takes waves.")
+
+
+class Crowd:
+    """Voices that one might be taken for: speaker -> a wave of his."""
+
+    def __init__(self, speaker: Cosine, waves: dict[str, np.ndarray]):
+        self.speaker, self.names = speaker, list(waves)
+        self.vectors = speaker.embed(list(waves.values()))  # (voices, dimensions)
+
+    def taken_for(self, wav: np.ndarray, name: str) -> dict:
+        """Mean likeness to the others, and whether the voice is taken for that of `name` among all."""
+        if np.abs(wav).max(initial=0.0) < SILENCE_PEAK:
+            return {"sim_other": self.speaker.low, "recognised": 0}
+        likeness = self.vectors @ self.speaker.embed([wav])[0]
+        own = self.names.index(name)
+        return {"sim_other": float(np.delete(likeness, own).mean()), "recognised": int(likeness.argmax() == own)}
 
 
 @dataclass(frozen=True)

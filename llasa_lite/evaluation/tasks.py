@@ -8,13 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from .. import audio
 from ..records import Records
-from .listening import Ears
+from ..verifiers import Cosine
+from .listening import Crowd, Ears
 
 Todo = Iterator[tuple[str, str, Callable[[], dict]]]
 PROMPT_SECONDS = 3.0  # of a clip that is continued (paper, Table 5)
@@ -41,6 +43,11 @@ class Prompted:
     prompt_wav: Path
     text: str
     truth_wav: Path | None = None
+    speaker: str = ""  # whose prompt it is; meta.lst does not say: each of its prompts counts as a voice of its own
+
+    @property
+    def voice(self) -> str:
+        return self.speaker or str(self.prompt_wav)
 
 
 def read_meta_list(path: str | Path) -> list[Prompted]:
@@ -71,7 +78,7 @@ def paired(clips) -> list[Prompted]:
         by_speaker.setdefault(clip.speaker, []).append(clip)
     groups = [group for group in by_speaker.values() if len(group) > 1]
     return [
-        Prompted(str(clip.id), group[k - 1].text, group[k - 1].path, clip.text, clip.path)
+        Prompted(str(clip.id), group[k - 1].text, group[k - 1].path, clip.text, clip.path, clip.speaker)
         for group in groups
         for k, clip in enumerate(group)
     ]
@@ -95,13 +102,24 @@ def tts(system: str, speak, sentences: Iterable[str], ears: Ears, voices=(), see
 
 def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ears, seed: int = 0, keep=None) -> Todo:
     """Zero-shot cloning (paper, Table 2; with emotion ears and ESD's lines, Table 4): likeness to the prompt and to
-    the prompt through the codec. Where a line has a ground truth, it and its resynthesis are rows of their own."""
+    the prompt through the codec, and whether the voice is recognised among those of all lines. Where a line has a
+    ground truth, it and its resynthesis are rows of their own."""
     from ..voices import Voice
+
+    lines = list(lines)
+
+    @cache
+    def crowd() -> Crowd | None:
+        prompts = {line.voice: line.prompt_wav for line in lines}
+        if not isinstance(ears.speaker, Cosine) or len(prompts) < 2:
+            return None
+        return Crowd(ears.speaker, {voice: audio.load(path, f"prompt of {voice}") for voice, path in prompts.items()})
 
     def judged(wav: np.ndarray, line: Prompted) -> dict:
         prompt = audio.load(line.prompt_wav, f"prompt of {line.name}")
         again = codec.decode(codec.encode(prompt)[:-1])
-        return ears.read(wav, line.text) | ears.alike(wav, prompt, again) | ears.pleasant(wav)
+        row = ears.read(wav, line.text) | ears.alike(wav, prompt, again) | ears.pleasant(wav)
+        return row | (crowd().taken_for(wav, line.voice) if crowd() else {})
 
     def model(index: int, line: Prompted) -> dict:
         speech = speak(line.text, Voice.from_audio(line.prompt_wav, line.prompt_text, line.name), seed + index)
