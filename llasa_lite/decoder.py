@@ -153,7 +153,7 @@ class Decoder:
 
         def attend(layer, q, k, v):
             q, k, v = (z.transpose(0, 1)[None] for z in (q, k, v))  # (1, heads, p, dim)
-            layer[0, row, :, :length], layer[1, row, :, :length] = k[0], v[0]
+            layer[0][row, :, :length], layer[1][row, :, :length] = k[0], v[0]
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
 
         return self._layers(ids, slice(0, length), cache, attend)[-1:]
@@ -178,6 +178,31 @@ class Decoder:
             return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
         positions = slice(lengths[0], lengths[0] + 1) if len(spans) == 1 else torch.tensor(lengths, device=ids.device)
+        return self._layers(ids, positions, cache, attend)
+
+    def new_static_cache(self, rows: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer, (rows, kv heads, length, dim) each: one tensor for all would be copied whole
+        by compiled code. Zeros: what is masked is still multiplied, and garbage may be NaN."""
+        shape, like = (rows, self.kv_heads, length, self.dim), dict(dtype=self.embedding.dtype, device=self.cos.device)
+        return [(torch.zeros(shape, **like), torch.zeros(shape, **like)) for _ in self.layers]
+
+    def decode_static(self, ids: torch.Tensor, positions: torch.Tensor, cache, window: int) -> torch.Tensor:
+        """`decode` with its lengths on the device: nothing is read back, and no shape depends on them.
+
+        Args:
+            ids, positions: (rows,); each id goes where its row ends.
+            cache: of `new_static_cache`.
+            window: how much of it is attended to; a row that is longer comes out wrong, and no worse.
+        """
+        rows = torch.arange(len(ids), device=ids.device)
+        seen = (torch.arange(window, device=ids.device) <= positions[:, None])[:, None, None]  # (rows, 1, 1, window)
+
+        def attend(layer, q, k, v):
+            keys, values = layer
+            keys[rows, :, positions], values[rows, :, positions] = k, v
+            q = q.view(len(q), self.kv_heads, -1, self.dim)
+            return F.scaled_dot_product_attention(q, keys[:, :, :window], values[:, :, :window], attn_mask=seen)
+
         return self._layers(ids, positions, cache, attend)
 
     def _layers(self, ids, positions, cache, attend) -> torch.Tensor:
