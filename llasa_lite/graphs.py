@@ -78,10 +78,6 @@ class Slots:
             for row, ids in enumerate(spoken):
                 self.spoken[row, torch.tensor(ids, dtype=torch.int64, device=self.state.device)] = True
 
-    def fetch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """state (7, rows), said and logs (rows, CHECK_STEPS + 1) of the block so far."""
-        return self.state.cpu().numpy(), self.said.cpu().numpy(), self.logs.cpu().numpy()
-
 
 def step(slots: Slots, decoder, head, allowed: torch.Tensor, kind: Kind, window: int) -> None:
     """One more id in every row that may make one, with what the host put into `slots`; all others stand still.
@@ -122,6 +118,7 @@ def step(slots: Slots, decoder, head, allowed: torch.Tensor, kind: Kind, window:
         else:
             picked = invert(p, slots.uniforms.gather(1, drawn[:, None])[:, 0])
             drawn = drawn + going
+        picked = picked.clamp_max(choices.shape[1] - 1)  # as in `invert`
         picked = (picked if likeliest is None else likeliest.gather(1, picked))[:, 0]
     log = logits.softmax(-1).gather(1, picked[:, None]).log()
     # 3. who goes on; a row that stands still writes where nobody looks
@@ -284,9 +281,13 @@ class StaticBeams(Beams):
         window = int((state[LENGTH] + state[LEFT]).max())
         window = min(-(-window // KV_STEP) * KV_STEP, slots.length)
         run = self.engine.stock.runner(slots, Kind.of(self.answer, self.sampling), window)
-        for _ in range(state[LEFT].max()):
-            run()
-        state, said, logs = slots.fetch()
+        budget, steps = CHECK_STEPS, int(state[LEFT].max())
+        while steps > 0:
+            for _ in range(steps):
+                run()
+            state, budget = slots.state.cpu().numpy(), budget - steps
+            steps = min(budget, int((state[LEFT] - state[MADE]).max()))  # of rows that had to draw again
+        said, logs = slots.said.cpu().numpy(), slots.logs.cpu().numpy()
         allowed = self.engine.ids_of[self.answer]
         for place, row in running:
             self.streams[row].skip(state[SPENT, place])

@@ -71,6 +71,7 @@ def sample(
         if not missed.any():
             break
         rows, p = rows[missed], likelier[missed]
+    picked.clamp_max_(logits.shape[-1] - 1)  # as in `invert`
     return (picked if likeliest is None else likeliest.gather(1, picked))[:, 0]
 
 

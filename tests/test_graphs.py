@@ -1,0 +1,280 @@
+"""Laws of the static loop, the one that CUDA captures: it says what the plain loop says, and never asks the host.
+
+All but the last test run without a GPU, on the function that is captured.
+"""
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+from conftest import LLAMA_3_ROPE
+from test_engine import ANSWERS, FREE, GREEDY, PROMPT, PROMPTS, SHAPES, generated
+
+from llasa_lite import decoder, graphs
+from llasa_lite.engine import END, RUNNING, Engine, Patience, Sampling
+from llasa_lite.graphs import Kind, Slots, StaticBeams
+
+SAMPLINGS = {
+    "greedy": GREEDY,
+    "free": FREE,
+    "the default": Sampling(),
+    "a narrow nucleus": Sampling(1.2, 0.3),
+    "top_k": Sampling(1.0, 1.0, top_k=7),
+    "top_k, top_p and a penalty": Sampling(0.9, 0.6, top_k=20, repetition_penalty=1.3),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch):
+    """Every few ids a look of the host, and a wider window."""
+    monkeypatch.setattr(graphs, "CHECK_STEPS", 5)
+    monkeypatch.setattr(graphs, "KV_STEP", 8)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama):
+    return tiny_llama(100, rope_parameters=LLAMA_3_ROPE, tie_word_embeddings=True)
+
+
+@pytest.fixture
+def plain(llama):
+    return Engine(llama, ANSWERS, static=False)
+
+
+@pytest.fixture
+def static(llama):
+    return Engine(llama, ANSWERS, static=True)
+
+
+def lived(engine, sampling, seed=3, **given):
+    """Rows that grow, are pruned, branch and go on."""
+    beams = engine.start_batch(PROMPTS, "speech", sampling, [seed, 4, 5, 6], [60, 45, 50, 33], n=2, **given)
+    beams.advance(7)
+    beams.select([6, 1, 4, 1])
+    beams.advance(9)
+    beams.fork(5)
+    beams.advance(1)
+    beams.select([19, 3, 0])
+    beams.advance(100)
+    assert beams.done
+    return beams
+
+
+def same(one, other):
+    assert one.ids == other.ids and one.stopped == other.stopped
+    for ours, theirs in zip(one.log_probabilities, other.log_probabilities):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+# -- one loop, two backends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_equals_generate(tiny_llama, shape):
+    model = tiny_llama(100, 1, **SHAPES[shape])
+    beams = Engine(model, ANSWERS, static=True).start(PROMPT, 3, "speech", GREEDY, max_new=100)
+    beams.advance(100)
+    assert beams.ids == [generated(model, PROMPT, ANSWERS["speech"], 100)] * 3
+
+
+def test_greedy_equals_generate_on_nano(nano, monkeypatch):
+    monkeypatch.undo()  # as it runs on a GPU
+    engine = Engine(nano.engine.model, {"speech": nano.protocol.speech_ids()}, static=True)
+    prompt = nano.protocol.tts_prompt("hello there.")
+    beams = engine.start(prompt, 1, "speech", GREEDY, max_new=60)
+    beams.advance(60)
+    assert beams.ids[0] == generated(nano.engine.model, prompt, nano.protocol.speech_ids(), 60)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_both_loops_say_the_same(plain, static, name, rounds, monkeypatch):
+    """Also where a draw that missed the nucleus costs a step of its own."""
+    monkeypatch.setattr(graphs, "ROUNDS", rounds)
+    same(lived(static, SAMPLINGS[name]), lived(plain, SAMPLINGS[name]))
+
+
+def test_both_loops_say_the_same_in_the_default_steps(nano, monkeypatch):
+    monkeypatch.undo()
+    answers = {"speech": nano.protocol.speech_ids()}
+    prompt = nano.protocol.tts_prompt("hello there.")
+    one, other = (Engine(nano.engine.model, answers, static=s).start(prompt, 3, seed=1) for s in (True, False))
+    for beams in (one, other):
+        beams.advance(25)
+        beams.select([2, 0])
+        beams.advance(45)
+    same(one, other)
+
+
+def test_an_end_inside_a_block_ends_the_row_there(tiny_llama):
+    model = tiny_llama(100, initializer_range=0.05)
+    one, other = (Engine(model, {"speech": [60, 61]}, static=s).start(PROMPT, 40, sampling=FREE) for s in (True, False))
+    for beams in (one, other):
+        beams.advance(30)
+    same(one, other)
+    assert len({len(ids) % graphs.CHECK_STEPS for ids in one.ids}) >= 3
+
+
+def test_what_comes_after_a_loop_is_thrown_away(tiny_llama):
+    model, few = tiny_llama(100, 2, initializer_range=0.1), {"speech": range(60, 66)}
+    patience = Patience(repetition_ids=33)
+    one, other = (
+        Engine(model, few, patience=patience, static=s).start(PROMPT, sampling=GREEDY, max_new=200)
+        for s in (True, False)
+    )
+    one.advance(200), other.advance(200)
+    assert one.stopped == ["repetition"]
+    same(one, other)
+
+
+def test_beams_take_turns_on_one_engine(plain, static):
+    """Two visitors: neither hears the other."""
+    first, second = (static.start(PROMPT, 2, sampling=FREE, seed=s, max_new=30) for s in (1, 2))
+    for _ in range(6):
+        first.advance(3)
+        second.advance(3)
+    for beams, seed in ((first, 1), (second, 2)):
+        wanted = plain.start(PROMPT, 2, sampling=FREE, seed=seed, max_new=30)
+        wanted.advance(18)
+        same(beams, wanted)
+
+
+def test_slots_are_lent_again(static):
+    def slots():
+        return [id(one) for one in static.stock.free]
+
+    beams = static.start(PROMPT, 3, sampling=GREEDY, max_new=20)
+    beams.advance(20)
+    first = slots()
+    assert len(first) == 1
+    beams = static.start(PROMPT[:3], 4, sampling=GREEDY, max_new=20)
+    beams.advance(2)
+    assert slots() == []
+    del beams  # given up half way
+    gc.collect()
+    assert slots() == first
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Memory for no more than so many rows: `short(4)`, and to how many it came in the end."""
+    tried = []
+
+    def limit(most, where="step"):
+        whole = {"step": graphs.step, "slots": Slots.__init__}[where]
+
+        def step(slots, *given):
+            tried.append(slots.rows)
+            if slots.rows > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return whole(slots, *given)
+
+        def init(self, decoder, rows, length):
+            tried.append(rows)
+            if rows > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            whole(self, decoder, rows, length)
+
+        if where == "step":
+            monkeypatch.setattr(graphs, "step", step)
+        else:
+            monkeypatch.setattr(Slots, "__init__", init)
+        return tried
+
+    return limit
+
+
+@pytest.mark.parametrize("where", ["step", "slots"])
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_short_memory_gives_smaller_batches_and_the_same_ids(llama, plain, short, most, where):
+    tried = short(most, where)
+    same(lived(Engine(llama, ANSWERS, static=True), SAMPLINGS["the default"]), lived(plain, SAMPLINGS["the default"]))
+    assert max(tried) > most in tried
+
+
+def test_memory_that_comes_back_is_not_waited_for(llama, short):
+    short(4)
+    beams = Engine(llama, ANSWERS, static=True).start(PROMPT, 8, sampling=FREE)
+    beams.advance(3)
+    assert beams.width == 4
+
+
+def test_no_memory_for_one_row_is_a_sentence(llama, short):
+    short(0)
+    beams = Engine(llama, ANSWERS, static=True).start(PROMPT, 8, sampling=FREE, max_new=20)
+    with pytest.raises(ValueError, match="does not hold one row of 26 ids beside the model. Use a smaller"):
+        beams.advance(3)
+    assert beams.stopped == [RUNNING] * 8 and beams.ids == [[]] * 8
+
+
+def test_numbers_out_of_range_are_a_sentence(tiny_llama):
+    model = tiny_llama(100).to(torch.float16)
+    model.lm_head.weight.data *= 60_000
+    for static in (False, True):
+        engine = Engine(model, ANSWERS, static=static)
+        with pytest.raises(ValueError, match="left the range of float16. Use dtype='bfloat16' or 'float32'"):
+            engine.start(PROMPT, 2, sampling=FREE).advance(9)
+
+
+# -- what is captured ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_a_step_asks_nothing_of_the_host(tiny_llama, name, monkeypatch):
+    """On the meta device there are no numbers: whatever read one, or mixed in a tensor of the host, would raise."""
+    # weights there cannot become views of others
+    monkeypatch.setattr(decoder, "fuse", lambda linear, *layers: linear(torch.cat([layer.weight for layer in layers])))
+    model = tiny_llama(100).to("meta", torch.bfloat16)
+    engine = Engine(model, ANSWERS, static=True)
+    slots = engine.stock.lease(5, 60)
+    how = SAMPLINGS[name]
+    slots.load(np.zeros((4, 8), np.int64), np.zeros(slots.uniforms.shape, np.float32), how, [[]] * 5)
+    with torch.inference_mode():
+        engine.stock.runner(slots, Kind.of("speech", how), 32)()
+    buffers = [slots.state, slots.said, slots.logs, slots.floor, slots.how, slots.uniforms, slots.spoken]
+    assert all(buffer.is_meta for buffer in [*buffers, *sum(slots.cache, ())])
+    with pytest.raises(Exception, match="meta"):
+        slots.state.sum().item()
+
+
+def test_a_step_is_one_graph_for_the_compiler(llama, monkeypatch):
+    """No breaks, and the same ids; `aot_eager` follows the code as the compiler does and leaves out its kernels."""
+    sampling = SAMPLINGS["top_k, top_p and a penalty"]
+    torch._dynamo.reset()
+    compiled = torch.compile(graphs.step, fullgraph=True, dynamic=False, backend="aot_eager")
+    one, other = (Engine(llama, ANSWERS, static=True) for _ in range(2))
+    monkeypatch.setattr(one.stock, "step", compiled)
+    found = [engine.start(PROMPT, 2, sampling=sampling, seed=3, max_new=12) for engine in (one, other)]
+    for beams in found:
+        beams.advance(12)
+    same(*found)
+
+
+@torch.inference_mode()
+def test_rows_that_stand_still_change_nothing(static):
+    """What a capture does while it tries the step out."""
+    beams = static.start_batch(PROMPTS, "speech", FREE, [1] * 4)
+    beams.advance(7)
+    slots = beams.slots
+    slots.state[graphs.LEFT] = slots.state[graphs.MADE]
+    before = slots.state.clone(), [part.clone() for layer in slots.cache for part in layer]
+    static.stock.runner(slots, Kind.of("speech", FREE), slots.length)()
+    assert torch.equal(slots.state, before[0])
+    for row, place in ((row, beams.rows.index(row)) for row in range(4) if beams.stopped[row] == RUNNING):
+        used = beams._tail(row)[1]
+        for part, was in zip((part for layer in slots.cache for part in layer), before[1]):
+            assert torch.equal(part[place, :, :used], was[place, :, :used])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here: nothing can be captured")
+@pytest.mark.parametrize("compile", [False, True])
+def test_on_cuda_captured_steps_say_what_the_plain_loop_says(tiny_llama, compile):
+    model = tiny_llama(100, rope_parameters=LLAMA_3_ROPE).to("cuda")
+    for name in ("greedy",) if compile else SAMPLINGS:
+        one = lived(Engine(model, ANSWERS, compile=compile), SAMPLINGS[name])
+        assert isinstance(one, StaticBeams) and END in one.stopped or one.done
+        same(one, lived(Engine(model, ANSWERS, static=False), SAMPLINGS[name]))
