@@ -80,6 +80,43 @@ CHECKPOINTS: dict[str, Checkpoint] = {
 }
 
 
+# What the released checkpoints are made of: Llama 3.2 1B and 3B, Llama 3.1 8B, with Llasa's rows added.
+_LLAMA = dict(vocab_size=193_800, num_key_value_heads=8)
+SHAPES: dict[str, dict] = {
+    "llasa-1b": _LLAMA
+    | dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, head_dim=64)
+    | dict(tie_word_embeddings=True),
+    "llasa-3b": _LLAMA
+    | dict(hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24, head_dim=128)
+    | dict(tie_word_embeddings=True),
+    "llasa-8b": _LLAMA
+    | dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, head_dim=128)
+    | dict(tie_word_embeddings=False),
+}
+SPEECH_CHOICES = 65_537  # codes and END: the rows of the head that the engine copies
+
+
+def memory_needed(shape: dict, rows: int = 1, ids: int = 2048, itemsize: int = 2) -> float:
+    """Gigabytes (10^9) that a language model takes on a GPU; the codec comes on top (X-codec2: 2.5 in float32).
+
+    Counted, not measured: weights, the speech rows of the head a second time, the cache of every row up to its last
+    id, and the float32 copies of its logits while it draws. CUDA itself takes half a gigabyte more.
+
+    Args:
+        shape: a value of `SHAPES`.
+        rows: side by side; the engine takes the next power of two.
+        ids: of prompt and answer together.
+        itemsize: bytes of a number: 2 for bfloat16 and float16, 4 for float32.
+    """
+    hidden, heads, kv = shape["hidden_size"], shape["num_attention_heads"], shape["num_key_value_heads"]
+    rows = 1 << (rows - 1).bit_length()
+    attention = hidden * shape["head_dim"] * 2 * (heads + kv)
+    layers = shape["num_hidden_layers"] * (attention + 3 * hidden * shape["intermediate_size"])
+    head = hidden * (shape["vocab_size"] * (1 if shape["tie_word_embeddings"] else 2) + SPEECH_CHOICES)
+    cache = shape["num_hidden_layers"] * 2 * kv * shape["head_dim"] * ids * rows
+    return ((layers + head + cache) * itemsize + 8 * rows * SPEECH_CHOICES * 4) / 1e9
+
+
 class NotReachable(ValueError):
     """Weights that are neither here nor to be had from the hub now."""
 
@@ -195,11 +232,24 @@ def load_lm(checkpoint: Checkpoint, device: str, dtype):
         if config.model_type != "llama":
             raise ValueError(f"'{checkpoint.source}' is a {config.model_type} model; Llasa checkpoints are Llamas.")
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **hub)
-        model = LlamaForCausalLM.from_pretrained(checkpoint.source, config=config, dtype=dtype, **hub).to(device)
+        model = LlamaForCausalLM.from_pretrained(checkpoint.source, config=config, dtype=dtype, **hub)
+    model = _to(device, model, checkpoint)
     facts = getattr(config, "llasa", None)
     if facts and checkpoint.name not in CHECKPOINTS:
         checkpoint = described(checkpoint.name, checkpoint.source, facts)
     return tokenizer, model, checkpoint
+
+
+def _to(device: str, model, checkpoint: Checkpoint):
+    import torch
+
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            f"'{checkpoint.name}' does not fit into the memory of '{device}': its weights alone take "
+            f"{sum(p.nbytes for p in model.parameters()) / 1e9:.1f} GB. Use a smaller checkpoint, or the CPU."
+        ) from None
 
 
 def load_codec(name: str, device: str, dtype):

@@ -139,9 +139,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--at-once", type=int, default=1, help="requests served together (default: 1; more with vLLM)")
 
     sub = verb("bench", bench, "Measure speed and memory of every path on this machine.", output)
-    sub.add_argument("--models", nargs="+", default=["nano", "medium"], help="of: nano, medium, llasa-1b (its shape)")
+    sub.add_argument("--device", default="cpu", help="cpu (default), or cuda: the released shapes on a GPU")
+    sub.add_argument(
+        "--models", nargs="+", help="of: nano, medium (default), llasa-1b, -3b, -8b (shapes; on cuda: all)"
+    )
     sub.add_argument("--batches", nargs="+", type=int, default=[1, 8, 16], help="rows at once (default: 1 8 16)")
-    sub.add_argument("--only", nargs="+", help="of: paths, growth, codec, start (default: all)")
+    sub.add_argument("--only", nargs="+", help="of: paths, growth, codec, start; on cuda: paths, whole (default: all)")
     sub.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     sub.add_argument("--csv", help="file for the table; rows of earlier runs of the same kind are replaced")
     sub.add_argument("--plot", help="file for the figure, .png or .svg")
@@ -470,7 +473,7 @@ def serve(o) -> None:
 def bench(o) -> None:
     from .benchmark import Bench, run, write_csv
 
-    bench = Bench(o.models, o.batches, o.only, o.threads)
+    bench = Bench(o.models, o.batches, o.only, o.threads, device=o.device)
     if o.plot:
         try:
             import matplotlib  # noqa: F401

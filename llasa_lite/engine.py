@@ -15,7 +15,7 @@ its own, attends over its own length, and on CPUs with packed weights even the a
 whatever the number of rows. Where weights cannot be packed, products of one row and of many round differently, and a
 draw that falls within that rounding of a border may go the other way.
 
-On CUDA the rows live in static buffers and a step is a captured graph (`graphs`); elsewhere it is a plain loop (`beams`).
+On CUDA rows live in static buffers and a step is a captured graph (`graphs`); elsewhere it is a plain loop (`beams`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from .graphs import StaticBeams, Stock
 from .sampling import Sampling
 
 __all__ = ["END", "LENGTH", "REPETITION", "RUNNING", "SILENCE", "Beams", "Engine", "Patience", "Sampling"]
+
+DEFAULT_SAMPLING, DEFAULT_PATIENCE = Sampling(), Patience()
+
 
 class Engine:
     """Runs one checkpoint.
@@ -53,7 +56,7 @@ class Engine:
         model,
         answers: dict[str, Sequence[int]],
         max_ids: int | None = None,
-        patience: Patience = Patience(),
+        patience: Patience = DEFAULT_PATIENCE,
         int8: bool = False,
         static: bool | None = None,
         compile: bool = False,
@@ -82,7 +85,7 @@ class Engine:
         prompt_ids: Sequence[int],
         n: int = 1,
         answer: str = "speech",
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = DEFAULT_SAMPLING,
         seed: int = 0,
         max_new: int = 1024,
     ) -> Beams:
@@ -103,7 +106,7 @@ class Engine:
         self,
         prompts: Sequence[Sequence[int]],
         answer: str = "speech",
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = DEFAULT_SAMPLING,
         seeds: Sequence[int] | None = None,
         max_new: Sequence[int] | None = None,
         n: int = 1,

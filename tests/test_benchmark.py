@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 from conftest import ROOT
 
-from llasa_lite import benchmark
+from llasa_lite import benchmark, benchmark_paths, benchmark_whole
 from llasa_lite.benchmark import Bench, BenchTable, Row, read_csv, run, write_csv
 from llasa_lite.cli import main
 
@@ -17,9 +18,8 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
         shape |= dict(num_key_value_heads=1, head_dim=16, vocab_size=66_000)
-        patch.setattr(benchmark, "SHAPES", {"tiny": shape})
-        patch.setattr(benchmark, "MODELS", (*benchmark.MODELS, "tiny"))
-        patch.setattr(benchmark, "SECONDS_TO_MEASURE", 0)
+        patch.setitem(benchmark_paths.SHAPES, "tiny", shape)
+        patch.setattr(benchmark_paths, "SECONDS_TO_MEASURE", 0)
         yield
 
 
@@ -85,7 +85,9 @@ def test_bench_prints_and_keeps_its_table(tiny, tmp_path, capsys):
     "bad, words",
     [
         (dict(models=["huge"]), "Unknown 'huge'. Choose from: nano, medium, llasa-1b"),
-        (dict(only=["speed"]), "Unknown 'speed'. Choose from: paths, growth, codec, start"),
+        (dict(only=["speed"]), "Unknown 'speed'. Choose from: paths, growth, codec, start, whole"),
+        (dict(device="tpu"), "Unknown device 'tpu'. Choose from: cpu, cuda."),
+        (dict(device="cuda", only=["growth"]), "'growth' measures nano on the CPU. On CUDA choose from: paths, whole"),
         (dict(batches=[0]), "Batches must be positive"),
         (dict(batches=[]), "Batches must be positive"),
     ],
@@ -96,12 +98,54 @@ def test_what_cannot_be_measured_is_refused(bad, words):
         Bench(**bad)
 
 
+# -- a GPU's benchmarks, on the CPU -----------------------------------------------------------------------------------
+
+
+def test_without_cuda_the_command_is_one_sentence(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    assert main(["bench", "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.strip() == "llasa-lite: There is no 'cuda' on this machine. Use the CPU: device='cpu'."
+
+
+def test_the_paths_of_a_gpu_run(tiny, monkeypatch):
+    """All but the compiler and Transformers' batching, which take minutes and gigabytes on a CPU: their places show
+    what becomes of a path that fails."""
+
+    def fail(*_, **__):
+        raise RuntimeError("not here\nand more")
+
+    monkeypatch.setattr(benchmark_paths, "_cpu_paths", lambda model: benchmark_paths.gpu_paths(model, "cpu"))
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(benchmark_paths.GenerateBatch, "__call__", fail)
+    monkeypatch.setattr(benchmark_paths, "IGNORES_FAILURES", ("cpu", "cuda"))
+    rows = run(Bench(["tiny"], [2], ["paths"], steps=4, rounds=1)).rows
+    measured = [row.path for row in rows if row.seconds]
+    for name in ("generate", "generate, static cache", "engine, no graph", "engine, graph"):
+        assert any(path.startswith(name) for path in measured), rows
+    notes = {row.path.rsplit(", ", 1)[0]: row.note for row in rows if row.seconds is None}
+    assert notes == dict.fromkeys(["engine, graph, compiled", "generate_batch"], "RuntimeError: not here")
+    assert all(row.tokens_per_second is None for row in rows if row.seconds is None)
+
+
+def test_the_whole_of_it_runs(tiny, monkeypatch):
+    monkeypatch.setattr(benchmark_whole, "BEAMS", 2)
+    rows = run(Bench(["tiny"], only=["whole"], steps=40, rounds=1)).rows
+    found = {(row.path, row.size): row for row in rows}
+    assert found["one sample", 1].to_sample == 1
+    parts = [row.seconds for row in rows if row.path.startswith("partial PRM 2 x 2:")]
+    assert len(parts) == 3 and sum(parts) == pytest.approx(found["partial PRM 2 x 2", 4].seconds)
+    assert {("codec, decode", 2), ("speaker verifier, nano's", 2), ("first sound of a stream", 1)} <= set(found)
+    for row in rows:
+        assert row.to_sample == pytest.approx(row.seconds / found["one sample", 1].seconds) and row.seconds > 0
+
+
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 
 def test_kept_results_say_where_they_come_from():
     rows = read_csv(RESULTS)
-    assert {row["benchmark"] for row in rows} == set(benchmark.BENCHMARKS)
+    assert {row["benchmark"] for row in rows} == set(benchmark.OF_THE_CPU)
     assert all(row["machine"] and row["command"].startswith("python -m llasa_lite bench") for row in rows)
     assert all(row["seconds"] is not None for row in rows)
 
