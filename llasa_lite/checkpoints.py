@@ -62,19 +62,19 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             spell_out=True,
             note="Small: about seven of its words in ten are understood, and its transcripts need correcting.",
         ),
-        _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 5),
+        _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 6),
         _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),
         _hkust("llasa-8b", "Llasa-8B", _ZH_EN, "8B", 20),
-        _hkust("llasa-1b-multilingual", "Llasa-1B-Multilingual", _MANY, "1B", 5),
+        _hkust("llasa-1b-multilingual", "Llasa-1B-Multilingual", _MANY, "1B", 6),
         _hkust(
             "llasa-1b-kore-puck",
             "Llasa-1B-two-speakers-kore-puck",
             _ZH_EN,
             "1B",
-            5,
+            6,
             speakers=("kore", "puck"),
         ),
-        _hkust("llasa-1b-genshin", "Llasa-1B-multi-speakers-genshin-zh-en-ja-ko", ("zh", "en", "ja", "ko"), "1B", 5),
+        _hkust("llasa-1b-genshin", "Llasa-1B-multi-speakers-genshin-zh-en-ja-ko", ("zh", "en", "ja", "ko"), "1B", 6),
         _hkust("llasa-3b-textchat", "Llasa-3B-Preserve-TextChat", _ZH_EN, "3B", 10),
     )
 }
@@ -93,11 +93,12 @@ SHAPES: dict[str, dict] = {
     | dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, head_dim=128)
     | dict(tie_word_embeddings=False),
 }
+CODEC_GIGABYTES = 2.5  # X-codec2's weights, in float32
 SPEECH_CHOICES = 65_537  # codes and END: the rows of the head that the engine copies
 
 
 def memory_needed(shape: dict, rows: int = 1, ids: int = 2048, itemsize: int = 2) -> float:
-    """Gigabytes (10^9) that a language model takes on a GPU; the codec comes on top (X-codec2: 2.5 in float32).
+    """Gigabytes (10^9) that a language model takes on a GPU; the codec comes on top (`CODEC_GIGABYTES`).
 
     Counted, not measured: weights, the speech rows of the head a second time, the cache of every row up to its last
     id, and the float32 copies of its logits while it draws. CUDA itself takes half a gigabyte more.

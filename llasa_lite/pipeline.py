@@ -129,6 +129,7 @@ class Llasa:
         codec: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        compile: bool = False,
     ) -> Llasa:
         """Load a checkpoint.
 
@@ -138,6 +139,7 @@ class Llasa:
             device: "cuda", "mps" or "cpu"; chosen by itself if left out.
             dtype: "float32", "bfloat16" or "float16"; chosen by device if left out. "int8", on the CPU, is the quickest
                 for the large checkpoints and a little less exact.
+            compile: on CUDA, let `torch.compile` fuse the decoding step: minutes at first use, for long runs.
         Raises:
             ValueError: unknown name, device or dtype, or not a Llasa checkpoint.
             NotReachable: weights that are not here while the hub cannot be reached (a ValueError too).
@@ -160,7 +162,8 @@ class Llasa:
                 own.temperature if own.temperature is not None else sampling.temperature,
                 own.top_p if own.top_p is not None else sampling.top_p,
             )
-        engine = Engine(lm, answers, checkpoint.context, patience_with(protocol, codec_model), int8)
+        patience = patience_with(protocol, codec_model)
+        engine = Engine(lm, answers, checkpoint.context, patience, int8, compile=compile)
         return cls(checkpoint, protocol, engine, codec_model, sampling)
 
     # -- text to speech --------------------------------------------------------------------------------------------

@@ -105,7 +105,9 @@ def test_without_cuda_the_command_is_one_sentence(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here")
     assert main(["bench", "--device", "cuda"]) == 2
-    assert capsys.readouterr().err.strip() == "llasa-lite: There is no 'cuda' on this machine. Use the CPU: device='cpu'."
+    assert (
+        capsys.readouterr().err.strip() == "llasa-lite: There is no 'cuda' on this machine. Use the CPU: device='cpu'."
+    )
 
 
 def test_the_paths_of_a_gpu_run(tiny, monkeypatch):
@@ -138,6 +140,17 @@ def test_the_whole_of_it_runs(tiny, monkeypatch):
     assert {("codec, decode", 2), ("speaker verifier, nano's", 2), ("first sound of a stream", 1)} <= set(found)
     for row in rows:
         assert row.to_sample == pytest.approx(row.seconds / found["one sample", 1].seconds) and row.seconds > 0
+
+
+def test_the_figure_of_a_gpu_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    from llasa_lite.plots import plot_bench
+
+    rows = [Row("paths", "m", path, n, 1.0, to_generate=2.0) for path in "ab" for n in (1, 8)]
+    rows += [Row("paths", "m", "c", 1, None, note="failed")]
+    rows += [Row("whole", "m", path, 1, 1.0, to_sample=share) for path, share in (("one sample", 1), ("codec", 0.1))]
+    plot_bench(BenchTable(rows, "", "").to_dict()["rows"], tmp_path / "gpu.svg")
+    assert "one sample = 1" in (tmp_path / "gpu.svg").read_text() or (tmp_path / "gpu.svg").stat().st_size > 10_000
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------------

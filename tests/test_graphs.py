@@ -4,14 +4,18 @@ All but the last test run without a GPU, on the function that is captured.
 """
 
 import gc
+import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import LLAMA_3_ROPE
+from conftest import LLAMA_3_ROPE, ROOT
 from test_engine import ANSWERS, FREE, GREEDY, PROMPT, PROMPTS, SHAPES, generated
 
 from llasa_lite import decoder, graphs
+from llasa_lite.checkpoints import CHECKPOINTS, CODEC_GIGABYTES, SPEECH_CHOICES, memory_needed
+from llasa_lite.checkpoints import SHAPES as SHAPES_RELEASED
+from llasa_lite.decoder import Decoder
 from llasa_lite.engine import END, RUNNING, Engine, Patience, Sampling
 from llasa_lite.graphs import Kind, Slots, StaticBeams
 
@@ -218,6 +222,25 @@ def test_numbers_out_of_range_are_a_sentence(tiny_llama):
         engine = Engine(model, ANSWERS, static=static)
         with pytest.raises(ValueError, match="left the range of float16. Use dtype='bfloat16' or 'float32'"):
             engine.start(PROMPT, 2, sampling=FREE).advance(9)
+
+
+@pytest.mark.parametrize("name", SHAPES_RELEASED)
+def test_memory_is_counted_from_the_shape(name, monkeypatch):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    monkeypatch.setattr(decoder, "fuse", lambda linear, *layers: None)
+    shape = SHAPES_RELEASED[name]
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16)
+        cache = 16 * sum(part.nbytes for layer in Decoder(model, 8).new_static_cache(1, 1000) for part in layer)
+    weights = sum(p.nbytes for p in model.parameters())
+    head = SPEECH_CHOICES * shape["hidden_size"] * 2
+    rest = memory_needed(shape, 16, 1000) * 1e9 - weights - head - cache
+    assert 0 < rest < 0.1e9  # logits
+    assert memory_needed(shape, 9, 1000) == memory_needed(shape, 16, 1000)
+    told = re.search(rf"^\| `{name}` \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert [float(gb) for gb in told.groups()] == [round(memory_needed(shape, n) + CODEC_GIGABYTES, 1) for n in (1, 16)]
+    assert CHECKPOINTS[name].gigabytes == pytest.approx(memory_needed(shape) + CODEC_GIGABYTES, abs=0.6)
 
 
 # -- what is captured ------------------------------------------------------------------------------------------------
