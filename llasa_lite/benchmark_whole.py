@@ -125,7 +125,9 @@ class Listener:
         heard = []
         for k in range(0, len(waves), 16):
             batch = [np.resize(wav, max(len(wav), SAMPLE_RATE // 2)) for wav in waves[k : k + 16]]
-            given = self.features(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt", padding=True).to(self.device)
+            padding = "max_length" if self.model.can_generate() else True  # Whisper hears 30 s, whatever there is
+            given = self.features(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt", padding=padding)
+            given = given.to(self.device)
             with torch.inference_mode():
                 if self.model.can_generate():
                     out = self.model.generate(**given, max_new_tokens=40, min_new_tokens=40)  # words of 10 s
