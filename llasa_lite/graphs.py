@@ -159,7 +159,7 @@ class Stock:
         self.captures = decoder.embedding.device.type == "cuda"
         # no tensor outlives a step, so that all graphs may use the same memory in between
         self.pool = torch.cuda.graph_pool_handle() if self.captures else None
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a capture collects garbage, and beams that go give their slots back
         self.free: list[Slots] = []
 
     def lease(self, rows: int, length: int) -> Slots:
