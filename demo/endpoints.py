@@ -137,7 +137,7 @@ def layout(models: Models) -> None:
         """
         with plain_errors():
             wav = wav_of(clip)
-            back = clips.through_codec(models.get(model), wav)
+            back = models.get(model).codec.resynthesize(wav)
             return to_player(back), asdict(audio.level(wav)) | {"advice": clips.checked(wav)}
 
     def encode(clip, model=models.first):

@@ -120,6 +120,10 @@ class Codec:
         """codes (n,) -> wave (320 n,) float32; none give an empty wave. Raises ValueError on a code out of range."""
         return self.decode_batch([codes])[0]
 
+    def resynthesize(self, wav: np.ndarray) -> np.ndarray:
+        """(samples,) -> (samples,): what the codec keeps of a wave. Raises ValueError as `encode`."""
+        return self.decode(self.encode(wav))[: len(wav)]
+
     @torch.inference_mode()
     def decode_batch(self, batch: list[np.ndarray | list[int]]) -> list[np.ndarray]:
         """Several code sequences -> several waves. Equal lengths share a pass: padding would change the sound,
