@@ -51,7 +51,8 @@ class Models:
         from .zerogpu import CHARACTER_SECONDS, Borrowed
 
         spare = Llasa.from_pretrained("nano", device="cpu")
-        self._there = {"nano": spare, self.first: Borrowed(first, gpu, spare)}
+        self._there = {self.first: Borrowed(first, gpu, spare)}
+        self._there.setdefault("nano", spare)
         self._pace = {"nano": _pace(spare), self.first: CHARACTER_SECONDS}
 
     @property

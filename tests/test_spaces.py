@@ -1,31 +1,40 @@
 """Laws of the Spaces: what is pushed is whole, the CPU one speaks, the ZeroGPU one keeps to ZeroGPU's rules."""
 
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from conftest import ROOT
 
 pytest.importorskip("gradio", reason="pip install gradio")
 
 import gradio as gr
 
-from llasa_lite import Llasa, Speech, Voice, audio
+from llasa_lite import CHECKPOINTS, Llasa, Speech, Voice
+from llasa_lite.checkpoints import RELEASED_CODEC, RELEASED_CODEC_REVISION
+from llasa_lite.space import build_space
 
 STANDIN = Path(__file__).parent / "standin"
 
 
 @pytest.fixture(scope="module")
 def standin():
-    sys.path.insert(0, str(STANDIN))
-    try:
-        import spaces
-
-        assert Path(spaces.__file__).parent == STANDIN
-        yield spaces
-    finally:
-        sys.path.remove(str(STANDIN))
-        sys.modules.pop("spaces", None)
+    """By its file: where the repository is the current folder, `import spaces` finds our folder of that name."""
+    spec = importlib.util.spec_from_file_location("standin", STANDIN / "spaces.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +67,14 @@ def test_what_a_lent_gpu_says_is_what_the_library_says(lent, nano, voice):
 
 
 def test_a_lent_gpu_streams_and_ends_with_the_whole(lent, nano):
-    waves, stream = [], lent.stream("Oh.", "emma", 7, lent.sampling)
-    while True:
-        try:
-            waves.append(next(stream))
-        except StopIteration as end:
-            speech = end.value
-            break
-    same(speech, nano.tts("Oh.", "emma", 7))
-    assert sum(map(len, waves)) == len(speech.wav)
+    def streamed(llasa):
+        speech = yield from llasa.stream("Oh.", "emma", 7, llasa.sampling)
+        yield speech
+
+    *waves, speech = streamed(lent)
+    *_, expected = streamed(nano)
+    same(speech, expected)
+    np.testing.assert_array_equal(np.concatenate(waves), speech.wav)
 
 
 def searched(llasa, n=3, stop=None):
@@ -141,4 +149,140 @@ def test_the_weights_do_not_compute_outside(lent):
 def test_a_voice_of_ones_own_needs_no_gpu_before_it_speaks(lent, standin):
     standin.jobs.clear()
     assert lent.prepare(Voice.from_audio((16_000, lent.prepare("emma").wav), "Some words.")).text == "Some words."
-    assert not standin.jobs and audio.SAMPLE_RATE == 16_000
+    assert not standin.jobs
+
+
+# -- what is pushed --------------------------------------------------------------------------------------------------
+
+KINDS = ("zerogpu", "cpu")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Both Spaces as they are pushed: kind -> folder."""
+    folder = tmp_path_factory.mktemp("spaces")
+    return {kind: build_space(kind, folder / kind, repo="me/llasa") for kind in KINDS}
+
+
+def card(folder: Path) -> dict:
+    import yaml
+
+    return yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+
+
+def pins(file: Path) -> dict[str, str]:
+    lines = [line for line in file.read_text().splitlines() if "==" in line]
+    return dict(line.replace("[mcp]", "").split("==") for line in lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_space_can_be_pushed_as_it_is(built, kind):
+    files = [path for path in built[kind].rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) < 10e6  # plain git takes them
+    assert not any(path.suffix in (".pyc", ".whl") or path.name == "tokens.safetensors" for path in files)
+    names = {str(path.relative_to(built[kind])) for path in files}
+    assert {"README.md", "app.py", "requirements.txt", "LICENSE", "thumbnail.png", "llasa_lite/demo/page.css"} <= names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_is_one_the_hub_takes(built, kind):
+    from huggingface_hub import SpaceHardware
+
+    told = card(built[kind])
+    assert told["sdk"] == "gradio" and told["python_version"] == "3.12" and len(told["short_description"]) <= 60
+    assert {"mcp-server", "arxiv:2502.04128"} <= set(told["tags"]) and "2502.04128" in (
+        built[kind] / "README.md"
+    ).read_text()
+    assert told["suggested_hardware"] in {one.value for one in SpaceHardware}
+    assert told["thumbnail"] == "https://huggingface.co/spaces/me/llasa/resolve/main/thumbnail.png"
+    assert told["sdk_version"] == pins(built[kind] / "requirements.txt")["gradio"]
+
+
+def test_pins_are_those_of_the_app_but_for_zerogpus_torch(built):
+    app = pins(ROOT / "requirements.txt")
+    assert pins(built["cpu"] / "requirements.txt") == app
+    zerogpu = pins(built["zerogpu"] / "requirements.txt")
+    assert zerogpu.pop("spaces") and (2, 8) <= tuple(map(int, zerogpu["torch"].split(".")[:2])) <= (2, 11)
+    assert zerogpu | {"torch": app["torch"]} == app
+
+
+def test_preloaded_is_what_the_space_loads(built):
+    told = card(built["zerogpu"])
+    preloaded = {row.split()[0]: row.split()[2] for row in told["preload_from_hub"]}
+    assert list(preloaded) == told["models"]
+    (model,) = re.findall(r'"LLASA_MODEL", "([^"]+)"', (built["zerogpu"] / "app.py").read_text())
+    assert preloaded[CHECKPOINTS[model].source] == CHECKPOINTS[model].revision
+    assert preloaded[RELEASED_CODEC] == RELEASED_CODEC_REVISION
+
+
+@pytest.mark.parametrize(
+    "kind, prepare, sentence",
+    [("gpu", None, "Unknown Space 'gpu'. Choose from"), ("cpu", "x", "holds something already")],
+)
+def test_what_cannot_be_built_is_said(tmp_path, kind, prepare, sentence):
+    if prepare:
+        (tmp_path / prepare).write_text("")
+    with pytest.raises(ValueError, match=sentence):
+        build_space(kind, tmp_path)
+
+
+@contextmanager
+def opened(folder: Path, path: Path | None = None, **environment):
+    """A Space's own app.py, run in its own folder, not in ours; a client of it."""
+    from gradio_client import Client
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment |= {"GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(path or ""), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["GRADIO_TEMP_DIR"] = str(folder.parent / f"{folder.name}-files")
+    log = folder.parent / f"{folder.name}.log"
+    with log.open("w") as file:
+        app = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=folder, env=os.environ | environment, stdout=file, stderr=file
+        )
+    try:
+        for _ in range(300):
+            assert app.poll() is None, log.read_text()
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail(f"the Space did not answer: {log.read_text()}")
+        yield Client(f"http://127.0.0.1:{port}", verbose=False)
+        assert "A request failed." not in log.read_text()
+    finally:
+        app.terminate()
+        app.wait(30)
+
+
+def spoken(client, **more) -> tuple[np.ndarray, dict]:
+    wave, told = client.predict(text="Oh.", voice="emma", seed=7, api_name="/speak", **more)
+    return soundfile.read(wave, dtype="float32")[0], told
+
+
+def test_the_cpu_space_speaks(built, nano):
+    with opened(built["cpu"]) as client:
+        wave, told = spoken(client)
+    assert told["model"] == "nano" and told["device"] == "cpu"
+    np.testing.assert_allclose(wave, Llasa.replay(told).wav, atol=1e-3)
+
+
+def test_the_zerogpu_space_lends_a_gpu_and_falls_back_to_nano(built, nano, tmp_path):
+    """nano from a folder plays the released checkpoint: what the folder's name says was made on the lent GPU."""
+    lm, quota, log = ROOT / "llasa_lite" / "nano" / "lm", tmp_path / "quota", tmp_path / "jobs.json"
+    quota.write_text("1000")
+    stand = {"LLASA_MODEL": str(lm), "STANDIN_QUOTA": str(quota), "STANDIN_LOG": str(log)}
+    with opened(built["zerogpu"], STANDIN, **stand) as client:
+        assert [model["name"] for model in client.predict(api_name="/models")] == [str(lm), "nano"]
+        wave, told = spoken(client)
+        *_, found, _ = client.predict(text="Oh.", voice="emma", n=3, outcome="asr", seed=5, api_name="/search")
+        jobs = json.loads(log.read_text())
+        quota.write_text("3")
+        wave_again, told_again = spoken(client)
+    assert told["model"] == str(lm) and told_again["model"] == "nano"
+    np.testing.assert_allclose(wave, wave_again, atol=1e-3)  # the same weights
+    assert [job["job"] for job in jobs] == ["tts", "search_events"] and len(found["candidates"]) == 3
+    assert jobs[0]["seconds"] < jobs[1]["seconds"] and jobs[0]["process"] != jobs[1]["process"]

@@ -100,7 +100,9 @@ def take(seconds):
         return
     left = int(QUOTA.read_text())
     if seconds > left:
-        message = f"You have exceeded your free ZeroGPU quota ({seconds}s requested vs. {left}s left). Try again in 3:00. "
+        message = (
+            f"You have exceeded your free ZeroGPU quota ({seconds}s requested vs. {left}s left). Try again in 3:00. "
+        )
         raise gr.Error(message, title="ZeroGPU quota exceeded", print_exception=False)
     QUOTA.write_text(str(left - seconds))
     time.sleep(0.01)
