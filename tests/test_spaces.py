@@ -285,4 +285,4 @@ def test_the_zerogpu_space_lends_a_gpu_and_falls_back_to_nano(built, nano, tmp_p
     assert told["model"] == str(lm) and told_again["model"] == "nano"
     np.testing.assert_allclose(wave, wave_again, atol=1e-3)  # the same weights
     assert [job["job"] for job in jobs] == ["tts", "search_events"] and len(found["candidates"]) == 3
-    assert jobs[0]["seconds"] < jobs[1]["seconds"] and jobs[0]["process"] != jobs[1]["process"]
+    assert jobs[0]["process"] != jobs[1]["process"]
