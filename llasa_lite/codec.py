@@ -31,9 +31,10 @@ class Codec:
     """`Xcodec2Model` with NumPy at both doors.
 
     Example:
-        >>> codec = Codec.from_pretrained("…/nano/codec")   # doctest: +SKIP
-        >>> codes = codec.encode(wav)                       # (samples // 320 + 1,) int64   # doctest: +SKIP
-        >>> wav = codec.decode(codes)                       # (320 * len(codes),) float32   # doctest: +SKIP
+        >>> codec = llasa.codec
+        >>> codes = codec.encode(np.zeros(16_000, np.float32))  # a second: (samples // 320 + 1,) int64
+        >>> codec.decode(codes).shape  # (320 * len(codes),) float32
+        (16320,)
     """
 
     sample_rate = SAMPLE_RATE
