@@ -322,7 +322,7 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(searching, "criterion_of", lambda name: Longest())
     given = dict(method="best_of_n", n=4, outcome="speaker", process="speaker", branch=2, seconds=0.5) | asked
-    models = SimpleNamespace(get=lambda name: nano)
+    models = SimpleNamespace(get=lambda name: nano, codec_of=lambda name, speech: nano.codec)
     with gr.Blocks():
         heard = gr.HTML()
     seen = []

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ pytest.importorskip("gradio", reason="pip install gradio")
 
 import gradio as gr
 
-from llasa_lite import CHECKPOINTS, Llasa, Speech, Voice
+from llasa_lite import CHECKPOINTS, Llasa, Speech, Voice, audio
 from llasa_lite.checkpoints import RELEASED_CODEC, RELEASED_CODEC_REVISION
 from llasa_lite.space import build_space
 
@@ -144,6 +145,34 @@ def test_what_goes_wrong_over_there_is_told_in_words(lent, nano):
 def test_the_weights_do_not_compute_outside(lent):
     with pytest.raises(RuntimeError, match="Low-level CUDA init"):
         lent._llasa.tts("Oh.", "emma", 7)
+
+
+def test_every_tab_works_on_a_lent_gpu_and_its_weights_stay_over_there(lent, standin, voice, tmp_path, monkeypatch):
+    from demo import clips, continuing, editing, searching, speak
+    from demo.common import Models
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    models = Models.__new__(Models)
+    models.first, models.borrowed, models._there = "nano", ["nano"], {"nano": lent}
+    page, clip = SimpleNamespace(temp_files=set()), str(audio.save(voice.wav, tmp_path / "clip.wav"))
+    seed = (False, 7, 0.8, 0.95)
+    standin.jobs.clear()
+
+    _, _, summary, *_ = speak.show(models, page, [], "nano", "Oh.", "emma", None, "", *seed)
+    *_, streamed = speak.stream_speech(models, page, [], "nano", "Oh.", "my clip", clip, "hello there.", *seed)
+    assert "of speech" in summary and "the first of it after" in streamed[3]
+    search = ("best_of_n", 2, "likelihood", "speaker", 1, 2.0)
+    *_, (_, status, *_) = searching.show(models, page, "nano", "Oh.", "emma", None, "", *search, *seed)
+    assert "**2 heard**" in status
+    whole, *_ = continuing.show(models, "nano", clip, "hello there.", "Oh.", *seed)
+    assert len(whole[1]) > 16_000
+    report, trip = clips.look(models, "nano", clip)
+    assert "Length 1." in report["value"] and len(trip["value"][1]) > 16_000
+    held, player, *_ = editing.receive(models, "a", "nano", clip, editing.NOTHING)
+    assert len(held["a"]) > 50 and len(player[1])
+    jobs = [job["job"] for job in standin.jobs]
+    two = ["codec.encode", "codec.decode_batch"]
+    assert jobs == ["tts", "stream", "search_events", "continue_speech", "codec.resynthesize", *two]
 
 
 def test_a_voice_of_ones_own_needs_no_gpu_before_it_speaks(lent, standin):
