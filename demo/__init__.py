@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,15 +29,16 @@ LAUNCH = {
 }
 
 
-def build(model: str | None = None) -> gr.Blocks:
+def build(model: str | None = None, gpu: Callable | None = None) -> gr.Blocks:
     """The page, its queue set, not yet opened. Loads the model it shows first.
 
     Args:
         model: short name, hub id or folder; None is nano, which ships with the library.
+        gpu: `spaces.GPU` where GPUs are lent by the call (ZeroGPU): the model runs on them, nano on the CPU.
     Raises:
         ValueError: as `Llasa.from_pretrained`.
     """
-    models = Models(model)
+    models = Models(model, gpu)
     with gr.Blocks(title="llasa_lite", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
         chosen = sidebar.layout(models)
         gr.Markdown(t("header"), elem_id="header")
@@ -56,7 +58,8 @@ def build(model: str | None = None) -> gr.Blocks:
         gr.Markdown(t("footer"), elem_id="footer", elem_classes="note")
         sidebar.wire(models, page, chosen, [speaking, going_on, seeking])
         endpoints.layout(models)
-    return page.queue(default_concurrency_limit=1, max_size=32)
+    # a GPU that is lent is each visitor's own; a machine is shared
+    return page.queue(default_concurrency_limit=4 if gpu else 1, max_size=32)
 
 
 def launch(model: str | None = None, host: str | None = None, port: int | None = None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import gradio as gr
 
 from llasa_lite import builtin_voices
 
-from . import clips, gallery
+from . import clips, gallery, zerogpu
 from .common import ANY_VOICE, MAX_CHARS, OWN_CLIP, Models
 from .words import t
 
@@ -18,11 +19,12 @@ EXAMPLES = [
     "The rain had stopped.",
     "Could you read that back to me?",
 ]
-COUNT = """(text, pace, ...asked) => {
+COUNT = """(text, pace, model, ...asked) => {
     const n = [...text].length, shown = `${n.toLocaleString('en')} / ${(MOST).toLocaleString('en')}`;
     if (n > MOST) return `<span class="over">${shown}</span>`;
     const wait = n * pace * (TIMES);
-    return `${shown} · ~ ${wait < 10 ? wait.toFixed(1) : Math.round(wait)} s`;
+    const gpu = BORROWED.includes(model) ? ` · asks for ${GPU_SECONDS} s of GPU` : '';
+    return `${shown} · ~ ${wait < 10 ? wait.toFixed(1) : Math.round(wait)} s${gpu}`;
 }"""
 
 
@@ -64,19 +66,24 @@ def layout(models: Models, model: gr.Radio, tab: str) -> Asked:
 
 
 def estimate(
-    page: gr.Blocks, asked: Asked, pace: gr.Number, most: int = MAX_CHARS, times: str = "1", more: list = ()
+    page: gr.Blocks,
+    models: Models,
+    model: gr.Radio,
+    asked: Asked,
+    pace: gr.Number,
+    most: int = MAX_CHARS,
+    times: str = "1",
+    more: list = (),
 ) -> None:
-    """Keep characters and seconds to wait beside the text.
+    """Keep characters, seconds to wait, and those of a GPU that is lent beside the text.
 
     Args:
         most: characters that are allowed.
         times: how much more than one take is asked for: JavaScript on `asked`, the values of `more`.
     """
-    changes = [page.load, asked.text.change, pace.change, *(component.change for component in more)]
-    gr.on(
-        changes,
-        None,
-        [asked.text, pace, *more],
-        asked.counter,
-        js=COUNT.replace("MOST", str(most)).replace("TIMES", times),
-    )
+    told = {"GPU_SECONDS": zerogpu.GPU_SECONDS_JS, "BORROWED": json.dumps(models.borrowed)}
+    script = COUNT
+    for name, value in (told | {"MOST": str(most), "TIMES": times}).items():
+        script = script.replace(name, value)
+    changed = [component.change for component in (asked.text, pace, model, *more)]
+    gr.on([page.load, *changed], None, [asked.text, pace, model, *more], asked.counter, js=script)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import gradio as gr
 import numpy as np
 
-from llasa_lite import Llasa, Voice, audio
+from llasa_lite import Voice, audio
 
 from . import examples, picture
 from .common import BUSY, SAMPLE_RATE, Models, own_voice, plain_errors, to_player, wav_of
@@ -100,15 +100,11 @@ def look(models: Models, model: str, clip: str | None) -> tuple[dict, dict]:
     try:
         wav = wav_of(clip)
         llasa = models.get(model)
-        trip = through_codec(llasa, Voice.from_audio((SAMPLE_RATE, wav)).wav)
+        trip = llasa.codec.resynthesize(Voice.from_audio((SAMPLE_RATE, wav)).wav)
         report = "\n".join(f"- {line}" for line in checked(wav))
     except ValueError as error:
         return gr.update(value=f"- ✗ {html.escape(str(error))}", visible=True), gr.update(value=None, visible=False)
     return gr.update(value=report, visible=True), gr.update(value=to_player(trip), visible=True)
-
-
-def through_codec(llasa: Llasa, wav: np.ndarray) -> np.ndarray:
-    return llasa.codec.decode(llasa.codec.encode(wav))[: len(wav)]
 
 
 def checked(wav: np.ndarray) -> list[str]:

@@ -6,7 +6,7 @@ import html
 import logging
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
 
-from llasa_lite import CHECKPOINTS, Checkpoint, Llasa, Sampling, Speech, Voice, audio, builtin_voices
+from llasa_lite import CHECKPOINTS, Checkpoint, Codec, Llasa, Sampling, Speech, Voice, audio, builtin_voices
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +31,40 @@ WARM_UP = "One, two, three, four, five, six."  # said once by every model that i
 
 
 class Models:
-    """Checkpoints in memory by name, two at most: the one the page opened with, and the last other one asked for."""
+    """Checkpoints in memory by name: the one the page opened with, and the last other one asked for.
 
-    def __init__(self, name: str | None = None):
+    With a `gpu` that is lent by the call (`zerogpu.py`), the first runs on it, nano stays on the CPU, and there is no
+    other to choose: nothing is loaded while the page is open.
+    """
+
+    def __init__(self, name: str | None = None, gpu: Callable | None = None):
         name = "nano" if name is None else str(name)
         self.first = name.lower() if name.lower() in CHECKPOINTS else name
-        self._first = Llasa.from_pretrained(self.first)
+        first = Llasa.from_pretrained(self.first)
+        self._there: dict[str, Llasa] = {self.first: first}
         self._other: tuple[str, Llasa] | None = None
-        self._pace = {self.first: _pace(self._first)}
         self._lock = threading.Lock()  # of the other one; nobody who uses the first waits for it
+        self.borrowed = [] if gpu is None else [self.first]
+        if gpu is None:
+            self._pace = {self.first: _pace(first)}
+            return
+        from .zerogpu import CHARACTER_SECONDS, Borrowed
+
+        spare = Llasa.from_pretrained("nano", device="cpu")
+        self._there = {self.first: Borrowed(first, gpu, spare)}
+        self._there.setdefault("nano", spare)
+        self._pace = {"nano": _pace(spare), self.first: CHARACTER_SECONDS}
 
     @property
     def choices(self) -> dict[str, Checkpoint]:
         """Name -> facts of all that a visitor may choose."""
-        return {self.first: self._first.checkpoint} | CHECKPOINTS
+        there = {name: llasa.checkpoint for name, llasa in self._there.items()}
+        return there if self.borrowed else there | CHECKPOINTS
+
+    def codec_of(self, name: str, speech: Speech) -> Codec:
+        """What a speech's codes belong to: the codec of the model asked for, or of nano where it stood in."""
+        codec = self.get(name).codec
+        return codec if codec.name == speech.receipt["codec"] else self._there["nano"].codec
 
     def get(self, name: str) -> Llasa:
         """Load a checkpoint, or take it from memory.
@@ -52,8 +72,8 @@ class Models:
         Raises:
             ValueError: unknown to this page, weights that cannot be reached, or no GPU for a checkpoint that needs one.
         """
-        if name == self.first:
-            return self._first
+        if name in self._there:
+            return self._there[name]
         if name not in self.choices:
             raise ValueError(f"Unknown model '{name}'. Choose from: {', '.join(self.choices)}.")
         with self._lock:

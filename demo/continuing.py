@@ -55,7 +55,7 @@ def continue_clip(
 def show(models: Models, model, *asked) -> tuple:
     """What the page shows of `continue_clip`: clip and answer in one, the files of the answer alone."""
     voice, speech = continue_clip(models, model, *asked)
-    codec = models.get(model).codec
+    codec = models.codec_of(model, speech)
     _, _, *rest = results.to_results(codec, speech)
-    drawn = picture.of_speech(codec, speech, voice.wav, voice.codes[codec.name])
+    drawn = picture.of_speech(codec, speech, voice.wav, speech.receipt["voice_codes"])
     return to_player(np.concatenate([voice.wav, speech.wav])), drawn, *rest, speech.seed

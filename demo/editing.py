@@ -144,9 +144,8 @@ def picked(event: gr.EventData) -> tuple[int, int]:
 
 def to_shown(codec: Codec, held: dict) -> tuple:
     """The visitor's tokens and, of both clips, sound, picture and what they amount to."""
-    drawn = []
-    for codes in (held["a"], held["b"]):
-        wav = codec.decode(codes)
+    drawn, both = [], [held["a"], held["b"]]
+    for codes, wav in zip(both, codec.decode_batch(both)):
         drawn += [to_player(wav), picture.of_codes(codec, wav, codes)] if codes else [None, None]
     bits = audio.FRAME_RATE * math.log2(codec.codebook_size)
     plain = 16 * audio.SAMPLE_RATE

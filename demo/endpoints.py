@@ -29,6 +29,7 @@ def layout(models: Models) -> None:
         top_p = gr.Number(None, label="top_p")
         model = gr.Dropdown(list(models.choices), value=models.first, label="model")
         codes = gr.JSON(label="codes")
+        codes.api_info = lambda: {"type": "array", "items": {"type": "integer", "minimum": 0}}  # not any JSON
         method = gr.Dropdown(list(SEARCH_METHODS), value=SearchSettings.method, label="method")
         n = gr.Number(8, label="n", precision=0)
         outcome = gr.Textbox(searching.ASR, label="outcome")
@@ -137,7 +138,7 @@ def layout(models: Models) -> None:
         """
         with plain_errors():
             wav = wav_of(clip)
-            back = clips.through_codec(models.get(model), wav)
+            back = models.get(model).codec.resynthesize(wav)
             return to_player(back), asdict(audio.level(wav)) | {"advice": clips.checked(wav)}
 
     def encode(clip, model=models.first):
@@ -198,6 +199,7 @@ def layout(models: Models) -> None:
 
 
 def _open(job, name: str, inputs, outputs, **more) -> None:
+    job.__name__ = name  # what the MCP tool is called
     gr.Button(visible=False).click(job, inputs, outputs, api_name=name, concurrency_id=BUSY, **more)
 
 

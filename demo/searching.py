@@ -98,7 +98,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
         CANDIDATE * models.pace(models.first), label="Seconds a character", visible="hidden", elem_id="search-pace"
     )
     pace.change(lambda plain: CANDIDATE * plain, pace, own_pace, queue=False, api_visibility="private")
-    asking.estimate(page, asked, own_pace, MAX_SEARCH_CHARS, TIMES, [n, method, branch])
+    asking.estimate(page, models, model, asked, own_pace, MAX_SEARCH_CHARS, TIMES, [n, method, branch])
     method.change(
         lambda name: (gr.Row(visible=name in ("beam_search", "partial_prm")), gr.Dropdown(visible=name != "sample")),
         method,
@@ -174,7 +174,7 @@ def show(models: Models, heard: gr.HTML, model, *asked):
         best = result.best
         watch.finish(result)
         files = [gr.DownloadButton(value=str(packed(result)), interactive=True)]
-        shown = results.to_results(models.get(model).codec, best)
+        shown = results.to_results(models.codec_of(model, best), best)
         asked_for = found.settings.n * (found.settings.branch if found.settings.guided_tokens else 1)
         own_pace = gr.skip() if result.stopped_early else watch.seconds / asked_for / len(best.receipt["text"])
         yield flag, watch.status(), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace

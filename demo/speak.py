@@ -45,7 +45,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     )
     kept = gr.State([])
 
-    asking.estimate(page, asked, pace)
+    asking.estimate(page, models, model, asked, pace)
     inputs = [model, *asked[:4], *tuned]
     outputs = [*shown, tuned.seed, pace, last, kept]
     busy = {"concurrency_id": BUSY, "show_progress_on": shown.audio, "api_visibility": "private"}
@@ -68,7 +68,7 @@ def speak(models: Models, model, text, voice, clip, transcript, random_seed, see
 def show(models: Models, last: gr.HTML, kept: list[dict], model, *asked) -> tuple:
     """What the page shows of `speak`: results, the seed, this machine's pace, and the visitor's last results."""
     speech = speak(models, model, *asked)
-    return *results.to_results(models.get(model).codec, speech), *remember(last, kept, speech)
+    return *results.to_results(models.codec_of(model, speech), speech), *remember(last, kept, speech)
 
 
 def stream_speech(
@@ -92,7 +92,7 @@ def stream_speech(
             first = first or time.perf_counter() - began
             live = player.grown(live, wav)
             yield live, *[gr.skip()] * 9
-        yield live, *results.to_results(llasa.codec, speech, first), *remember(last, kept, speech)
+        yield live, *results.to_results(models.codec_of(model, speech), speech, first), *remember(last, kept, speech)
 
 
 def remember(last: gr.HTML, kept: list[dict], speech: Speech) -> tuple:

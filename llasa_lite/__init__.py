@@ -3,7 +3,33 @@
 Importing this package is quick and changes nothing global; torch is loaded when a model is.
 """
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # what `__getattr__` gives, where type checkers and editors can see it
+    from . import audio as audio
+    from .checkpoints import CHECKPOINTS as CHECKPOINTS
+    from .checkpoints import Checkpoint as Checkpoint
+    from .checkpoints import NotReachable as NotReachable
+    from .codec import Codec as Codec
+    from .engine import Engine as Engine
+    from .engine import Sampling as Sampling
+    from .pipeline import Llasa as Llasa
+    from .pipeline import Speech as Speech
+    from .pipeline import Transcript as Transcript
+    from .search import SEARCH_METHODS as SEARCH_METHODS
+    from .search import Candidate as Candidate
+    from .search import Extended as Extended
+    from .search import Finished as Finished
+    from .search import Pruned as Pruned
+    from .search import Scored as Scored
+    from .search import SearchSettings as SearchSettings
+    from .text_search import Search as Search
+    from .text_search import SearchResult as SearchResult
+    from .verifiers import VERIFIERS as VERIFIERS
+    from .voices import Voice as Voice
+    from .voices import builtin_voices as builtin_voices
 
 _PUBLIC = {
     "Llasa": "pipeline",

@@ -10,6 +10,7 @@ NANO = Path(__file__).parent / "nano"  # ships with the package: lm/, codec/, vo
 
 CC_BY_NC = "CC BY-NC 4.0"
 RELEASED_CODEC = "HKUSTAudio/xcodec2-hf"
+RELEASED_CODEC_REVISION = "64bd034d12d441299cdd535b15c33efd6ccdf252"  # as preloaded in spaces/zerogpu
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,14 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 6),
         _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),
         _hkust("llasa-8b", "Llasa-8B", _ZH_EN, "8B", 20),
-        _hkust("llasa-1b-multilingual", "Llasa-1B-Multilingual", _MANY, "1B", 6),
+        _hkust(
+            "llasa-1b-multilingual",
+            "Llasa-1B-Multilingual",
+            _MANY,
+            "1B",
+            6,
+            revision="7f094cb62b0a9779b334c60d039a61c5a6e04456",  # as preloaded in spaces/zerogpu
+        ),
         _hkust(
             "llasa-1b-kore-puck",
             "Llasa-1B-two-speakers-kore-puck",
@@ -228,7 +236,7 @@ def load_lm(checkpoint: Checkpoint, device: str, dtype):
     from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
     hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
-    with reaching(checkpoint.source):
+    with reaching(checkpoint.source, checkpoint.revision):
         config = AutoConfig.from_pretrained(checkpoint.source, **hub)
         if config.model_type != "llama":
             raise ValueError(f"'{checkpoint.source}' is a {config.model_type} model; Llasa checkpoints are Llamas.")
@@ -258,8 +266,9 @@ def load_codec(name: str, device: str, dtype):
     from .codec import Codec
 
     source = str(NANO / "codec") if name == "nano" else name
-    with reaching(source):
-        codec = Codec.from_pretrained(source, device, dtype)
+    revision = RELEASED_CODEC_REVISION if name == RELEASED_CODEC else None
+    with reaching(source, revision):
+        codec = Codec.from_pretrained(source, device, dtype, **({"revision": revision} if revision else {}))
     codec.name = name  # as given: receipts and voices find it again by this
     return codec
 
@@ -267,8 +276,8 @@ def load_codec(name: str, device: str, dtype):
 class reaching:
     """Turns what goes wrong while weights are fetched into one sentence that says how to go on."""
 
-    def __init__(self, source: str):
-        self.source = source
+    def __init__(self, source: str, revision: str | None = None):
+        self.source, self.revision = source, revision
 
     def __enter__(self):
         """Ask the hub once, briefly, for what is not in the cache: its client itself tries for half a minute."""
@@ -276,7 +285,9 @@ class reaching:
         from huggingface_hub.constants import is_offline_mode
         from huggingface_hub.errors import HfHubHTTPError
 
-        if Path(self.source).is_dir() or isinstance(try_to_load_from_cache(self.source, "config.json"), str):
+        if Path(self.source).is_dir():
+            return self
+        if isinstance(try_to_load_from_cache(self.source, "config.json", revision=self.revision), str):
             return self
         try:
             if is_offline_mode():

@@ -154,6 +154,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
     sub.add_argument("--port", type=int, help="default: the first free one from 7860")
     sub.add_argument("--model", help="checkpoint shown first (default: nano)")
+
+    verb("doctor", doctor, "Say what this machine can run, and why not more. Downloads nothing.", output)
+    space = verbs.add_parser("space", help="Make a Hugging Face Space.", description="Make a Hugging Face Space.")
+    kinds = space.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    sub = kinds.add_parser("build", help="a folder that can be pushed as it is", parents=[output])
+    sub.set_defaults(handler=space_build)
+    sub.add_argument("space", metavar="KIND", help="zerogpu (the released 1B) or cpu (nano)")
+    sub.add_argument("out", metavar="OUT", help="new or empty folder")
+    sub.add_argument("--repo", metavar="OWNER/NAME", help="where it will be pushed: gives its thumbnail an address")
     return top
 
 
@@ -492,6 +501,20 @@ def bench(o) -> None:
 
 def demo(o) -> None:
     _demo_package().launch(model=o.model, host=o.host, port=o.port)
+
+
+def doctor(o) -> None:
+    from .doctor import examine
+
+    found = examine()
+    _print(found.to_dict(), o, found.text())
+
+
+def space_build(o) -> None:
+    from .space import build_space
+
+    out = build_space(o.space, o.out, o.repo)
+    _print({"space": str(out)}, o, f"{out} is ready: hf upload {o.repo or 'OWNER/NAME'} {out} --repo-type space")
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------

@@ -31,9 +31,10 @@ class Codec:
     """`Xcodec2Model` with NumPy at both doors.
 
     Example:
-        >>> codec = Codec.from_pretrained("…/nano/codec")   # doctest: +SKIP
-        >>> codes = codec.encode(wav)                       # (samples // 320 + 1,) int64   # doctest: +SKIP
-        >>> wav = codec.decode(codes)                       # (320 * len(codes),) float32   # doctest: +SKIP
+        >>> codec = llasa.codec
+        >>> codes = codec.encode(np.zeros(16_000, np.float32))  # a second: (samples // 320 + 1,) int64
+        >>> codec.decode(codes).shape  # (320 * len(codes),) float32
+        (16320,)
     """
 
     sample_rate = SAMPLE_RATE
@@ -119,6 +120,10 @@ class Codec:
     def decode(self, codes: np.ndarray | list[int]) -> np.ndarray:
         """codes (n,) -> wave (320 n,) float32; none give an empty wave. Raises ValueError on a code out of range."""
         return self.decode_batch([codes])[0]
+
+    def resynthesize(self, wav: np.ndarray) -> np.ndarray:
+        """(samples,) -> (samples,): what the codec keeps of a wave. Raises ValueError as `encode`."""
+        return self.decode(self.encode(wav))[: len(wav)]
 
     @torch.inference_mode()
     def decode_batch(self, batch: list[np.ndarray | list[int]]) -> list[np.ndarray]:

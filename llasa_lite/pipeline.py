@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -239,7 +239,7 @@ class Llasa:
         seed: int | None = None,
         sampling: Sampling | None = None,
         speaker: str | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray, None, Speech]:
         """Speak `text` as `tts` does and yield waves (samples,) as soon as they can be heard.
 
         The same seed samples the same codes as `tts`; the generator's return value is the whole `Speech`.
@@ -400,8 +400,9 @@ class Llasa:
             ValueError: as `tts`; an unknown method or verifier, n < 1, or a verifier that cannot be had.
 
         Example:
-            >>> result = llasa.search("Hello there.", voice="emma", n=8, outcome="likelihood")   # doctest: +SKIP
-            >>> result.best.save("hello.wav")                                                    # doctest: +SKIP
+            >>> result = llasa.search("Oh.", voice="emma", n=2, outcome="likelihood", seed=7)
+            >>> result.best.save("oh.wav").name
+            'oh.wav'
         """
         given = (process, outcome, seed, sampling, speaker, stop)
         search = self.search_events(text, voice, method, n, *given, **settings)

@@ -83,11 +83,12 @@ class Search:
     Made by `Llasa.search_events`. Closing it, or a `stop` that says yes, ends it with what there is.
 
     Example:
-        >>> search = llasa.search_events("Hello there.", voice="emma")   # doctest: +SKIP
-        >>> for event in search:                                         # doctest: +SKIP
-        ...     if event.seconds > 10:
+        >>> search = llasa.search_events("Oh.", voice="emma", n=2, outcome="likelihood", seed=7)
+        >>> for event in search:
+        ...     if event.seconds > 60:
         ...         break
-        >>> search.close().best                                          # doctest: +SKIP
+        >>> search.close().best.complete
+        True
     """
 
     def __init__(

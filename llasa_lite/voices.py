@@ -23,8 +23,11 @@ class Voice:
     """What a voice prompt is made of. Text and speech stay together, or one would leak into the answer.
 
     Example:
-        >>> Voice.builtin("emma").text          # doctest: +SKIP
-        >>> Voice.from_audio("me.wav", text="What I say in it.").save("me.json")   # doctest: +SKIP
+        >>> Voice.builtin("emma").name
+        'emma'
+        >>> me = Voice.from_audio("me.wav", text="What I say in it.")
+        >>> llasa.prepare(me).save("me.json").name  # encoded once, for later
+        'me.json'
     """
 
     name: str

@@ -85,6 +85,31 @@ def test_every_job_has_a_named_documented_endpoint_and_nothing_else_is_open(clie
     assert all(facts["description"] and facts["returns"] for facts in endpoints.values())
 
 
+def test_every_job_is_an_mcp_tool_too(server):
+    pytest.importorskip("mcp", reason='pip install "gradio[mcp]"')
+    import anyio
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def ask():
+        async with streamablehttp_client(f"{server}/gradio_api/mcp/") as (read, write, _):
+            async with ClientSession(read, write) as session:
+                await session.initialize()
+                tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+                spoken = await session.call_tool("speak", {"text": "Oh.", "voice": "emma", "seed": 7})
+                refused = await session.call_tool("speak", {"text": ""})
+                return tools, spoken, refused
+
+    tools, spoken, refused = anyio.run(ask)
+    assert set(tools) == {"speak", "continue", "transcribe", "search", "check", "encode", "decode", "voices", "models"}
+    assert tools["speak"].inputSchema["required"] == ["text"]
+    for tool in tools.values():
+        assert tool.description and all(told["description"] for told in tool.inputSchema["properties"].values())
+    assert tools["decode"].inputSchema["properties"]["codes"]["type"] == "array"
+    assert not spoken.isError and "'seed': 7" in spoken.content[0].text
+    assert refused.isError and refused.content[0].text == "There is no text to speak."
+
+
 def test_what_the_app_speaks_can_be_made_again_from_its_receipt(client):
     samples, told = speak(client)
     again = Llasa.replay(told)
@@ -297,7 +322,7 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(searching, "criterion_of", lambda name: Longest())
     given = dict(method="best_of_n", n=4, outcome="speaker", process="speaker", branch=2, seconds=0.5) | asked
-    models = SimpleNamespace(get=lambda name: nano)
+    models = SimpleNamespace(get=lambda name: nano, codec_of=lambda name, speech: nano.codec)
     with gr.Blocks():
         heard = gr.HTML()
     seen = []

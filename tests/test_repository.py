@@ -124,17 +124,39 @@ def test_configs_tell_what_the_code_says():
         assert (facts["chunk_chars"], facts["chunk_seconds"]) == (by_name.chunk_chars, by_name.chunk_seconds)
 
 
-def test_the_wheel_holds_the_model_and_the_app(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
     pytest.importorskip("hatchling", reason="pip install hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
     done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("llasa_lite-*.whl")
-    held = set(zipfile.ZipFile(wheel).namelist())
+    (wheel,) = folder.glob("llasa_lite-*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def test_the_wheel_speaks_and_has_its_app_far_from_the_repository(wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    code = """
+import sys, llasa_lite.cli as cli
+assert cli._demo_package().__name__ == "llasa_lite.demo"
+sys.exit(cli.main(["speak", "Oh.", "--voice", "emma", "--seed", "7", "--json"]))
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["complete"] and (tmp_path / "empty" / "out.wav").is_file()
+
+
+def test_the_wheel_holds_the_model_and_the_app(wheel):
+    held = set(wheel.namelist())
     shipped = [p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert {str(p.relative_to(ROOT)) for p in shipped} <= held
     assert {f"llasa_lite/demo/{p.name}" for p in (ROOT / "demo").glob("*.py")} <= held
@@ -153,6 +175,28 @@ def test_pins_lie_in_the_ranges():
     assert {"torch", "transformers", "gradio", "soundfile", "librosa"} <= set(pins)
     for name, version in pins.items():
         assert wanted[name].contains(version), f"{name}=={version} is outside {wanted[name]}"
+
+
+def test_what_is_built_stands_in_one_place():
+    """The container and the Spaces install what the app was run with; test_spaces compares the pins themselves."""
+    docker = (ROOT / "spaces" / "docker" / "Dockerfile").read_text()
+    for folder in re.findall(r"^COPY (\S+) \S+$", docker, re.M):
+        assert (ROOT / folder).exists(), folder
+    copied = " ".join(re.findall(r"^COPY (.+) \S+$", docker, re.M)).split()
+    kept = (ROOT / "spaces" / "docker" / "Dockerfile.dockerignore").read_text()
+    assert {f"!{name}" for name in copied} <= set(kept.split())
+
+
+def test_commands_of_the_documents_are_understood():
+    from llasa_lite.cli import parser
+
+    for page in ("CONTRIBUTING.md", "CHANGELOG.md", "spaces/zerogpu/README.md", "llasa_lite/docs/architecture.md"):
+        text = (ROOT / page).read_text()
+        for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", text):
+            found = (ROOT / page).parent / target
+            assert found.exists() or page.startswith("spaces/") and (ROOT / target).exists(), f"{page}: {target}"
+        for line in re.findall(r"^(?:\.venv/bin/)?(?:llasa-lite|python -m llasa_lite) (.+)$", text, re.M):
+            assert callable(parser().parse_args(shlex.split(line, comments=True)).handler)
 
 
 # -- the README ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -56,6 +57,12 @@ class Recogniser:
         return [words.strip() for words in heard]
 
 
+@lru_cache(1)
+def recogniser(source: str, device: str) -> Recogniser:
+    """Kept for the next search: reading its weights takes longer than to hear a sentence with it."""
+    return Recogniser(source, device)
+
+
 class Asr(Verifier):
     """-WER, or -CER for scripts that put no spaces between words; both sides normalised as seed-tts-eval
     does; English numbers are put into words too.
@@ -80,7 +87,7 @@ class Asr(Verifier):
             raise ValueError("This checkpoint cannot transcribe its own speech. Give a recogniser: asr:HUB_ID.")
 
     def _load(self) -> None:
-        self.recogniser = Recogniser(self.source, self.own.device) if self.source != "own" else None
+        self.recogniser = recogniser(self.source, self.own.device) if self.source != "own" else None
 
     def _score(self, waves: list[np.ndarray], target: Target, codes) -> list[float]:
         by_word = has_words(target.text)

@@ -1,0 +1,64 @@
+"""Laws of the doctor: it looks and never fetches, and says in sentences what runs, what does not, and why."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+from llasa_lite.checkpoints import CHECKPOINTS
+from llasa_lite.doctor import Machine, judge
+
+PLAIN = Machine(
+    python="3.12.0", system="Linux x86_64", packages={}, problems=[], device="cpu", device_name=None, cores=2,
+    memory=16.0, gpu_memory=None, bfloat16=True, packed=True, int8=True, cache="/cache", cache_free=100.0, cached=[],
+    extras={}, ffmpeg=False, checkpoints={},
+)  # fmt: skip
+
+
+def doctor(*arguments, path=""):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [path, str(ROOT)]))}
+    return subprocess.run(
+        [sys.executable, "-m", "llasa_lite", "doctor", *arguments],
+        capture_output=True, text=True, timeout=300, env=environment, cwd=path or ROOT,
+    )  # fmt: skip
+
+
+def test_it_says_of_every_checkpoint_whether_it_runs_here():
+    done = doctor("--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and not told["problems"], told["problems"]
+    assert set(told["checkpoints"]) == set(CHECKPOINTS) and told["checkpoints"]["nano"]["runs"]
+    assert all(name in one["why"] and one["why"].endswith(".") for name, one in told["checkpoints"].items())
+    assert told["device"] in ("cuda", "mps", "cpu") and told["packages"]["torch"]
+
+
+def test_a_broken_torch_is_told_not_raised(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch_cpu.so: undefined symbol')")
+    done = doctor(path=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "torch is installed but does not work here (libtorch_cpu.so" in done.stdout
+    assert "✗ nano does not run until the above is put right." in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name, here, runs, why",
+    [
+        ("llasa-8b", {"device": "cuda", "gpu_memory": 80.0}, True, "on cuda, after a download of about 20 GB"),
+        ("llasa-8b", {"device": "cuda", "gpu_memory": 15.0}, False, "needs about 20 GB of GPU memory, and 15.0 are"),
+        ("llasa-1b", {}, True, "is meant for a GPU, and there is none: it runs on the CPU"),
+        ("llasa-1b", {"cached": ["llasa-1b"], "cache_free": 0.1}, True, "it runs on the CPU, slowly (--device"),
+        ("llasa-1b", {"cache_free": 1.0}, False, "needs 5 GB of disk"),
+        ("llasa-3b", {"memory": 8.0}, False, "on the CPU it needs about 13 GB, and 8.0 are free"),
+        ("llasa-3b", {"bfloat16": False}, False, "on the CPU it needs about 26 GB"),
+        ("llasa-3b", {"device": "mps"}, True, "runs here, on mps"),
+        ("nano", {"memory": 1.0}, True, "without a download"),
+        ("nano", {"problems": ["torch is missing."]}, False, "until the above is put right"),
+    ],
+)  # fmt: skip
+def test_what_fits_follows_from_what_was_found(name, here, runs, why):
+    judged, sentence = judge(CHECKPOINTS[name], replace(PLAIN, **here))
+    assert judged == runs and why in sentence, sentence
