@@ -1,11 +1,20 @@
-"""Figures from tables that were measured before; measures nothing itself."""
+"""What notebooks show and play: figures, players, a progress bar, controls. Measures nothing itself.
+
+Figures are returned (a notebook draws them) or written to a file; they come from waves, codes and finished tables.
+"""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+
+from . import audio
 
 
 def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
@@ -60,3 +69,72 @@ def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
         axis.set(title="time, one sample = 1", xscale="log")
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=110)
+
+
+# -- in a notebook ---------------------------------------------------------------------------------------------------
+
+
+def player(clips: Mapping[str, np.ndarray]):
+    """Players side by side, each under its caption, for the end of a cell.
+
+    Args:
+        clips: caption -> wave (samples,) at 16 kHz. Held as MP3: every browser plays it, and it takes a sixth of WAV.
+    """
+    import soundfile
+    from IPython.display import HTML
+
+    shown = []
+    for caption, wav in clips.items():
+        file = io.BytesIO()
+        soundfile.write(file, np.clip(wav, -1.0, 1.0), audio.SAMPLE_RATE, format="MP3")
+        source = "data:audio/mpeg;base64," + base64.b64encode(file.getvalue()).decode()
+        shown.append(
+            '<figure style="display: inline-block; margin: 0 12px 8px 0">'
+            f"<figcaption>{html.escape(caption)}</figcaption>"
+            f'<audio controls preload="metadata" src="{source}" style="width: 260px"></audio></figure>'
+        )
+    return HTML("".join(shown))
+
+
+def tokens(codec, wav: np.ndarray, codes: Sequence[int]):
+    """A wave as its spectrogram and, under it, its codes: every column a code, every row one of its digits."""
+    from matplotlib.figure import Figure
+
+    codes = np.asarray(codes)
+    seconds = len(codes) / audio.FRAME_RATE
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    mel = audio.log_mel(wav)  # (bands, frames)
+    where = (0, len(wav) / audio.SAMPLE_RATE, 0, len(mel))
+    above.imshow(mel, origin="lower", aspect="auto", cmap="magma", extent=where)
+    above.set(ylabel="mel band", xlim=(0, seconds))
+    digits = codec.digits(codes).T  # (dimensions, codes)
+    below.imshow(digits, origin="lower", aspect="auto", interpolation="nearest", extent=(0, seconds, 0, len(digits)))
+    below.set(ylabel="digit", xlabel=f"seconds; {len(codes)} codes, {audio.FRAME_RATE} a second")
+    if len(codes) <= 25:  # there is room for their names
+        for k, code in enumerate(codes):
+            below.text((k + 0.5) / audio.FRAME_RATE, -0.2, str(code), rotation=90, ha="center", va="top", fontsize=8)
+        below.tick_params(axis="x", pad=32)
+    return figure
+
+
+def progress(items: Iterable, what: str = "", total: int | None = None):
+    """The same items, with a bar while they are gone through; on standard output, of which notebooks keep the end."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, total=total, file=sys.stdout, ncols=80)
+
+
+def controls(function: Callable, **given) -> None:
+    """Controls for the arguments of a function and a button that calls it; without a live kernel, a line of text.
+
+    Args:
+        given: as `ipywidgets.interact`: `temperature=(0.1, 1.5, 0.1)`, `voice=["joe", "emma"]`, `text="Hello."`.
+    """
+    from IPython.display import display
+    from ipywidgets import interactive
+
+    box = interactive(function, {"manual": True, "manual_name": "Run"}, **given)
+    shown = dict(box._repr_mimebundle_())
+    names = ", ".join(given)
+    display(shown | {"text/plain": f"(controls for {names}: run the notebook to use them)"}, raw=True)
