@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -71,6 +70,46 @@ def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
     figure.savefig(path, dpi=110)
 
 
+def plot_search(summary: Sequence[dict]):
+    """What candidates buy: error rate and similarity against their number, against seconds, against each other.
+
+    Args:
+        summary: of `search_benchmark.summarise`, or `search_benchmark.read`.
+    Returns:
+        a figure of four parts, or of two where nobody judged similarity.
+    """
+    from matplotlib.figure import Figure
+
+    curves = [row for row in summary if row["method"] == "best_of_n"]
+    guided = [row for row in summary if row["method"] != "best_of_n"]
+    known = summary[0]["similarity"] is not None
+    figure = Figure(figsize=(11, 7.2 if known else 3.8), layout="constrained")
+    axes = figure.subplots(1 + known, 2).flatten()
+    labels = {"wer": "word error rate", "similarity": "similarity to the voice"}
+    for name in dict.fromkeys(row["chooser"] for row in curves):
+        mine = [row for row in curves if row["chooser"] == name]
+        style = "--" if name in ("random", "oracle") else "o-"
+        for axis, x, y in zip(axes, ("n", "seconds", "n", "wer"), ("wer", "wer", "similarity", "similarity")):
+            along = [row[x] for row in mine]
+            axis.plot(along, [row[y] for row in mine], style, label=f"best of n: {name}", markersize=3)
+            if x == "n":
+                axis.fill_between(along, [r[f"{y}_low"] for r in mine], [r[f"{y}_high"] for r in mine], alpha=0.1)
+                axis.set(xlabel="candidates", xscale="log", ylabel=labels[y])
+                axis.set_xticks(along, along, minor=False)
+                axis.minorticks_off()
+    for row in guided:
+        name = f"{row['method']} {row['n']} x {row['branch']}, {row['chooser']}"
+        for axis, x, y in ((axes[1], "seconds", "wer"), (axes[-1], "wer", "similarity")):
+            if row[y] is not None:
+                axis.plot(row[x], row[y], "s", label=name)
+    axes[1].set(xlabel="seconds a sentence", ylabel=labels["wer"])
+    if known:
+        axes[3].set(xlabel=labels["wer"], ylabel=labels["similarity"])
+    handles, names = axes[1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
 # -- in a notebook ---------------------------------------------------------------------------------------------------
 
 
@@ -119,10 +158,37 @@ def tokens(codec, wav: np.ndarray, codes: Sequence[int]):
 
 
 def progress(items: Iterable, what: str = "", total: int | None = None):
-    """The same items, with a bar while they are gone through; on standard output, of which notebooks keep the end."""
+    """The same items, with a bar while they are gone through. Of an output that is updated only the last state is
+    saved, which is why this is none of tqdm's own."""
+    from IPython.display import display
     from tqdm import tqdm
 
-    return tqdm(items, desc=what, total=total, file=sys.stdout, ncols=80)
+    class Bar(tqdm):
+        shown = None
+
+        def display(self, msg=None, pos=None):
+            text = {"text/plain": str(self)}
+            if self.shown is None:
+                self.shown = display(text, raw=True, display_id=True)
+            elif self.shown:
+                self.shown.update(text, raw=True)
+
+    return Bar(items, desc=what, total=total, file=io.StringIO(), ncols=80, ascii=False)
+
+
+def beside_paper(systems: Mapping[str, dict], measures: Sequence, paper: Iterable = ()):
+    """A table of our systems with their intervals, and the paper's rows under them, as printed there.
+
+    Args:
+        systems: of `evaluation.tables.by_system`.
+        measures: of `evaluation.tables`.
+        paper: of `evaluation.tables.paper_rows`.
+    """
+    from IPython.display import Markdown
+
+    from .evaluation.tables import markdown
+
+    return Markdown(markdown("", dict(systems), list(measures), paper).lstrip("# \n"))
 
 
 def controls(function: Callable, **given) -> None:
@@ -138,3 +204,22 @@ def controls(function: Callable, **given) -> None:
     shown = dict(box._repr_mimebundle_())
     names = ", ".join(given)
     display(shown | {"text/plain": f"(controls for {names}: run the notebook to use them)"}, raw=True)
+
+
+def matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str = "", digits=2, by_column=False):
+    """A small table of numbers in colours: (rows, columns). by_column: each column has its own scale of colours."""
+    from matplotlib.figure import Figure
+
+    values = np.asarray(values, float)
+    low, high = (f(0, keepdims=True) if by_column else f() for f in (values.min, values.max))
+    shades = (values - low) / np.maximum(high - low, 1e-9)
+    figure = Figure(figsize=(1.8 + 0.75 * len(columns), 1.4 + 0.45 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shades, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if shades[row, column] > 0.5 else "black"
+        axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=ink)
+    axis.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 10 else 0)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_title(title)
+    return figure
