@@ -117,7 +117,7 @@ def player(clips: Mapping[str, np.ndarray]):
     """Players side by side, each under its caption, for the end of a cell.
 
     Args:
-        clips: caption -> wave (samples,) at 16 kHz. Held as MP3: every browser plays it, and it takes a sixth of WAV.
+        clips: caption -> wave (samples,) at 16 kHz. Held as MP3: every browser plays it, and it takes less than a quarter of WAV.
     """
     import soundfile
     from IPython.display import HTML
@@ -154,6 +154,25 @@ def tokens(codec, wav: np.ndarray, codes: Sequence[int]):
         for k, code in enumerate(codes):
             below.text((k + 0.5) / audio.FRAME_RATE, -0.2, str(code), rotation=90, ha="center", va="top", fontsize=8)
         below.tick_params(axis="x", pad=32)
+    return figure
+
+
+def matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str = "", digits=2, by_column=False):
+    """A small table of numbers in colours: (rows, columns). by_column: each column has its own scale of colours."""
+    from matplotlib.figure import Figure
+
+    values = np.asarray(values, float)
+    low, high = (f(0, keepdims=True) if by_column else f() for f in (values.min, values.max))
+    shades = (values - low) / np.maximum(high - low, 1e-9)
+    figure = Figure(figsize=(1.8 + 0.75 * len(columns), 1.4 + 0.45 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shades, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if shades[row, column] > 0.5 else "black"
+        axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=ink)
+    axis.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 10 else 0)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_title(title)
     return figure
 
 
@@ -204,22 +223,3 @@ def controls(function: Callable, **given) -> None:
     shown = dict(box._repr_mimebundle_())
     names = ", ".join(given)
     display(shown | {"text/plain": f"(controls for {names}: run the notebook to use them)"}, raw=True)
-
-
-def matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str = "", digits=2, by_column=False):
-    """A small table of numbers in colours: (rows, columns). by_column: each column has its own scale of colours."""
-    from matplotlib.figure import Figure
-
-    values = np.asarray(values, float)
-    low, high = (f(0, keepdims=True) if by_column else f() for f in (values.min, values.max))
-    shades = (values - low) / np.maximum(high - low, 1e-9)
-    figure = Figure(figsize=(1.8 + 0.75 * len(columns), 1.4 + 0.45 * len(rows)), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(shades, cmap="Blues", aspect="auto", vmin=0, vmax=1)
-    for (row, column), value in np.ndenumerate(values):
-        ink = "white" if shades[row, column] > 0.5 else "black"
-        axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=ink)
-    axis.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 10 else 0)
-    axis.set_yticks(range(len(rows)), rows)
-    axis.set_title(title)
-    return figure

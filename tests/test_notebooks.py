@@ -1,12 +1,13 @@
 """Laws of the notebooks: they run from top to bottom on nano, are saved with outputs, small, and teach as promised."""
 
+import base64
 import copy
 import json
 import os
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, buzz
 
 nbformat = pytest.importorskip("nbformat", reason="pip install llasa-lite[notebooks]")
 nbclient = pytest.importorskip("nbclient", reason="pip install llasa-lite[notebooks]")
@@ -94,6 +95,13 @@ def test_runs_from_top_to_bottom_with_its_solutions(name, tmp_path, monkeypatch)
     assert all(cell.execution_count for cell in code(done))
 
 
+@pytest.mark.parametrize("name", [n for n in BOOKS if any('MODE != "replay"' in c.source for c in code(BOOKS[n]))])
+def test_replays_without_measuring(name, tmp_path, monkeypatch):
+    book = copy.deepcopy(BOOKS[name])
+    tagged(book, "parameters").source = tagged(book, "parameters").source.replace("small", "replay", 1)
+    assert_clean(run(book, tmp_path, monkeypatch))
+
+
 # -- as they are saved -----------------------------------------------------------------------------------------------
 
 
@@ -177,3 +185,25 @@ def test_notebooks_are_json_as_jupyter_writes_it():
         text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
         nbformat.validate(json.loads(text))
         assert json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n" == text
+
+
+# -- what they show with ---------------------------------------------------------------------------------------------
+
+
+def test_a_player_holds_its_clips_in_a_quarter_of_a_wave():
+    from llasa_lite import audio, plots
+
+    wav = buzz(1.5)
+    shown = plots.player({"<one>": wav, "two": wav[:8000]}).data
+    assert "&lt;one&gt;" in shown and shown.count("<audio controls") == 2
+    held = [base64.b64decode(found) for found in re.findall(r"base64,([^\"]+)", shown)]
+    assert len(held[0]) < len(wav) * 2 / 4
+    for data, length in zip(held, (len(wav), 8000)):
+        assert abs(len(audio.load(data)) - length) < 0.1 * audio.SAMPLE_RATE  # MP3 comes in frames
+
+
+def test_a_bar_gives_back_what_it_counts():
+    from llasa_lite import plots
+
+    assert list(plots.progress(range(3), "items")) == [0, 1, 2]
+    assert list(plots.progress(iter("ab"), total=2)) == ["a", "b"]
