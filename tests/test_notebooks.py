@@ -207,3 +207,19 @@ def test_a_bar_gives_back_what_it_counts():
 
     assert list(plots.progress(range(3), "items")) == [0, 1, 2]
     assert list(plots.progress(iter("ab"), total=2)) == ["a", "b"]
+
+
+def test_controls_call_their_function_when_the_button_is_pressed(monkeypatch):
+    import ipywidgets
+
+    from llasa_lite import plots
+
+    shown, boxes, called, interactive = [], [], [], ipywidgets.interactive
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw=False: shown.append(bundle))
+    monkeypatch.setattr(ipywidgets, "interactive", lambda *a, **k: boxes.append(interactive(*a, **k)) or boxes[-1])
+    plots.controls(lambda n, by: called.append((n, by)), n=(1, 8), by=["asr", "speaker"])
+    assert called == [] and "n, by" in shown[0]["text/plain"]
+    n, by, button, *_ = boxes[0].children
+    n.value = 3
+    button.click()
+    assert called == [(3, "asr")]
