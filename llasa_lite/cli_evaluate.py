@@ -253,7 +253,8 @@ def _told(o, summaries: dict) -> None:
 def search(o) -> None:
     from .evaluation import Judge
     from .evaluation.listening import VoiceJudge
-    from .search_benchmark import SearchBench, agreement, evaluate_search, plot, summarise, write
+    from .plots import plot_search
+    from .search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
 
     llasa = cli._load(o)
     try:
@@ -273,7 +274,7 @@ def search(o) -> None:
         print(f"{done} of {len(texts)} sentences", file=sys.stderr)
         summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
         files = write(o.out, takes, summary, agreed, command)
-    plot(summary, Path(o.out) / "search.png")
+    plot_search(summary).savefig(Path(o.out) / "search.png", dpi=110)
     lines = [
         f"{r['method']:12} {r['chooser']:14} {r['n']:3} x {r['branch']:2}  WER {r['wer']:.3f} ({r['wer_low']:.3f} to "
         f"{r['wer_high']:.3f})  similarity {r['similarity']:.3f}  {r['seconds']:.1f} s"

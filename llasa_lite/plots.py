@@ -1,11 +1,19 @@
-"""Figures from tables that were measured before; measures nothing itself."""
+"""What notebooks show and play: figures, players, a progress bar, controls. Measures nothing itself.
+
+Figures are returned (a notebook draws them) or written to a file; they come from waves, codes and finished tables.
+"""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+
+from . import audio
 
 
 def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
@@ -60,3 +68,159 @@ def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
         axis.set(title="time, one sample = 1", xscale="log")
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=110)
+
+
+def plot_search(summary: Sequence[dict]):
+    """What candidates buy: error rate and similarity against their number, against seconds, against each other.
+
+    Args:
+        summary: of `search_benchmark.summarise`, or `search_benchmark.read`.
+    Returns:
+        a figure of four parts, or of two where nobody judged similarity.
+    """
+    from matplotlib.figure import Figure
+
+    curves = [row for row in summary if row["method"] == "best_of_n"]
+    guided = [row for row in summary if row["method"] != "best_of_n"]
+    known = summary[0]["similarity"] is not None
+    figure = Figure(figsize=(11, 7.2 if known else 3.8), layout="constrained")
+    axes = figure.subplots(1 + known, 2).flatten()
+    labels = {"wer": "word error rate", "similarity": "similarity to the voice"}
+    for name in dict.fromkeys(row["chooser"] for row in curves):
+        mine = [row for row in curves if row["chooser"] == name]
+        style = "--" if name in ("random", "oracle") else "o-"
+        for axis, x, y in zip(axes, ("n", "seconds", "n", "wer"), ("wer", "wer", "similarity", "similarity")):
+            along = [row[x] for row in mine]
+            axis.plot(along, [row[y] for row in mine], style, label=f"best of n: {name}", markersize=3)
+            if x == "n":
+                axis.fill_between(along, [r[f"{y}_low"] for r in mine], [r[f"{y}_high"] for r in mine], alpha=0.1)
+                axis.set(xlabel="candidates", xscale="log", ylabel=labels[y])
+                axis.set_xticks(along, along, minor=False)
+                axis.minorticks_off()
+    for row in guided:
+        name = f"{row['method']} {row['n']} x {row['branch']}, {row['chooser']}"
+        for axis, x, y in ((axes[1], "seconds", "wer"), (axes[-1], "wer", "similarity")):
+            if row[y] is not None:
+                axis.plot(row[x], row[y], "s", label=name)
+    axes[1].set(xlabel="seconds a sentence", ylabel=labels["wer"])
+    if known:
+        axes[3].set(xlabel=labels["wer"], ylabel=labels["similarity"])
+    handles, names = axes[1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+# -- in a notebook ---------------------------------------------------------------------------------------------------
+
+
+def player(clips: Mapping[str, np.ndarray]):
+    """Players side by side, each under its caption, for the end of a cell.
+
+    Args:
+        clips: caption -> wave (samples,) at 16 kHz. Held as MP3: every browser plays it, in a quarter of the bytes.
+    """
+    import soundfile
+    from IPython.display import HTML
+
+    shown = []
+    for caption, wav in clips.items():
+        file = io.BytesIO()
+        soundfile.write(file, np.clip(wav, -1.0, 1.0), audio.SAMPLE_RATE, format="MP3")
+        source = "data:audio/mpeg;base64," + base64.b64encode(file.getvalue()).decode()
+        shown.append(
+            '<figure style="display: inline-block; margin: 0 12px 8px 0">'
+            f"<figcaption>{html.escape(caption)}</figcaption>"
+            f'<audio controls preload="metadata" src="{source}" style="width: 260px"></audio></figure>'
+        )
+    return HTML("".join(shown))
+
+
+def tokens(codec, wav: np.ndarray, codes: Sequence[int]):
+    """A wave as its spectrogram and, under it, its codes: every column a code, every row one of its digits."""
+    from matplotlib.figure import Figure
+
+    codes = np.asarray(codes)
+    seconds = len(codes) / audio.FRAME_RATE
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    mel = audio.log_mel(wav)  # (bands, frames)
+    where = (0, len(wav) / audio.SAMPLE_RATE, 0, len(mel))
+    above.imshow(mel, origin="lower", aspect="auto", cmap="magma", extent=where)
+    above.set(ylabel="mel band", xlim=(0, seconds))
+    digits = codec.digits(codes).T  # (dimensions, codes)
+    below.imshow(digits, origin="lower", aspect="auto", interpolation="nearest", extent=(0, seconds, 0, len(digits)))
+    below.set(ylabel="digit", xlabel=f"seconds; {len(codes)} codes, {audio.FRAME_RATE} a second")
+    if len(codes) <= 25:  # there is room for their names
+        for k, code in enumerate(codes):
+            below.text((k + 0.5) / audio.FRAME_RATE, -0.2, str(code), rotation=90, ha="center", va="top", fontsize=8)
+        below.tick_params(axis="x", pad=32)
+    return figure
+
+
+def matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str = "", digits=2, by_column=False):
+    """A small table of numbers in colours: (rows, columns). by_column: each column has its own scale of colours."""
+    from matplotlib.figure import Figure
+
+    values = np.asarray(values, float)
+    low, high = (f(0, keepdims=True) if by_column else f() for f in (values.min, values.max))
+    shades = (values - low) / np.maximum(high - low, 1e-9)
+    figure = Figure(figsize=(1.8 + 0.75 * len(columns), 1.4 + 0.45 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shades, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if shades[row, column] > 0.5 else "black"
+        axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=ink)
+    axis.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 10 else 0)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_title(title)
+    return figure
+
+
+def progress(items: Iterable, what: str = "", total: int | None = None):
+    """The same items, with a bar while they are gone through. Of an output that is updated only the last state is
+    saved, which is why this is none of tqdm's own."""
+    from IPython.display import display
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        shown = None
+
+        def display(self, msg=None, pos=None):
+            text = {"text/plain": str(self)}
+            if self.shown is None:
+                self.shown = display(text, raw=True, display_id=True)
+            elif self.shown:
+                self.shown.update(text, raw=True)
+
+    return Bar(items, desc=what, total=total, file=io.StringIO(), ncols=80, ascii=False)
+
+
+def beside_paper(systems: Mapping[str, dict], measures: Sequence, paper: Iterable = ()):
+    """A table of our systems with their intervals, and the paper's rows under them, as printed there.
+
+    Args:
+        systems: of `evaluation.tables.by_system`.
+        measures: of `evaluation.tables`.
+        paper: of `evaluation.tables.paper_rows`.
+    """
+    from IPython.display import Markdown
+
+    from .evaluation.tables import markdown
+
+    return Markdown(markdown("", dict(systems), list(measures), paper).lstrip("# \n"))
+
+
+def controls(function: Callable, **given) -> None:
+    """Controls for the arguments of a function and a button that calls it; without a live kernel, a line of text.
+
+    Args:
+        given: as `ipywidgets.interact`: `temperature=(0.1, 1.5, 0.1)`, `voice=["joe", "emma"]`, `text="Hello."`.
+    """
+    from IPython.display import display
+    from ipywidgets import interactive
+
+    box = interactive(function, {"manual": True, "manual_name": "Run"}, **given)
+    # what ipywidgets 8 shows, and 7 (Colab's) too, but for the text
+    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    told = f"(controls for {', '.join(given)}: run the notebook to use them)"
+    display({"application/vnd.jupyter.widget-view+json": view, "text/plain": told}, raw=True)

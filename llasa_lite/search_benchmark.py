@@ -239,29 +239,11 @@ def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: s
     return paths
 
 
-def plot(summary: Sequence[dict], path: str | Path) -> None:
-    """Error rate and similarity against N, and both against each other with the seconds they took."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    axes = figure.subplots(1, 3)
-    curves = [row for row in summary if row["method"] == "best_of_n"]
-    known = curves[0]["similarity"] is not None
-    for name in dict.fromkeys(row["chooser"] for row in curves):
-        mine = [row for row in curves if row["chooser"] == name]
-        n = [row["n"] for row in mine]
-        style = "--" if name in (RANDOM, ORACLE) else "o-"
-        for axis, what in zip(axes, ("wer", "similarity") if known else ("wer",)):
-            axis.plot(n, [row[what] for row in mine], style, label=name, markersize=3)
-            axis.fill_between(n, [r[f"{what}_low"] for r in mine], [r[f"{what}_high"] for r in mine], alpha=0.1)
-    for axis, what in zip(axes, ("word error rate", "similarity to the voice")):
-        axis.set(xlabel="candidates", ylabel=what, xscale="log", xticks=n, xticklabels=n)
-    axes[0].legend(fontsize=7)
-    if known:
-        for row in summary:
-            if row["method"] != "best_of_n" or row["n"] == curves[-1]["n"]:
-                axes[2].plot(row["wer"], row["similarity"], "s" if row["branch"] > 1 else "o")
-                label = f"{row['method']} {row['n']}x{row['branch']} {row['chooser']}, {row['seconds']:.0f} s"
-                axes[2].annotate(label, (row["wer"], row["similarity"]), fontsize=6)
-        axes[2].set(xlabel="word error rate", ylabel="similarity to the voice")
-    figure.savefig(path, dpi=110)
+def read(path: str | Path) -> list[dict]:
+    """Rows of a `search.csv` with their numbers, as `summarise` gave them."""
+    texts = ("method", "chooser", "machine", "command")
+    with open(path, encoding="utf-8", newline="") as file:
+        return [
+            {k: v if k in texts else None if v == "" else float(v) if "." in v else int(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]

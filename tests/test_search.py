@@ -367,7 +367,7 @@ def test_curves_of_choosers_lie_between_chance_and_the_judge(nano):
 
 
 def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tmp_path, monkeypatch):
-    from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, plot, summarise, write
+    from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, read, summarise, write
 
     monkeypatch.setattr(nano, "_limit", lambda piece: 30)
     choosers = ("likelihood", f"speaker:{speaker_folder}")
@@ -384,5 +384,9 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
         assert path.read_text().count("\n") >= 3
     assert "the command" in (tmp_path / "search.csv").read_text()
     pytest.importorskip("matplotlib", reason="pip install llasa-lite[plot]")
-    plot(summary, tmp_path / "search.png")
+    from llasa_lite.plots import plot_search
+
+    kept = read(tmp_path / "search.csv")
+    assert [{k: v for k, v in row.items() if k not in ("machine", "command")} for row in kept] == summary
+    plot_search(kept).savefig(tmp_path / "search.png")
     assert (tmp_path / "search.png").stat().st_size > 10_000
