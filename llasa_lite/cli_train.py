@@ -41,7 +41,7 @@ def add(kinds, verb, model, output) -> None:
     sub.add_argument("--sizes", nargs="+", default=list(SIZES), help=f"of: {', '.join(SIZES)} (default: all)")
     sub.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the corpus (default: 0.25 0.5 1)")
     sub.add_argument("--cells", nargs="+", metavar="SIZE-SHARE", help="only these, as 1M-0.25 nano-1")
-    sub.add_argument("--steps", type=int, default=Ladder.steps, help="of about 4,096 ids (default: %(default)s)")
+    sub.add_argument("--steps", type=int, default=Ladder.steps, help="of about 2,048 ids (default: %(default)s)")
     sub.add_argument("--judge", help="recogniser for word error rates: hub id or folder (default: none)")
     sub.add_argument("--sentences", help="text file, one sentence a line (default: 40 held-out transcripts)")
     sub.add_argument("--seed", type=int, default=0)

@@ -41,8 +41,8 @@ LOG_COLUMNS = ("size", "share", "step", "tokens", "flops", "seconds", "held_out"
 class Ladder:
     """What all cells of a grid share, so that they can be compared."""
 
-    steps: int = 600
-    ids_per_batch: int = 4096
+    steps: int = 800
+    ids_per_batch: int = 2048
     clips: int = 100  # held out, and as many learned ones, whose losses are the table's
     voice: str = "joe"  # built-in voice that speaks for the judge
     seed: int = 0

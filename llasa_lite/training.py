@@ -306,15 +306,17 @@ def train_lm(
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Rows of a run's log by step; of what a stopped run made twice the later. Empty before the first row.
+    """Rows of a run's log by step, its own or a finetune's; of what a stopped run made twice, the later. Empty before
+    the first row.
 
-    Each has `step`, `seconds` of training up to it and `num_input_tokens_seen`; some have `speech` (loss of the last
-    steps, nats an id) and `guide`, others `held_out` and `held_out_wrong_text`.
+    Each has `step`; of a run from scratch also `seconds` of training up to it and `num_input_tokens_seen`. Some have
+    `speech` (loss of the last steps, nats an id) and `guide`, others `held_out` and `held_out_wrong_text`; those of a
+    finetune `loss` or `eval_loss`.
     """
     path, rows = Path(folder) / "log.jsonl", {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         row = json.loads(line)
-        rows[row["step"], "held_out" in row, "speech" in row] = row
+        rows[(row["step"], *row)] = row
     return sorted(rows.values(), key=lambda row: row["step"])
 
 
