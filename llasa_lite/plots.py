@@ -278,7 +278,8 @@ def losses(rows: Sequence[dict], **lines: str):
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axis = figure.subplots()
     for name, told in lines.items():
-        axis.plot(*zip(*((row["step"], row[name]) for row in rows if name in row)), "o-", label=told)
+        there = [row for row in rows if name in row]
+        axis.plot([row["step"] for row in there], [row[name] for row in there], "o-", label=told)
     axis.set(xlabel="steps", ylabel="loss, nats a token")
     axis.legend(frameon=False)
     return figure

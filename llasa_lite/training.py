@@ -202,6 +202,7 @@ def train_lm(
         progress: called after every step with the steps done and all of them.
     """
     import transformers
+    from safetensors.torch import load_model
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -300,7 +301,10 @@ def train_lm(
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last)
+    if begun < settings.steps:
+        trainer.train(resume_from_checkpoint=last)
+    else:  # stopped between its last step and its end: Trainer would take one step more
+        load_model(model, f"{last}/model.safetensors")
     save_lm(model, protocol, out)
     return out
 

@@ -120,6 +120,18 @@ def test_a_stopped_cell_ends_as_if_it_had_never_been_stopped(whole, tmp_path):
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def test_a_cell_stopped_between_training_and_its_losses_takes_no_more_steps(whole, tmp_path, monkeypatch):
+    def stop(self, folder):
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("llasa_lite.training.SpeechLM.start_from", stop)
+        run_ladder(CORPUS, [4] * 6, tmp_path, TINY, ["1M-0.5"])
+    seen = []
+    (row,) = run_ladder(CORPUS, [4] * 6, tmp_path, TINY, ["1M-0.5"], progress=lambda done, total: seen.append(done))
+    assert not seen and row | {"seconds": 0} == whole[1][0] | {"seconds": 0}
+
+
 def test_a_judge_hears_what_no_cell_learned(whole, nano):
     out, _ = whole
     spoken = held_out_sentences([replace(u, text=f"{u.text} {u.split} sentence.") for u in CORPUS], 2)
