@@ -294,6 +294,7 @@ def scaling(rows: Sequence[dict], y: str, told: str, laws: Mapping[str, Callable
         laws: factor -> `power_law.PowerLaw` of that factor alone, drawn on to five times the largest with its interval.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, NullFormatter
 
     rows = [row for row in rows if y in row]
     figure = Figure(figsize=(11, 3.8), layout="constrained")
@@ -311,6 +312,10 @@ def scaling(rows: Sequence[dict], y: str, told: str, laws: Mapping[str, Callable
             axis.plot(across, middle, "k--", lw=1)
             axis.fill_between(across, low, high, color="k", alpha=0.1, lw=0)
         axis.set(xscale="log", xlabel=label)
+        if x != "flops":  # few values, less than a decade apart: each is named
+            values = sorted({row[x] for row in rows})
+            axis.set_xticks(values, [EngFormatter(sep="")(float(f"{value:.2g}")) for value in values])
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.legend(fontsize=8, frameon=False)
     seen = [row[y + end] for row in rows for end in ("", "_low", "_high") if y + end in row]
     if seen:  # an interval as wide as the sky would leave nothing to see of the points
