@@ -251,6 +251,7 @@ def learning(rows: Sequence[dict]):
         rows: of `ladder_log.csv` (`ladder.read_ladder`).
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axis, x, told in zip(
@@ -262,6 +263,7 @@ def learning(rows: Sequence[dict]):
                 label = f"{cell[0]}, {cell[1]:.0%} of the speech" if line == "-" else None
                 axis.plot([r[x] for r in mine], [r[y] for r in mine], line, color=f"C{k}", label=label)
         axis.set(xscale="log", xlabel=told)
+        axis.xaxis.set_minor_formatter(NullFormatter())
     figure.axes[0].set_ylabel("loss on held-out clips, nats a token")
     figure.axes[0].legend(fontsize=8, frameon=False)
     return figure
@@ -312,9 +314,9 @@ def scaling(rows: Sequence[dict], y: str, told: str, laws: Mapping[str, Callable
             axis.plot(across, middle, "k--", lw=1)
             axis.fill_between(across, low, high, color="k", alpha=0.1, lw=0)
         axis.set(xscale="log", xlabel=label)
-        if x != "flops":  # few values, less than a decade apart: each is named
-            values = sorted({row[x] for row in rows})
-            axis.set_xticks(values, [EngFormatter(sep="")(float(f"{value:.2g}")) for value in values])
+        digits, named = (1, "{:.0e}".format) if x == "flops" else (2, EngFormatter(sep=""))
+        ticks = sorted({float(f"{row[x]:.{digits}g}") for row in rows})  # few, often less than a decade apart
+        axis.set_xticks(ticks, [named(value) for value in ticks], fontsize=8)
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.legend(fontsize=8, frameon=False)
     seen = [row[y + end] for row in rows for end in ("", "_low", "_high") if y + end in row]
