@@ -1,4 +1,4 @@
-"""`python -m llasa_lite train finetune | rows` and `push`: options to `finetuning` and `sources`."""
+"""`python -m llasa_lite train finetune | rows | ladder` and `push`: options to `finetuning`, `sources`, `ladder`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import cli
+from .ladder import SHARES, SIZES, Ladder
 
 
 def add(kinds, verb, model, output) -> None:
-    """Add the kinds of `train` that take checkpoints of any size, and `push`."""
+    """Add the kinds of `train` that take checkpoints of any size, the ladder of small ones, and `push`."""
     sub = kinds.add_parser("finetune", help="any checkpoint, all weights or LoRA; also by torchrun", parents=[output])
     sub.set_defaults(handler=finetune)
     sub.add_argument("--base", default="nano", help="short name, hub id or folder; a text Llama gets Llasa's tokens")
@@ -33,6 +34,17 @@ def add(kinds, verb, model, output) -> None:
     sub.set_defaults(handler=rows)
     sub.add_argument("--data", required=True, nargs="+", help=told)
     sub.add_argument("--out", required=True, help="folder for {train,val}_input_ids.memmap")
+    sub = kinds.add_parser("ladder", help="three sizes on three shares of a corpus", parents=[model, output])
+    sub.set_defaults(handler=ladder)
+    sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
+    sub.add_argument("--out", required=True, help="folder of cells; finished ones stay, an unfinished one goes on")
+    sub.add_argument("--sizes", nargs="+", default=list(SIZES), help=f"of: {', '.join(SIZES)} (default: all)")
+    sub.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the corpus (default: 0.25 0.5 1)")
+    sub.add_argument("--cells", nargs="+", metavar="SIZE-SHARE", help="only these, as 1M-0.25 nano-1")
+    sub.add_argument("--steps", type=int, default=Ladder.steps, help="of about 2,048 ids (default: %(default)s)")
+    sub.add_argument("--judge", help="recogniser for word error rates: hub id or folder (default: none)")
+    sub.add_argument("--sentences", help="text file, one sentence a line (default: 40 held-out transcripts)")
+    sub.add_argument("--seed", type=int, default=0)
     sub = verb("push", push, "Upload a finetuned folder to the hub.", output)
     sub.add_argument("folder", metavar="FOLDER", help="made by `train finetune`")
     sub.add_argument("repo", metavar="OWNER/NAME", help="repository on the hub")
@@ -80,6 +92,28 @@ def rows(o) -> None:
         told[name], told[f"{name}_dropped"] = write_memmap(utterances, o.out, name, protocol)
     line = "{train} rows for training ({train_dropped} too long), {val} held out ({val_dropped} too long) in {folder}"
     cli._print(told, o, line.format(**told))
+
+
+def ladder(o) -> None:
+    from .cli_evaluate import sentences
+    from .data import read_tokens
+    from .evaluation import Judge
+    from .ladder import cell_names, held_out_sentences, run_ladder
+
+    cells = o.cells or cell_names(o.sizes, o.shares)
+    utterances = [u for file in o.data for u in read_tokens(file)]
+    spoken = sentences(o) if o.sentences else held_out_sentences(utterances)
+    levels = list(cli._load_codec(o).model.config.quantization_levels)
+    judge = Judge(o.judge, cli.picked_device(o)) if o.judge else None
+    settings = Ladder(steps=o.steps, seed=o.seed)
+    rows = run_ladder(utterances, levels, o.out, settings, cells, judge, spoken)
+    table = str(Path(o.out) / "ladder.csv")
+    lines = [
+        f"{r['size']:5} {r['hours']:6.2f} h  {r['flops']:.2e} FLOPs  held out {r['held_out']:.3f}"
+        + (f"  WER {r['wer']:.2f} ({r['wer_low']:.2f} to {r['wer_high']:.2f})" if "wer" in r else "")
+        for r in rows
+    ]
+    cli._print({"table": table, "cells": rows}, o, "\n".join([*lines, table]))
 
 
 def push(o) -> None:

@@ -140,6 +140,7 @@ def finetune(
     save_every: int = 200,
     seed: int = 0,
     trainer_arguments: dict | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Train `base` on utterances and save it as a folder `Llasa.from_pretrained` reads.
 
@@ -154,6 +155,7 @@ def finetune(
         rows_at_once: rows of one forward pass in one process; the recipe's `rows_per_step` is reached by accumulation.
         max_steps: stop there; -1: as many epochs as the recipe says.
         trainer_arguments: fields of `transformers.TrainingArguments` that take the place of ours.
+        progress: called after every step with the steps done and all of them.
     Raises:
         ValueError: no rows that fit, a base that is no Llama, or rows a step that the processes cannot share evenly.
     """
@@ -216,6 +218,9 @@ def finetune(
         model = _with_adapter(model, recipe.lora)
 
     class Log(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            progress(state.global_step, state.max_steps)
+
         def on_log(self, args, state, control, logs=None, **kwargs):
             if state.is_world_process_zero:
                 with open(out / "log.jsonl", "a", encoding="utf-8") as record:

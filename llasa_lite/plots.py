@@ -224,3 +224,104 @@ def controls(function: Callable, **given) -> None:
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     told = f"(controls for {', '.join(given)}: run the notebook to use them)"
     display({"application/vnd.jupyter.widget-view+json": view, "text/plain": told}, raw=True)
+
+
+# -- training and scaling --------------------------------------------------------------------------------------------
+
+
+def counter(what: str = "") -> Callable[[int, int], None]:
+    """What a training takes as `progress=`: a bar of its steps, a new one for every run."""
+    bar = None
+
+    def count(done: int, total: int) -> None:
+        nonlocal bar
+        bar = progress((), what, total) if bar is None else bar
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+            bar = None
+
+    return count
+
+
+def learning(rows: Sequence[dict]):
+    """Held-out loss on the way, against tokens and against compute; dashed: with another clip's text.
+
+    Args:
+        rows: of `ladder_log.csv` (`ladder.read_ladder`).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for axis, x, told in zip(
+        figure.subplots(1, 2, sharey=True), ("tokens", "flops"), ("tokens seen", "compute, FLOPs")
+    ):
+        for k, cell in enumerate(dict.fromkeys((row["size"], row["share"]) for row in rows)):
+            mine = [row for row in rows if (row["size"], row["share"]) == cell]
+            for y, line in (("held_out", "-"), ("held_out_wrong_text", "--")):
+                label = f"{cell[0]}, {cell[1]:.0%} of the speech" if line == "-" else None
+                axis.plot([r[x] for r in mine], [r[y] for r in mine], line, color=f"C{k}", label=label)
+        axis.set(xscale="log", xlabel=told)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    figure.axes[0].set_ylabel("loss on held-out clips, nats a token")
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def losses(rows: Sequence[dict], **lines: str):
+    """Losses of a log (`training.read_log`) against its steps.
+
+    Args:
+        lines: field -> what it is, as `loss="clips it learns"`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for name, told in lines.items():
+        there = [row for row in rows if name in row]
+        axis.plot([row["step"] for row in there], [row[name] for row in there], "o-", label=told)
+    axis.set(xlabel="steps", ylabel="loss, nats a token")
+    axis.legend(frameon=False)
+    return figure
+
+
+def scaling(rows: Sequence[dict], y: str, told: str, laws: Mapping[str, Callable] | None = None):
+    """A measure against parameters, hours and compute, each on a logarithmic axis; what else differs has its line.
+
+    Args:
+        rows: with "size", "parameters", "hours", "flops" and the measure; `y` + "_low", "_high" become bars.
+        told: label of the measure.
+        laws: factor -> `power_law.PowerLaw` of that factor alone, drawn on to five times the largest with its interval.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    rows = [row for row in rows if y in row]
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    labels = {"parameters": "parameters", "hours": "hours of speech", "flops": "compute, FLOPs"}
+    for axis, (x, label) in zip(figure.subplots(1, 3, sharey=True), labels.items()):
+        group = "hours" if x == "parameters" else "size"
+        for same in dict.fromkeys(row[group] for row in rows):
+            mine = sorted((row for row in rows if row[group] == same), key=lambda row: row[x])
+            bars = [[abs(row.get(y + end, row[y]) - row[y]) for row in mine] for end in ("_low", "_high")]
+            name = f"{same:,.{0 if same >= 100 else 1}f} h" if group == "hours" else same
+            axis.errorbar([row[x] for row in mine], [row[y] for row in mine], bars, fmt="o-", capsize=3, label=name)
+        if law := (laws or {}).get(x):
+            across = np.geomspace(min(r[x] for r in rows), 5 * max(r[x] for r in rows), 60)
+            middle, low, high = law.interval(**{x: across})
+            axis.plot(across, middle, "k--", lw=1)
+            axis.fill_between(across, low, high, color="k", alpha=0.1, lw=0)
+        axis.set(xscale="log", xlabel=label)
+        digits, named = (1, "{:.0e}".format) if x == "flops" else (2, EngFormatter(sep=""))
+        ticks = sorted({float(f"{row[x]:.{digits}g}") for row in rows})  # few, often less than a decade apart
+        axis.set_xticks(ticks, [named(value) for value in ticks], fontsize=8)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.legend(fontsize=8, frameon=False)
+    seen = [row[y + end] for row in rows for end in ("", "_low", "_high") if y + end in row]
+    if seen:  # an interval as wide as the sky would leave nothing to see of the points
+        room = max(seen) - min(seen) or 1.0
+        figure.axes[0].set_ylim(min(seen) - room, max(seen) + room)
+    figure.axes[0].set_ylabel(told)
+    return figure

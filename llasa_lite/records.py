@@ -13,7 +13,7 @@ class Records:
     Args:
         path: JSON lines file, made with its folder if it is not there.
         key: name of the field that tells rows apart.
-        settings: what rows must share to be comparable, kept as the first line; None: nothing.
+        settings: what rows must share to be comparable, kept as the first line; None: whatever they share.
     Raises:
         ValueError: the file holds rows of other settings, or is none of ours.
     """
@@ -36,6 +36,8 @@ class Records:
                     names = sorted(k for k in before | settings if before.get(k) != settings.get(k))
                     was = ", ".join(f"{k} {before.get(k)!r}" for k in names)
                     raise ValueError(f"'{path}' was begun with {was}. Choose another folder, or the same settings.")
+                lines = lines[1:]
+            elif lines and "settings" in lines[0]:  # rows of any settings are wanted
                 lines = lines[1:]
             self.rows = {row[key]: row for row in lines}
         except (json.JSONDecodeError, KeyError, TypeError) as error:

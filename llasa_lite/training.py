@@ -13,8 +13,12 @@ off for a released checkpoint:
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,17 +188,21 @@ def train_lm(
     hidden_size: int = 256,
     layers: int = 8,
     init: str | Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Train a small Llasa and save it, with its tokenizer, as a folder `from_pretrained` reads.
 
-    A run that was stopped goes on from its last checkpoint in `out/checkpoints`; the log is `out/log.jsonl`.
+    A run that was stopped goes on from its last checkpoint in `out/checkpoints`, on the rows it would have seen; the
+    log is `out/log.jsonl` (`read_log`).
 
     Args:
         utterances: token corpus; `train` is learned, `test` watched.
         levels: FSQ levels of the codec the codes came from.
         init: checkpoint folder of the same shape to start from; None starts from scratch.
+        progress: called after every step with the steps done and all of them.
     """
     import transformers
+    from safetensors.torch import load_model
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -207,14 +215,16 @@ def train_lm(
         model.start_from(init)
     last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
     begun = int(last.rsplit("-", 1)[1]) if last else 0
-    sampler = RowSampler(
-        [u for u in utterances if u.split == "train"], protocol, settings.mixture, settings.seed + begun
-    )
+    seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
+    learned = [u for u in utterances if u.split == "train"]
     watched = [u for u in utterances if u.split == "test"][:32]
 
     class Rows(torch.utils.data.IterableDataset):
         def __iter__(self):
-            return iter(sampler.batches(settings.ids_per_batch))
+            # drawn anew from every checkpoint on, so that a run that goes on from one needs not replay what was before
+            for start in itertools.count(begun, settings.save_every):
+                sampler = RowSampler(learned, protocol, settings.mixture, settings.seed + start)
+                yield from itertools.islice(sampler.batches(settings.ids_per_batch), settings.save_every)
 
     class SpeechTrainer(Trainer):
         parts: dict[str, list[float]] = {"speech": [], "guide": []}
@@ -233,8 +243,11 @@ def train_lm(
                 logs |= {k: round(float(np.mean(v)), 4) for k, v in self.parts.items() if v}
                 self.parts.update({k: [] for k in self.parts})
             super().log(logs, *args, **kwargs)
-            with open(out / "log.jsonl", "a") as record:
-                record.write(_json(logs | {"step": self.state.global_step}))
+            told = {"step": self.state.global_step, "seconds": round(seconds_before + time.perf_counter() - began, 2)}
+            with open(out / "log.jsonl", "a", encoding="utf-8") as record:
+                record.write(json.dumps(logs | told) + "\n")
+            if "speech" in logs:
+                log.info("step %d of %d: loss %.4f", self.state.global_step, settings.steps, logs["speech"])
 
     class Watch(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -243,6 +256,7 @@ def train_lm(
                 own, other = reading_gap(model, protocol, watched)
                 model.train()
                 trainer.log({"held_out": round(own, 4), "held_out_wrong_text": round(other, 4)})
+            progress(state.global_step, settings.steps)
 
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -257,7 +271,8 @@ def train_lm(
         logging_steps=50,
         save_steps=settings.save_every,
         save_total_limit=2,
-        ignore_data_skip=True,  # a resumed run draws from another seed instead of replaying
+        ignore_data_skip=True,  # `Rows` begins where the run goes on
+        include_num_input_tokens_seen=True,  # padding counted: it is computed like the rest
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to=[],
@@ -283,10 +298,30 @@ def train_lm(
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_at(s, settings))),
         callbacks=[Watch()],
     )
+    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     out.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=last)
+    began = time.perf_counter()
+    if begun < settings.steps:
+        trainer.train(resume_from_checkpoint=last)
+    else:  # stopped between its last step and its end: Trainer would take one step more
+        load_model(model, f"{last}/model.safetensors")
     save_lm(model, protocol, out)
     return out
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """Rows of a run's log by step, its own or a finetune's; of what a stopped run made twice, the later. Empty before
+    the first row.
+
+    Each has `step`; of a run from scratch also `seconds` of training up to it and `num_input_tokens_seen`. Some have
+    `speech` (loss of the last steps, nats an id) and `guide`, others `held_out` and `held_out_wrong_text`; those of a
+    finetune `loss` or `eval_loss`.
+    """
+    path, rows = Path(folder) / "log.jsonl", {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        row = json.loads(line)
+        rows[(row["step"], *row)] = row
+    return sorted(rows.values(), key=lambda row: row["step"])
 
 
 def rate_at(step: int, settings: Training) -> float:
@@ -320,9 +355,3 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
     }
     plain.save_pretrained(out, max_shard_size="9MB")
     protocol.tokenizer.save_pretrained(out)
-
-
-def _json(row: dict) -> str:
-    import json
-
-    return json.dumps(row) + "\n"
