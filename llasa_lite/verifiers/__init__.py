@@ -5,6 +5,7 @@ A verifier is one call, `score(waves, target, codes) -> list[float]`, higher is 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -215,6 +216,8 @@ def criterion(asked: str | Verifier | Criterion, own: Own = NO_LLASA) -> Criteri
         weight, star, name = part.rpartition("*")
         try:
             weights.append(float(weight) if star else 1.0)
+            if not math.isfinite(weights[-1]):
+                raise ValueError
         except ValueError:
             raise ValueError(f"'{weight.strip()}' in '{asked}' is not a weight. Write 0.7*asr + 0.3*speaker.") from None
         names.append(name.strip())
