@@ -55,7 +55,7 @@ class Models:
         if name == self.first:
             return self._first
         if not isinstance(name, str) or name not in self.choices:
-            raise ValueError(f"Unknown model '{name}'. Choose from: {', '.join(self.choices)}.")
+            raise ValueError(f"Unknown model '{str(name)[:60]}'. Choose from: {', '.join(self.choices)}.")
         with self._lock:
             if self._other is None or self._other[0] != name:
                 _check_gpu(self.choices[name])

@@ -155,7 +155,7 @@ def criterion_of(asked: str) -> str:
     for part in re.split(r"[,+]", str(asked or "")):
         name = part.rpartition("*")[2].strip()
         if name not in VERIFIERS:
-            raise ValueError(f"Unknown verifier '{name}'. Choose from: {', '.join(VERIFIERS)}.")
+            raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
     return asked
 
 

@@ -78,7 +78,8 @@ def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
         raise ValueError(f"The {name} is an empty file.")
     if size > MAX_FILE_BYTES:
         raise ValueError(f"The {name} is {size / 2**20:.0f} MB; at most {MAX_FILE_BYTES / 2**20:.0f} MB are read.")
-    long = f"{max_seconds / 60:.0f} minutes" if max_seconds > 120 else f"{max_seconds:.0f} s"
+    most = f"{max_seconds / 60:.0f} minutes" if max_seconds > 120 else f"{max_seconds:.0f} s"
+    too_long = f"The {name} is longer than {most}: at most {most} are read. Cut out the part you need."
     try:
         with soundfile.SoundFile(handle) as file:
             _check_rate(file.samplerate)
@@ -86,17 +87,13 @@ def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
                 raise ValueError(f"The {name} has {file.channels} channels; at most {MAX_FILE_CHANNELS} are read.")
             parts, left = [], int(max_seconds * file.samplerate)
             if file.frames > left:
-                raise ValueError(
-                    f"The {name} is longer than {long}; at most {long} are taken. Cut out the part you need."
-                )
+                raise ValueError(too_long)
             # block by block, so that many channels never lie in memory together, and no header is believed
             for block in file.blocks(2**16, dtype="float32", always_2d=True, frames=left + 1):
                 parts.append(block.mean(1, dtype=np.float32))
                 left -= len(block)
             if left < 0:
-                raise ValueError(
-                    f"The {name} is longer than {long}; at most {long} are taken. Cut out the part you need."
-                )
+                raise ValueError(too_long)
             return np.concatenate(parts or [np.zeros(0, np.float32)]), file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError) as error:
         raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .files import why
 from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
 
@@ -169,8 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Transformers is imported, in this process alone
     try:
         options.handler(options)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"llasa-lite: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"llasa-lite: Cannot use '{error.filename}': {why(error)}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("llasa-lite: stopped.", file=sys.stderr)
@@ -294,10 +298,13 @@ def _candidate_table(rows: list[dict]) -> str:
 
 
 def continue_(o) -> None:
-    _consent()
+    from .voices import Voice
+
+    words = _text(o.text)
+    clip = _cloned(Voice.from_audio(o.clip, o.transcript, name="clip"))
     llasa = _load(o)
     with _Progress("continuing", o):
-        speech = llasa.continue_speech(o.clip, _text(o.text), o.transcript, o.seed, _sampling(o, llasa))
+        speech = llasa.continue_speech(clip, words, seed=o.seed, sampling=_sampling(o, llasa))
     _finish(speech, o)
 
 
@@ -346,8 +353,7 @@ def voices(o) -> None:
     from .voices import Voice, builtin_voices
 
     if o.from_audio:
-        _consent()
-        voice = _load(o).prepare(Voice.from_audio(o.from_audio, o.text, o.name))
+        voice = _load(o).prepare(_cloned(Voice.from_audio(o.from_audio, o.text, o.name)))
         voice.save(o.out)
         _print({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
         return
@@ -552,11 +558,16 @@ def _no_loading_bars() -> None:
 
 
 def _text(given: str) -> str:
-    return sys.stdin.read() if given == "-" else given
+    words = sys.stdin.read() if given == "-" else given
+    if not words.strip():
+        raise ValueError("There is no text to speak.")
+    return words
 
 
-def _consent() -> None:
+def _cloned(voice):
+    """The voice of a clip, with a word on what that asks of one, before anything is spoken in it."""
     print("llasa-lite: clone only voices you may use, and say that what is heard is synthetic.", file=sys.stderr)
+    return voice
 
 
 def _voice(o):
@@ -569,8 +580,7 @@ def _voice(o):
     if o.voice.endswith(".json"):
         return Voice.load(o.voice)
     if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
-        _consent()
-        return Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem)
+        return _cloned(Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem))
     return o.voice
 
 

@@ -27,7 +27,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise ValueError(f"Cannot write '{path}': {_why(error)}.") from error
+        raise ValueError(f"Cannot write '{path}': {why(error)}.") from error
     finally:
         try:
             partial.unlink(missing_ok=True)
@@ -35,7 +35,8 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
             pass  # a folder that cannot be written to holds nothing of ours either
 
 
-def _why(error: OSError) -> str:
+def why(error: OSError) -> str:
+    """What went wrong with a file, in words."""
     known = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the quota is used up",

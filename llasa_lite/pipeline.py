@@ -443,7 +443,7 @@ class Llasa:
         Raises:
             ValueError: not a receipt, or of a checkpoint that cannot be loaded here.
         """
-        receipt = receipts.checked(receipt) if isinstance(receipt, dict) else receipts.read(receipt)
+        receipt = receipts.read(receipt) if isinstance(receipt, (str, os.PathLike)) else receipts.checked(receipt)
         if missing := receipt.get("left_out"):
             raise ValueError(
                 f"This receipt was kept without {', '.join(map(str, missing))}: it tells how the speech was made, and "
@@ -566,9 +566,10 @@ def patience_with(protocol: Protocol, codec: Codec) -> Patience:
 def _known(what: str, name: str) -> str:
     """A model or codec that a receipt may choose. Raises ValueError."""
     known = {*CHECKPOINTS, *(c.source for c in CHECKPOINTS.values()), *(c.codec for c in CHECKPOINTS.values())}
-    if name not in known and not Path(name).is_dir():
+    if name not in known and not os.path.isdir(name):
         raise ValueError(
-            f"This receipt names the {what} '{name}', which is not a known one. If you trust it: --{what}."
+            f"This receipt names the {what} '{name}', which is none that this version knows. If you trust it, name it "
+            f"yourself: {what}='{name}', or --{what}."
         )
     return name
 

@@ -38,7 +38,9 @@ def to_comment(receipt: dict, kind: str = "wav") -> str:
     What was recorded of somebody (the words and codes of a clip of one's own) stays out of it: files are passed on.
     An ogg file holds no long ones, so that there the long fields are left out, and named.
     """
-    told = {"llasa_lite": "receipt"} | receipt
+    told = {"llasa_lite": "receipt"} | {
+        k: v for k, v in receipt.items() if k != "seconds_taken"
+    }  # same seed, same file
     known = builtin_voices().get(str(receipt.get("voice")))
     if known is None or receipt.get("voice_codes") not in known.codes.values():
         private = [key for key in ("voice_text", "voice_codes") if told.get(key) is not None]

@@ -64,11 +64,11 @@ class SearchSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        if not isinstance(self.process_seconds, (int, float)) or not 0 < self.process_seconds <= MAX_PROCESS_SECONDS:
-            raise ValueError(
-                f"process_seconds must be above 0 and at most {MAX_PROCESS_SECONDS}, not {self.process_seconds!r}; "
-                "without PRM: best_of_n."
-            )
+        seconds = self.process_seconds
+        if not isinstance(seconds, (int, float)) or not seconds > 0:
+            raise ValueError(f"process_seconds must be above 0, not {seconds!r}; without PRM: best_of_n.")
+        if seconds > MAX_PROCESS_SECONDS:
+            raise ValueError(f"process_seconds must be at most {MAX_PROCESS_SECONDS}, not {seconds}.")
         if not isinstance(self.context_codes, int) or self.context_codes < 0:
             raise ValueError(f"context_codes must be a whole number of at least 0, not {self.context_codes!r}.")
         if self.reference not in ("prompt", "resynthesis"):

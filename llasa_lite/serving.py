@@ -110,7 +110,7 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         voice = None
         if asked.voice is not None:
             if asked.voice not in known:
-                raise ValueError(f"Unknown voice '{asked.voice}'. Choose from: {', '.join(known)}.")
+                raise ValueError(f"Unknown voice '{asked.voice[:60]}'. Choose from: {', '.join(known)}.")
             voice = prepared[asked.voice] = prepared.get(asked.voice) or llasa.prepare(known[asked.voice])
         given = {"temperature": asked.temperature, "top_p": asked.top_p}
         sampling = replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})

@@ -62,7 +62,9 @@ class Voice:
         """One of the voices that ship with the package. Raises ValueError on an unknown name."""
         known = builtin_voices()
         if not isinstance(name, str) or name not in known:
-            raise ValueError(f"Unknown voice '{name}'. Choose from: {', '.join(known)}; or give a clip of your own.")
+            raise ValueError(
+                f"Unknown voice '{str(name)[:60]}'. Choose from: {', '.join(known)}; or give a clip of your own."
+            )
         return known[name]
 
     @classmethod
@@ -75,8 +77,12 @@ class Voice:
             isinstance(row.get(k, ""), str) for k in ("name", "text", "description")
         ):
             raise ValueError(f"{wrong}.")
-        if not row.get("name") or not row.get("text") or len(row["name"]) + len(row["text"]) > MAX_VOICE_CHARS:
-            raise ValueError(f"{wrong}; name and text together have at most {MAX_VOICE_CHARS:,} characters.")
+        if not row.get("name") or not row.get("text"):
+            raise ValueError(f"{wrong}.")
+        if len(row["name"]) + len(row["text"]) > MAX_VOICE_CHARS:
+            raise ValueError(
+                f"'{path.name}' is not a voice: name and text have more than {MAX_VOICE_CHARS:,} characters."
+            )
         codes = row.get("codes")
         if not isinstance(codes, dict) or not all(whole_numbers(v, MAX_VOICE_CODES) for v in codes.values()):
             raise ValueError(f"{wrong}; the codes of a codec are at most {MAX_VOICE_CODES:,} whole numbers from 0.")

@@ -231,6 +231,6 @@ def verifier(asked: str, own: Own = NO_LLASA) -> Verifier:
     """ "name" or "name:model" -> a verifier, its model not loaded yet. Raises ValueError on an unknown name."""
     name, _, source = asked.partition(":")
     if name not in VERIFIERS:
-        raise ValueError(f"Unknown verifier '{name}'. Choose from: {', '.join(VERIFIERS)}.")
+        raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
     file, kind = VERIFIERS[name]
     return getattr(import_module(f".{file}", __name__), kind)(source or None, own)
