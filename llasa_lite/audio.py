@@ -61,6 +61,8 @@ def load(
     if not np.isfinite(samples).all():
         raise ValueError(f"The {name} holds values that are not numbers (NaN or infinity).")
     wav = resample(mono(samples), int(rate))
+    if not np.isfinite(wav).all():
+        raise ValueError(f"The {name} holds values too large for samples, which lie in -1..1.")
     if np.abs(wav).max() < SILENCE_PEAK:
         raise ValueError(f"The {name} is silent: nothing in it is louder than -60 dBFS. Record it again, closer.")
     return np.clip(wav, -1.0, 1.0)
@@ -116,7 +118,8 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
         info = np.iinfo(samples.dtype)
         offset = 0 if info.min < 0 else (info.max + 1) / 2  # 8-bit wav is unsigned
         return ((samples.astype(np.float32) - offset) / max(abs(info.min), (info.max + 1) / 2)).astype(np.float32)
-    return samples.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinities are refused later
+        return samples.astype(np.float32)
 
 
 def mono(samples: np.ndarray) -> np.ndarray:
@@ -126,7 +129,8 @@ def mono(samples: np.ndarray) -> np.ndarray:
         return samples
     if samples.ndim != 2:
         raise ValueError(f"Audio must have one or two dimensions, not {samples.ndim}.")
-    return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
 
 
 def resample(wav: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarray:

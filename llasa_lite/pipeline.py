@@ -498,7 +498,12 @@ class Llasa:
             raise ValueError("There is no text to speak.")
         if len(text_) > MAX_TEXT_CHARS:
             raise ValueError(f"The text has {len(text_):,} characters; at most {MAX_TEXT_CHARS:,} are spoken at once.")
-        pieces = text.split(self._spoken(text_), self.checkpoint.chunk_chars)
+        spoken = self._spoken(text_)
+        if len(spoken) > MAX_TEXT_CHARS:
+            raise ValueError(
+                f"Put into words the text has {len(spoken):,} characters; at most {MAX_TEXT_CHARS:,} are spoken."
+            )
+        pieces = text.split(spoken, self.checkpoint.chunk_chars)
         pieces = [piece for piece in pieces if any(c.isalnum() for c in piece)]
         if not pieces:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")

@@ -127,6 +127,7 @@ _FIELDS = {
         lambda v: isinstance(v, list) and len(v) <= 10_000 and all(whole_numbers(one, MAX_CODES) for one in v),
         "a list of lists of whole numbers from 0",
     ),
+    "left_out": (lambda v: isinstance(v, list) and all(map(_NAME, v)), "a list of words"),
     "stopped": (lambda v: isinstance(v, list) and all(map(_NAME, v)), "a list of words"),
 }
-_OPTIONAL = ("task", "device", "speaker", "search", "codes", "stopped")
+_OPTIONAL = ("task", "device", "speaker", "search", "codes", "stopped", "left_out")
