@@ -8,6 +8,7 @@ answer failed, was mixed up or never came, or where the app's memory did not com
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import socket
@@ -75,11 +76,16 @@ def memory(process: psutil.Process) -> float:
 class Visitor(threading.Thread):
     """One client, asking until the time is up."""
 
-    def __init__(self, number: int, address: str, wanted: list, until: float):
+    def __init__(self, number: int, address: str, folder: Path):
         super().__init__(daemon=True)
-        self.wanted, self.until, self.random = wanted, until, random.Random(number)
-        self.client = Client(address, verbose=False, download_files=tempfile.mkdtemp())
+        self.random, self.until = random.Random(number), math.inf
+        self.client = Client(address, verbose=False, download_files=str(folder))
+        # what each answer is while nobody else asks
+        self.wanted = [(name, mine, self.ask(name, mine)) for name, mine in asks(number, folder)]
         self.done, self.troubles, self.seconds = Counter(), [], []
+
+    def ask(self, name: str, arguments: dict) -> str:
+        return digest(self.client.predict(api_name=f"/{name}", **arguments))
 
     def run(self):
         while time.monotonic() < self.until:
@@ -102,26 +108,19 @@ class Visitor(threading.Thread):
 
 def soak(address: str, process: psutil.Process, clients: int, minutes: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        alone = Client(address, verbose=False, download_files=folder)
-        wanted = [
-            [
-                (name, asked, digest(alone.predict(api_name=f"/{name}", **asked)))
-                for name, asked in asks(k, Path(folder))
-            ]
-            for k in range(clients)
-        ]
-        before = peak = memory(process)
+        visitors = [Visitor(k, address, Path(folder)) for k in range(clients)]
+        before = peak = memory(process)  # with all visitors there, whom Gradio remembers for an hour
         until = time.monotonic() + 60 * minutes
-        visitors = [Visitor(k, address, mine, until) for k, mine in enumerate(wanted)]
         for visitor in visitors:
+            visitor.until = until
             visitor.start()
         while any(visitor.is_alive() for visitor in visitors) and time.monotonic() < until + PATIENCE:
             peak = max(peak, memory(process))
             time.sleep(2)
         troubles = [trouble for visitor in visitors for trouble in visitor.troubles]
         troubles += ["a client never got its last answer" for visitor in visitors if visitor.is_alive()]
-        for name, asked, right in wanted[0]:  # it still answers, and has finished what was cancelled
-            if digest(alone.predict(api_name=f"/{name}", **asked)) != right:
+        for name, asked, right in visitors[0].wanted:  # it still answers, and has finished what was cancelled
+            if visitors[0].ask(name, asked) != right:
                 troubles.append(f"{name}: afterwards another answer")
         time.sleep(5)
         after = memory(process)
