@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE_RATE = audio.SAMPLE_RATE
 HOUR = 3600  # seconds
+MAX_TOLD = 500  # characters of an error
 MAX_CHARS = 2_000  # of text at once: a minute or two of speech, so that a queue moves on
 MAX_CLIP_SECONDS = 60.0  # of an upload
 MAX_CODES = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)  # decoded at once
@@ -88,6 +89,13 @@ def _check_gpu(checkpoint: Checkpoint) -> None:
     )
 
 
+def sentence_of(error: Exception | str) -> str:
+    """What is told of an error: it may repeat what was sent, so long ones are cut; safe to show on a page."""
+    told = str(error)
+    told = told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]} ..."
+    return html.escape(told if told.endswith(".") else f"{told}.", quote=False)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """ValueErrors of the library reach the visitor as they are; anything else is logged and told in general words."""
@@ -96,7 +104,7 @@ def plain_errors() -> Iterator[None]:
     except gr.Error:
         raise
     except ValueError as error:
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+        raise gr.Error(sentence_of(error), print_exception=False) from error
     except Exception as error:
         log.exception("A request failed.")
         message = "Something went wrong here, and it is not your input. Try again; the server's log says more."

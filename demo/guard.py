@@ -6,7 +6,6 @@ whoever asks, takes bodies of any size, and tells callers what went wrong inside
 
 from __future__ import annotations
 
-import html
 import logging
 import re
 from urllib.parse import unquote
@@ -15,13 +14,14 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
+from .common import sentence_of
+
 log = logging.getLogger(__name__)
 
 UPLOAD_BYTES = 25 * 2**20  # of a file
 BODY_BYTES = 2**20  # of anything else that is sent: text, settings, 3,000 codes
 _ROOM = 2**16  # for the frame of an upload
 _MAX_DEPTH = 50  # of lists and objects in a request
-_MAX_TOLD = 500  # characters of an error
 _UPLOAD = re.compile(r"/gradio_api/upload/?$")
 # Doors of Gradio that no part of this page uses: other servers' files, video cutting, copies of a visitor's page.
 _CLOSED = re.compile(r"/gradio_api/(file[=/]\w+:/|proxy=|process_recording|deep_link|vibe)|/monitoring")
@@ -48,12 +48,12 @@ class Page(gr.Blocks):
         except Exception as error:  # whatever junk makes of components and their data models
             told = MISFIT
             if isinstance(error, gr.Error):
-                told = f"{error.message[:_MAX_TOLD].rstrip('.')}."  # Gradio repeats what it was sent
+                told = error.message
             elif isinstance(error, Refused):
                 told = str(error)
             elif "not uploaded by a user" in str(error):
                 told = "A file was named that was not uploaded by a user of this page. Upload it first."
-            raise gr.Error(html.escape(told, quote=False), print_exception=False) from error
+            raise gr.Error(sentence_of(told), print_exception=False) from error
 
     def launch(self, *args, **more):
         # a new list every time: Gradio writes into what it is given
