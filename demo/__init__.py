@@ -10,6 +10,7 @@ import gradio as gr
 
 from . import about, continuing, editing, endpoints, searching, sidebar, speak, transcribe
 from .common import HOUR, Models
+from .guard import UPLOAD_BYTES, Page
 from .words import I18N, t
 
 SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # no font is fetched
@@ -19,9 +20,10 @@ LAUNCH = {
     "theme": gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=SYSTEM_FONTS),
     "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
     "i18n": I18N,
-    "max_file_size": "25mb",  # of an upload
+    "max_file_size": UPLOAD_BYTES,
     "allowed_paths": [],
     "show_error": True,
+    "enable_monitoring": False,
     "footer_links": ["api"],
     "run_history": False,  # what visitors type and record is not kept, in their browser neither
     "ssr_mode": False,
@@ -39,7 +41,7 @@ def build(model: str | None = None, gpu: Callable | None = None) -> gr.Blocks:
         ValueError: as `Llasa.from_pretrained`.
     """
     models = Models(model, gpu)
-    with gr.Blocks(title="llasa_lite", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
+    with Page(title="llasa_lite", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
         chosen = sidebar.layout(models)
         gr.Markdown(t("header"), elem_id="header")
         with gr.Tabs(elem_id="tabs"):

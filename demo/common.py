@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
-import tempfile
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE_RATE = audio.SAMPLE_RATE
 HOUR = 3600  # seconds
+MAX_TOLD = 500  # characters of an error
 MAX_CHARS = 2_000  # of text at once: a minute or two of speech, so that a queue moves on
 MAX_CLIP_SECONDS = 60.0  # of an upload
 MAX_CODES = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)  # decoded at once
@@ -72,10 +73,10 @@ class Models:
         Raises:
             ValueError: unknown to this page, weights that cannot be reached, or no GPU for a checkpoint that needs one.
         """
+        if not isinstance(name, str) or name not in self.choices:
+            raise ValueError(f"Unknown model '{str(name)[:60]}'. Choose from: {', '.join(self.choices)}.")
         if name in self._there:
             return self._there[name]
-        if name not in self.choices:
-            raise ValueError(f"Unknown model '{name}'. Choose from: {', '.join(self.choices)}.")
         with self._lock:
             if self._other is None or self._other[0] != name:
                 _check_gpu(self.choices[name])
@@ -108,6 +109,13 @@ def _check_gpu(checkpoint: Checkpoint) -> None:
     )
 
 
+def sentence_of(error: Exception | str) -> str:
+    """What is told of an error: it may repeat what was sent, so long ones are cut; safe to show on a page."""
+    told = str(error)
+    told = told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]} ..."
+    return html.escape(told if told.endswith(".") else f"{told}.", quote=False)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """ValueErrors of the library reach the visitor as they are; anything else is logged and told in general words."""
@@ -116,7 +124,7 @@ def plain_errors() -> Iterator[None]:
     except gr.Error:
         raise
     except ValueError as error:
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+        raise gr.Error(sentence_of(error), print_exception=False) from error
     except Exception as error:
         log.exception("A request failed.")
         message = "Something went wrong here, and it is not your input. Try again; the server's log says more."
@@ -125,7 +133,7 @@ def plain_errors() -> Iterator[None]:
 
 def text_of(text: str | None) -> str:
     """Text that is not too long for the page. Raises ValueError."""
-    text = text or ""
+    text = str(text or "")
     if len(text) > MAX_CHARS:
         raise ValueError(f"The text has {len(text):,} characters; this page speaks at most {MAX_CHARS:,} at once.")
     return text
@@ -148,16 +156,12 @@ def wav_of(clip: str | None) -> np.ndarray:
     """The wave of an uploaded or recorded file. Raises ValueError without one, too long, or as `audio.load`."""
     if not clip:
         raise ValueError("There is no clip yet: upload one or record it.")
-    wav = audio.load(clip, name="clip")
-    if len(wav) > MAX_CLIP_SECONDS * SAMPLE_RATE:
-        seconds = len(wav) / SAMPLE_RATE
-        raise ValueError(f"The clip is {seconds:.0f} s long; this page takes at most {MAX_CLIP_SECONDS:.0f} s.")
-    return wav
+    return audio.load(clip, name="clip", max_seconds=MAX_CLIP_SECONDS)
 
 
 def own_voice(llasa: Llasa, clip: str | None, transcript: str | None = None) -> Voice:
     """A voice of a clip, ready to speak. Raises ValueError as `wav_of`, `Voice.from_audio` and `Llasa.prepare`."""
-    return llasa.prepare(Voice.from_audio((SAMPLE_RATE, wav_of(clip)), transcript, name=OWN_CLIP))
+    return llasa.prepare(Voice.from_audio((SAMPLE_RATE, wav_of(clip)), text_of(transcript), name=OWN_CLIP))
 
 
 def asked_voice(llasa: Llasa, voice: str, clip: str | None, transcript: str | None) -> str | Voice | None:
@@ -172,9 +176,15 @@ def to_player(wav: np.ndarray) -> tuple[int, np.ndarray]:
 
 def new_folder() -> Path:
     """A new folder in Gradio's cache, whose name no request can guess or choose."""
-    cache = Path(get_upload_folder())
-    cache.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=cache))
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def to_wave(speech: Speech, wav: np.ndarray | None = None) -> str:
+    """Speech as a file that holds its receipt; `wav` instead of its own where it stands after a clip."""
+    told = speech if wav is None else replace(speech, wav=wav)
+    return str(told.save(new_folder() / "speech.wav", beside=False))
 
 
 def to_files(speech: Speech) -> tuple[str, str]:

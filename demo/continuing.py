@@ -10,7 +10,7 @@ import numpy as np
 from llasa_lite import Speech, Voice
 
 from . import clips, picture, results, settings
-from .common import BUSY, Models, own_voice, plain_errors, sampling_of, seed_of, text_of, to_player
+from .common import BUSY, Models, own_voice, plain_errors, sampling_of, seed_of, text_of, to_wave
 from .words import t
 
 
@@ -58,4 +58,4 @@ def show(models: Models, model, *asked) -> tuple:
     codec = models.codec_of(model, speech)
     _, _, *rest = results.to_results(codec, speech)
     drawn = picture.of_speech(codec, speech, voice.wav, speech.receipt["voice_codes"])
-    return to_player(np.concatenate([voice.wav, speech.wav])), drawn, *rest, speech.seed
+    return to_wave(speech, np.concatenate([voice.wav, speech.wav])), drawn, *rest, speech.seed

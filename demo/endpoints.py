@@ -14,7 +14,7 @@ import numpy as np
 from llasa_lite import SEARCH_METHODS, SearchSettings, Speech, audio, builtin_voices
 
 from . import asking, clips, continuing, searching, speak, transcribe
-from .common import ANY_VOICE, BUSY, MAX_CODES, OWN_CLIP, Models, plain_errors, to_player, wav_of
+from .common import ANY_VOICE, BUSY, MAX_CODES, OWN_CLIP, Models, plain_errors, to_player, to_wave, wav_of
 
 
 def layout(models: Models) -> None:
@@ -62,7 +62,7 @@ def layout(models: Models) -> None:
             The wave at 16 kHz, and its receipt: everything needed to make it again.
         """
         speech = speak.speak(models, model, text, voice, clip, transcript, *tuned(model, seed, temperature, top_p))
-        return to_player(speech.wav), told(speech)
+        return to_wave(speech), told(speech)
 
     def continue_(clip, text, transcript="", seed=None, temperature=None, top_p=None, model=models.first):
         """Go on from a clip in its voice with new words.
@@ -81,7 +81,7 @@ def layout(models: Models) -> None:
         voice, speech = continuing.continue_clip(
             models, model, clip, transcript, text, *tuned(model, seed, temperature, top_p)
         )
-        return to_player(np.concatenate([voice.wav, speech.wav])), to_player(speech.wav), told(speech)
+        return to_wave(speech, np.concatenate([voice.wav, speech.wav])), to_wave(speech), told(speech)
 
     def transcribe_(clip, model=models.first):
         """Speech to text.
@@ -125,7 +125,7 @@ def layout(models: Models) -> None:
             for _ in run:
                 pass
             found = run.result
-            return to_player(found.best.wav), told(found.best), found.to_dict(), str(searching.packed(found))
+            return to_wave(found.best), told(found.best), found.to_dict(), str(searching.packed(found))
 
     def check(clip, model=models.first):
         """Look at a clip before it serves as a voice.

@@ -9,7 +9,7 @@ import gradio as gr
 from llasa_lite import Codec, Speech
 
 from . import picture
-from .common import to_files, to_player, to_summary
+from .common import to_files, to_summary
 from .words import t
 
 
@@ -44,5 +44,6 @@ def _download(label: str, name: str) -> gr.DownloadButton:
 def to_results(codec: Codec, speech: Speech, first_seconds: float | None = None) -> tuple:
     """Values for the components of `Results`, in their order."""
     drawn = picture.of_speech(codec, speech)
-    files = [gr.DownloadButton(value=path, interactive=True) for path in to_files(speech)]
-    return to_player(speech.wav), drawn, to_summary(speech, first_seconds), *files
+    wave, receipt = to_files(speech)
+    files = [gr.DownloadButton(value=path, interactive=True) for path in (wave, receipt)]
+    return wave, drawn, to_summary(speech, first_seconds), *files

@@ -131,8 +131,8 @@ def start(
     if len(text) > MAX_SEARCH_CHARS:
         raise ValueError(f"The text has {len(text):,} characters; search takes at most {MAX_SEARCH_CHARS}.")
     for name, value, most in (("N", n, MAX_N), ("The continuations of a beam", branch, MAX_BRANCH)):
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} must lie in 1..{most}, not {value}.")
+        if not isinstance(value, (int, float)) or not 1 <= value <= most:
+            raise ValueError(f"{name} must lie in 1..{most}, not {value!r}.")
     guided = method in ("beam_search", "partial_prm")
     llasa = models.get(model)
     return llasa.search_events(
@@ -152,10 +152,10 @@ def start(
 
 def criterion_of(asked: str) -> str:
     """What a visitor wrote, where it names verifiers only: a visitor chooses no files or hub ids of this machine."""
-    for part in re.split(r"[,+]", asked or ""):
+    for part in re.split(r"[,+]", str(asked or "")):
         name = part.rpartition("*")[2].strip()
         if name not in VERIFIERS:
-            raise ValueError(f"Unknown verifier '{name}'. Choose from: {', '.join(VERIFIERS)}.")
+            raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
     return asked
 
 

@@ -100,6 +100,6 @@ def remember(last: gr.HTML, kept: list[dict], speech: Speech) -> tuple:
     told = speech.receipt
     text = told["text"] if len(told["text"]) <= 60 else told["text"][:57] + "..."
     note = " · ".join([told["voice"] or "no voice", told["model"], *([] if speech.complete else ["not complete"])])
-    kept = [takes.row(last, speech.wav, text, note, [str(speech.seed)]), *kept][:KEPT]
+    kept = [takes.row(last, speech, text, note, [str(speech.seed)]), *kept][:KEPT]
     pace = told["seconds_taken"] / len(told["text"])
     return speech.seed, pace, takes.table(["Seed"], kept), kept

@@ -10,10 +10,10 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from llasa_lite import audio
+from llasa_lite import Speech, audio
 
 from . import drawing
-from .common import new_folder
+from .common import new_folder, to_wave
 from .words import t
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -38,12 +38,15 @@ def layout(empty: str, elem_id: str) -> gr.HTML:
     )
 
 
-def row(takes: gr.HTML, wav: np.ndarray, title: str, note: str = "", cells: list[str] = ()) -> dict:
-    """A row for a wave, which is written to a new folder of the cache and deleted with the other files of `takes`."""
-    path = audio.save(wav, new_folder() / "speech.wav")
-    takes.temp_files.add(str(path))
+def row(takes: gr.HTML, heard: Speech | np.ndarray, title: str, note: str = "", cells: list[str] = ()) -> dict:
+    """A row for a speech or a wave, which is written to the cache and deleted with the other files of `takes`."""
+    if isinstance(heard, Speech):
+        wav, path = heard.wav, to_wave(heard)
+    else:
+        wav, path = heard, str(audio.save(heard, new_folder() / "speech.wav"))
+    takes.temp_files.add(path)
     shown = {"title": title, "note": note, "cells": list(cells)}
-    return shown | {"path": str(path), "peaks": drawing.peaks(wav, BARS), "seconds": len(wav) / audio.SAMPLE_RATE}
+    return shown | {"path": path, "peaks": drawing.peaks(wav, BARS), "seconds": len(wav) / audio.SAMPLE_RATE}
 
 
 def table(columns: list[str], rows: list[dict]) -> dict:

@@ -54,7 +54,7 @@ _PUBLIC = {
     "Checkpoint": "checkpoints",
     "NotReachable": "checkpoints",
 }
-_MODULES = ("audio",)
+_MODULES = ("audio", "receipts")
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 

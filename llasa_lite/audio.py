@@ -7,29 +7,45 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from .files import whole
 
 SAMPLE_RATE = 16_000  # X-codec2's rate, in and out
 HOP_LENGTH = 320  # samples a code
 FRAME_RATE = SAMPLE_RATE // HOP_LENGTH  # 50 codes a second
 
 MAX_FILE_BYTES = 100 * 2**20  # larger files are refused before they are decoded
-MAX_FILE_SECONDS = 3600.0  # a header that promises more is refused before memory is taken
+MAX_FILE_SECONDS = 3600.0  # longer ones, by their header or by their samples, are refused
+MAX_FILE_CHANNELS = 8
+RATES = (1_000, 768_000)  # of what is read, Hz
 SILENCE_PEAK = 1e-3  # a wave whose peak is below this (-60 dBFS) holds no speech
 CLIPPED = 0.999  # samples this loud were cut off by the recorder
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+SAVED = ("wav", "flac", "ogg")  # what `save` writes
+MAX_OGG_COMMENT = 30_000  # bytes; libsndfile writes more and cannot open what it wrote
 QUIET_DB = 40.0  # below the peak: what counts as silence
 
 
-def load(source: str | os.PathLike | bytes | tuple, name: str = "audio") -> np.ndarray:
+def load(
+    source: str | os.PathLike | bytes | tuple, name: str = "audio", max_seconds: float = MAX_FILE_SECONDS
+) -> np.ndarray:
     """Read a wave from a file, from bytes, or from the `(rate, array)` pair that Gradio hands over.
 
     Args:
         source: path or bytes of anything libsndfile reads (wav, flac, ogg, mp3 ...), or `(sample_rate, samples)`
             with samples of shape (n,), (n, channels) or (channels, n), integer or float.
         name: what to call it in an error ("voice clip", "the clip to continue").
+        max_seconds: longer files are refused before they are decoded.
     Returns:
         float32 array of shape (samples,), mono, 16 kHz, clipped to [-1, 1].
     Raises:
@@ -39,42 +55,62 @@ def load(source: str | os.PathLike | bytes | tuple, name: str = "audio") -> np.n
         rate, samples = source
         samples = _to_float(np.asarray(samples))
     else:
-        samples, rate = _read(source, name)
+        samples, rate = _read(source, name, max_seconds)
     if samples.size == 0:
         raise ValueError(f"The {name} is empty: it holds no samples.")
     if not np.isfinite(samples).all():
         raise ValueError(f"The {name} holds values that are not numbers (NaN or infinity).")
     wav = resample(mono(samples), int(rate))
+    if not np.isfinite(wav).all():
+        raise ValueError(f"The {name} holds values too large for samples, which lie in -1..1.")
     if np.abs(wav).max() < SILENCE_PEAK:
         raise ValueError(f"The {name} is silent: nothing in it is louder than -60 dBFS. Record it again, closer.")
     return np.clip(wav, -1.0, 1.0)
 
 
-def _read(source, name: str) -> tuple[np.ndarray, int]:
+def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
     import soundfile  # heavy: not before a file is read
 
     if isinstance(source, (bytes, bytearray)):
         size, handle, shown = len(source), io.BytesIO(source), f"the {name}"
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(f"There is no file '{path}' to read the {name} from.")
+        path = _path(source, name)
         size, handle, shown = path.stat().st_size, path, f"'{path.name}'"
     if size == 0:
         raise ValueError(f"The {name} is an empty file.")
     if size > MAX_FILE_BYTES:
         raise ValueError(f"The {name} is {size / 2**20:.0f} MB; at most {MAX_FILE_BYTES / 2**20:.0f} MB are read.")
+    most = f"{max_seconds / 60:.0f} minutes" if max_seconds > 120 else f"{max_seconds:.0f} s"
+    too_long = f"The {name} is longer than {most}: at most {most} are read. Cut out the part you need."
     try:
         with soundfile.SoundFile(handle) as file:
-            if file.frames > MAX_FILE_SECONDS * file.samplerate:
-                raise ValueError(
-                    f"The {name} is longer than {MAX_FILE_SECONDS / 60:.0f} minutes. Cut out the part you need."
-                )
-            return file.read(dtype="float32", always_2d=True), file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+            _check_rate(file.samplerate)
+            if file.channels > MAX_FILE_CHANNELS:
+                raise ValueError(f"The {name} has {file.channels} channels; at most {MAX_FILE_CHANNELS} are read.")
+            parts, left = [], int(max_seconds * file.samplerate)
+            if file.frames > left:
+                raise ValueError(too_long)
+            # block by block, so that many channels never lie in memory together, and no header is believed
+            for block in file.blocks(2**16, dtype="float32", always_2d=True, frames=left + 1):
+                parts.append(block.mean(1, dtype=np.float32))
+                left -= len(block)
+            if left < 0:
+                raise ValueError(too_long)
+            return np.concatenate(parts or [np.zeros(0, np.float32)]), file.samplerate
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError) as error:
         raise ValueError(
             f"Cannot read {shown} as audio. Give a wav, flac, ogg or mp3 file; convert others first."
         ) from error
+
+
+def _path(source, name: str) -> Path:
+    try:
+        path = Path(source)
+        if path.is_file():
+            return path
+    except (TypeError, ValueError, OSError):  # no path at all, one with a zero byte, a name too long
+        pass
+    raise ValueError(f"There is no file '{source}' to read the {name} from.")
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:
@@ -82,7 +118,8 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
         info = np.iinfo(samples.dtype)
         offset = 0 if info.min < 0 else (info.max + 1) / 2  # 8-bit wav is unsigned
         return ((samples.astype(np.float32) - offset) / max(abs(info.min), (info.max + 1) / 2)).astype(np.float32)
-    return samples.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinities are refused later
+        return samples.astype(np.float32)
 
 
 def mono(samples: np.ndarray) -> np.ndarray:
@@ -92,18 +129,23 @@ def mono(samples: np.ndarray) -> np.ndarray:
         return samples
     if samples.ndim != 2:
         raise ValueError(f"Audio must have one or two dimensions, not {samples.ndim}.")
-    return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
 
 
 def resample(wav: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarray:
     """Any rate -> 16 kHz with librosa's soxr. Raises ValueError on a rate outside 1 to 768 kHz."""
-    if not 1_000 <= rate <= 768_000:
-        raise ValueError(f"A sample rate of {rate} Hz is not audio; 8,000 to 192,000 Hz is usual.")
+    _check_rate(rate)
     if rate == target or wav.size == 0:
         return np.ascontiguousarray(wav, np.float32)
     import librosa
 
     return librosa.resample(wav, orig_sr=rate, target_sr=target).astype(np.float32)
+
+
+def _check_rate(rate: int) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"A sample rate of {rate} Hz is not audio; 8,000 to 192,000 Hz is usual.")
 
 
 def trim(wav: np.ndarray, top_db: float = QUIET_DB, margin_seconds: float = 0.1) -> np.ndarray:
@@ -121,29 +163,82 @@ def normalize(wav: np.ndarray, peak: float = 0.7) -> np.ndarray:
     return wav if top < SILENCE_PEAK else (wav * (peak / top)).astype(np.float32)
 
 
-def save(wav: np.ndarray, path: str | os.PathLike) -> Path:
+def save(wav: np.ndarray, path: str | os.PathLike, comment: str = "") -> Path:
     """Write a wave as 16-bit PCM (format by the suffix: wav, flac; ogg is Opus); the file appears whole or not at all.
 
+    Args:
+        comment: kept in the file, where players and `comment_of` find it.
     Raises:
         ValueError: unknown suffix, or the folder is missing or the disk full, in one sentence.
     """
+    path = Path(path)
+    check_suffix(path)
+    with whole(path) as partial, open(partial, "w+b") as file:
+        write(file, wav, path.suffix.lower().lstrip("."), comment)
+    return path
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    """Raises ValueError where `save` has no format for this name."""
+    if Path(path).suffix.lower().lstrip(".") not in SAVED:
+        endings = ", ".join(f".{kind}" for kind in SAVED)
+        raise ValueError(f"Cannot write '{Path(path).name}': choose one of the endings {endings}.")
+
+
+def write(file, wav: np.ndarray, kind: str, comment: str = "") -> None:
+    """Write a wave into an open binary file; `kind` is one of `FORMATS`. Raises OSError where there is no room."""
     import soundfile
 
-    path = Path(path)
-    kind = path.suffix.lower().lstrip(".")
-    formats = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "OPUS")}
-    if kind not in formats:
-        raise ValueError(f"Cannot write '{path.name}': choose one of the endings .wav, .flac, .ogg.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if kind == "ogg" and len(comment.encode()) > MAX_OGG_COMMENT:
+        raise ValueError(f"An ogg file holds comments of at most {MAX_OGG_COMMENT:,} bytes.")
+    form, subtype = FORMATS[kind]
+    encoded = io.BytesIO()  # libsndfile calls a full disk "system error"
+    with soundfile.SoundFile(encoded, "w", SAMPLE_RATE, 1, subtype, format=form) as sound:
+        if comment and kind != "wav":
+            sound.comment = comment
+        sound.write(np.clip(wav, -1.0, 1.0))
+    if comment and kind == "wav":
+        _append_comment(encoded, comment)
+    file.write(encoded.getbuffer())
+
+
+def _append_comment(file: io.BytesIO, comment: str) -> None:
+    """A LIST INFO chunk at the end of a wav; libsndfile writes one, but does not read it back where it is long."""
+    told = comment.encode() + b"\0"
+    told += b"\0" * (len(told) % 2)
+    file.seek(0, io.SEEK_END)
+    file.write(struct.pack("<4sI4s4sI", b"LIST", 12 + len(told), b"INFO", b"ICMT", len(told)) + told)
+    length = file.tell() - 8
+    file.seek(4)
+    file.write(struct.pack("<I", length))
+
+
+def comment_of(path: str | os.PathLike) -> str:
+    """The comment in a sound file (wav, flac, ogg, mp3); empty where there is none. Raises ValueError as `load`."""
+    import soundfile
+
+    path = _path(path, "comment")
     try:
-        soundfile.write(
-            partial, np.clip(wav, -1.0, 1.0), SAMPLE_RATE, format=formats[kind][0], subtype=formats[kind][1]
-        )
-        os.replace(partial, path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        partial.unlink(missing_ok=True)
-        raise ValueError(f"Cannot write '{path}': {error}.") from error
-    return path
+        with open(path, "rb") as file:
+            if file.read(4) == b"RIFF":
+                return _wav_comment(file)
+        with soundfile.SoundFile(path) as sound:
+            return sound.comment
+    except (soundfile.LibsndfileError, RuntimeError, OSError, struct.error) as error:
+        raise ValueError(f"Cannot read '{path.name}' as audio. Give a wav, flac, ogg or mp3 file.") from error
+
+
+def _wav_comment(file) -> str:
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        name, size = struct.unpack("<4sI", head)
+        if name == b"LIST" and size <= MAX_FILE_BYTES:
+            told = file.read(size)
+            if told[:8] == b"INFOICMT":
+                return told[12 : 12 + struct.unpack("<I", told[8:12])[0]].rstrip(b"\0").decode("utf-8", "replace")
+            size = 0
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return ""
 
 
 def to_int16(wav: np.ndarray) -> np.ndarray:

@@ -29,9 +29,9 @@ class Patience:
     silent: frozenset[int] = frozenset()  # the ids that are heard as silence
 
     def __post_init__(self):
-        if self.silence_ids < 0 or self.repetition_ids < 0:
+        if not all(isinstance(ids, int) and ids >= 0 for ids in (self.silence_ids, self.repetition_ids)):
             raise ValueError(
-                f"Patience must be 0 (for ever) or positive, not {self.silence_ids} and {self.repetition_ids}."
+                f"Patience must be 0 (for ever) or a positive number, not {self.silence_ids} and {self.repetition_ids}."
             )
 
     def ended(self, ids: list[int]) -> str | None:

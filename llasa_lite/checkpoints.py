@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def find(name: str | None) -> Checkpoint:
         if checkpoint.source.lower() == name.lower():
             return checkpoint
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # false, too, for what can be no name of a file
         config = path / "config.json"
         if not config.is_file():
             raise ValueError(f"The folder '{name}' holds no checkpoint: there is no config.json in it.")
@@ -157,10 +158,10 @@ def find(name: str | None) -> Checkpoint:
         except (ValueError, AttributeError) as error:
             raise ValueError(f"'{config}' is not a model configuration.") from error
         return described(path.name, str(path), facts)
-    if name.count("/") == 1 and not path.exists() and all(name.split("/")):
+    if name.count("/") == 1 and not os.path.exists(name) and all(name.split("/")):
         return described(name, name, {})
     raise ValueError(
-        f"Unknown model '{name}'. Choose from: {', '.join(CHECKPOINTS)}; or give a hub id (owner/name) or a folder."
+        f"Unknown model '{name[:99]}'. Choose from: {', '.join(CHECKPOINTS)}; or a hub id (owner/name) or a folder."
     )
 
 
@@ -302,12 +303,16 @@ class reaching:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not isinstance(error, OSError) or isinstance(error, NotReachable):
+        # a plain ValueError is a sentence already; a broken file raises whatever its reader does (SafetensorError ...)
+        if not isinstance(error, Exception) or kind in (ValueError, NotReachable):
             return False
         full = getattr(error, "errno", None) == 28
         why = "the disk is full" if full else "it is not in the local cache and the hub did not answer"
         if Path(self.source).is_dir():
-            why = f"a file in it is missing or broken ({str(error).splitlines()[0]})"
+            told = (str(error).splitlines() or [kind.__name__])[0].rstrip(".")
+            why = f"a file in it is missing or broken ({told})"
+        elif not isinstance(error, OSError):
+            why = f"what is in the local cache is broken ({kind.__name__}); delete it there and try again"
         raise self._sentence(why) from error
 
     def _sentence(self, why: str) -> NotReachable:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .files import why
 from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
 
@@ -92,8 +93,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", default="my voice", help="name of the voice made")
     sub.add_argument("-o", "--out", default="voice.json", help="file for the voice made (default: voice.json)")
     verb("models", models, "List the checkpoints that have a short name.", output)
+    sub = verb("inspect", inspect, "Show how a wave was made: the receipt in it.", output)
+    sub.add_argument("file", metavar="FILE", help="wav, flac, ogg or mp3 file, or a .receipt.json")
     sub = verb("replay", replay, "Make speech again from its receipt.", output)
-    sub.add_argument("receipt", metavar="RECEIPT", help="the .receipt.json beside a wave")
+    sub.add_argument("receipt", metavar="RECEIPT", help="a wave, or the .receipt.json beside it")
+    sub.add_argument("--model", help="where the model is, if the receipt names none of the known ones")
+    sub.add_argument("--codec", help="the same of its codec")
     sub.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
 
     train = verbs.add_parser("train", help="Train the built-in family.", description="Train the built-in family.")
@@ -174,8 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Transformers is imported, in this process alone
     try:
         options.handler(options)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"llasa-lite: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"llasa-lite: Cannot use '{error.filename}': {why(error)}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("llasa-lite: stopped.", file=sys.stderr)
@@ -239,22 +247,21 @@ def stream(o) -> None:
     generator = llasa.stream(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
     wav = next(generator)  # bad input is refused before there is a file; an answer is never empty
     first = time.perf_counter() - began
-    try:
-        file = soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16")
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"Cannot write '{o.out}': {error}.") from error
-    with file, _Progress("streaming", o) as bar:
-        while True:
-            chunks += 1
-            file.write(np.clip(wav, -1, 1))
-            file.flush()
-            bar.update(len(wav) / audio.SAMPLE_RATE)
-            try:
-                wav = next(generator)
-            except StopIteration as stop:
-                speech = stop.value
-                break
-    _finish(speech, o, save=False, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
+    try:  # the file grows where it can be listened to: a stop leaves what was spoken until then
+        with soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16") as file, _Progress("streaming", o) as bar:
+            while True:
+                chunks += 1
+                file.write(np.clip(wav, -1, 1))
+                file.flush()
+                bar.update(len(wav) / audio.SAMPLE_RATE)
+                try:
+                    wav = next(generator)
+                except StopIteration as stop:
+                    speech = stop.value
+                    break
+    except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
+        raise ValueError(f"Cannot write '{o.out}': {error or 'the disk is full'}.".replace("..", ".")) from error
+    _finish(speech, o, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
 
 
 def search(o) -> None:
@@ -300,9 +307,13 @@ def _candidate_table(rows: list[dict]) -> str:
 
 
 def continue_(o) -> None:
+    from .voices import Voice
+
+    words = _text(o.text)
+    clip = _cloned(Voice.from_audio(o.clip, o.transcript, name="clip"))
     llasa = _load(o)
     with _Progress("continuing", o):
-        speech = llasa.continue_speech(o.clip, _text(o.text), o.transcript, o.seed, _sampling(o, llasa))
+        speech = llasa.continue_speech(clip, words, seed=o.seed, sampling=_sampling(o, llasa))
     _finish(speech, o)
 
 
@@ -316,12 +327,13 @@ def transcribe(o) -> None:
 
 def encode(o) -> None:
     from . import audio
+    from .files import write_text
 
     codec = _load_codec(o)
     codes = codec.encode(audio.load(o.clip, "clip to encode"))
     row = {"codec": codec.name, "codes": codes.tolist()}
     if o.out:
-        Path(o.out).write_text(json.dumps(row), encoding="utf-8")
+        write_text(o.out, json.dumps(row))
         _print(row | {"file": o.out}, o, f"{len(codes)} codes of '{codec.name}' in {o.out}")
     else:
         print(json.dumps(row))
@@ -329,14 +341,14 @@ def encode(o) -> None:
 
 def decode(o) -> None:
     from . import audio
+    from .files import read_json, whole_numbers
 
-    try:
-        row = json.loads(Path(o.codes).read_text(encoding="utf-8"))
-        name, codes = row["codec"], [int(c) for c in row["codes"]]
-    except FileNotFoundError:
-        raise ValueError(f"There is no file '{o.codes}'.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{o.codes}' holds no codes: make it with `encode -o FILE`.") from error
+    wrong = f"'{o.codes}' holds no codes: make it with `encode -o FILE`."
+    row = read_json(o.codes, "file", wrong)
+    good = isinstance(row, dict) and isinstance(row.get("codec"), str) and whole_numbers(row.get("codes"), 10**6)
+    if not good:
+        raise ValueError(wrong)
+    name, codes = row["codec"], row["codes"]
     codec = _load_codec(o)
     if codec.name != name:
         raise ValueError(f"These codes are of the codec '{name}', not '{codec.name}'. Give --codec {name}.")
@@ -350,7 +362,7 @@ def voices(o) -> None:
     from .voices import Voice, builtin_voices
 
     if o.from_audio:
-        voice = _load(o).prepare(Voice.from_audio(o.from_audio, o.text, o.name))
+        voice = _load(o).prepare(_cloned(Voice.from_audio(o.from_audio, o.text, o.name)))
         voice.save(o.out)
         _print({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
         return
@@ -384,15 +396,17 @@ def models(o) -> None:
 def replay(o) -> None:
     from .pipeline import Llasa
 
-    try:
-        receipt = json.loads(Path(o.receipt).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"There is no receipt '{o.receipt}'.") from None
-    except ValueError as error:
-        raise ValueError(f"'{o.receipt}' is not a receipt.") from error
     with _Progress("speaking", o):
-        speech = Llasa.replay(receipt)
+        speech = Llasa.replay(o.receipt, o.model, o.codec)
     _finish(speech, o)
+
+
+def inspect(o) -> None:
+    from . import receipts
+
+    told = receipts.read(o.file)
+    lines = [f"{key:14} {value}" for key, value in told.items() if not isinstance(value, (list, dict))]
+    _print({"file": o.file, "receipt": told}, o, "\n".join(lines))
 
 
 def train_codec(o) -> None:
@@ -567,7 +581,16 @@ def _no_loading_bars() -> None:
 
 
 def _text(given: str) -> str:
-    return sys.stdin.read() if given == "-" else given
+    words = sys.stdin.read() if given == "-" else given
+    if not words.strip():
+        raise ValueError("There is no text to speak.")
+    return words
+
+
+def _cloned(voice):
+    """The voice of a clip, with a word on what that asks of one, before anything is spoken in it."""
+    print("llasa-lite: clone only voices you may use, and say that what is heard is synthetic.", file=sys.stderr)
+    return voice
 
 
 def _voice(o):
@@ -580,7 +603,7 @@ def _voice(o):
     if o.voice.endswith(".json"):
         return Voice.load(o.voice)
     if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
-        return Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem)
+        return _cloned(Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem))
     return o.voice
 
 
@@ -591,11 +614,8 @@ def _sampling(o, llasa):
     return replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
 
 
-def _finish(speech, o, save: bool = True, more: dict | None = None) -> None:
-    if save:
-        speech.save(o.out)
-    else:
-        speech.save_receipt(o.out)
+def _finish(speech, o, more: dict | None = None) -> None:
+    speech.save(o.out)
     seconds, taken = round(speech.seconds, 2), speech.receipt["seconds_taken"]
     row = {"file": str(o.out), "seconds": seconds, "seconds_taken": taken, "seed": speech.seed}
     row |= {"complete": speech.complete, "receipt": speech.receipt} | (more or {})

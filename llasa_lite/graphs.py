@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 
     @classmethod
     def of(cls, answer: str, how: Sampling) -> Kind:
-        return cls(answer, how.temperature == 0, how.top_p < 1, how.top_k, how.repetition_penalty > 1)
+        return cls(answer, how.greedy, how.top_p < 1, how.top_k, how.repetition_penalty > 1)
 
 
 class Slots:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import __version__, audio, text
+from . import __version__, audio, receipts, text
 from .checkpoints import CHECKPOINTS, Checkpoint, find, load_codec, load_lm, pick_device, pick_dtype
 from .codec import CHUNK_CODES, Codec
 from .engine import END, Beams, Engine, Patience, Sampling
@@ -71,17 +71,16 @@ class Speech:
     def seed(self) -> int:
         return self.receipt["seed"]
 
-    def save(self, path: str | os.PathLike) -> Path:
-        """Write the wave (.wav, .flac or .ogg) and its receipt beside it (same name, .receipt.json)."""
-        path = audio.save(self.wav, path)
-        self.save_receipt(path)
-        return path
+    def save(self, path: str | os.PathLike, beside: bool = True) -> Path:
+        """Write the wave (.wav, .flac or .ogg) with its receipt inside, and the receipt beside it (same name,
+        .receipt.json) unless `beside` is false. Files appear whole or not at all; raises ValueError where they cannot.
 
-    def save_receipt(self, path: str | os.PathLike) -> Path:
-        """Write the receipt of the wave at `path` beside it."""
-        receipt = Path(path).with_suffix(".receipt.json")
-        receipt.write_text(json.dumps(self.receipt, indent=1, ensure_ascii=False), encoding="utf-8")
-        return receipt
+        The receipt inside leaves out what was recorded of somebody (words and codes of a clip of one's own).
+        """
+        audio.check_suffix(path)
+        comment = receipts.to_comment(self.receipt, Path(path).suffix.lower().lstrip("."))
+        with receipts.beside_wave(path, self.receipt) if beside else nullcontext():
+            return audio.save(self.wav, path, comment)
 
 
 @dataclass(frozen=True)
@@ -434,29 +433,42 @@ class Llasa:
     # -- receipts --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def replay(cls, receipt: dict) -> Speech:
-        """Make speech again from the receipt of a `Speech`: same model, voice codes, seed and settings.
+    def replay(cls, receipt: dict | str | os.PathLike, model: str | None = None, codec: str | None = None) -> Speech:
+        """Make speech again from its receipt: same model, voice codes, seed and settings.
 
+        Args:
+            receipt: of a `Speech`; or its .receipt.json, or the wave that holds it.
+            model: another place of the same checkpoint; needed for one that is neither in `CHECKPOINTS` nor a folder
+                here: a receipt may come from anybody, and does not choose what is downloaded.
+            codec: the same of its codec.
         Raises:
             ValueError: not a receipt, or of a checkpoint that cannot be loaded here.
         """
+        receipt = receipts.read(receipt) if isinstance(receipt, (str, os.PathLike)) else receipts.checked(receipt)
+        if missing := receipt.get("left_out"):
+            raise ValueError(
+                f"This receipt was kept without {', '.join(map(str, missing))}: it tells how the speech was made, and "
+                "cannot make it again. Give the .receipt.json that was written beside the wave."
+            )
         try:
-            sampling, codec = Sampling(**receipt["sampling"]), receipt["codec"]
-            words, seed, voice = receipt["text"], receipt["seed"], None
-            if receipt["voice"] is not None:
-                codes = {codec: [int(c) for c in receipt["voice_codes"]]}
-                voice = Voice(receipt["voice"], receipt["voice_text"], codes=codes)
-            model, dtype = receipt["model"], receipt["dtype"]
-            if "search" in receipt:  # what was found is in the receipt: it is not searched for again
-                found = [[int(c) for c in codes] for codes in receipt["codes"]], [str(s) for s in receipt["stopped"]]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"This is not a receipt: {error!r} is missing or wrong.") from error
+            sampling = Sampling(**receipt["sampling"])
+        except TypeError as error:
+            raise ValueError(f"This is not a receipt: its sampling is wrong ({error}).") from error
+        voice = None
+        if receipt["voice"] is not None:
+            voice = Voice(receipt["voice"], receipt["voice_text"], codes={receipt["codec"]: receipt["voice_codes"]})
+        if "search" in receipt and not len(receipt.get("codes", ())) == len(receipt.get("stopped", ())) > 0:
+            raise ValueError("This is not a receipt: a search names the codes it found and why each piece stopped.")
         if receipt.get("device") == "vllm":
             raise ValueError("This was made on vLLM, which draws other random numbers: our engine cannot replay it.")
-        llasa = cls.from_pretrained(model, codec, dtype=dtype)
-        if "search" in receipt:
-            return llasa._found(*found, receipt, voice)
-        return llasa.tts(words, voice, seed, sampling, receipt.get("speaker"))
+        llasa = cls.from_pretrained(
+            model or _known("model", receipt["model"]),
+            codec or _known("codec", receipt["codec"]),
+            dtype=receipt["dtype"],
+        )
+        if "search" in receipt:  # what was found is in the receipt: it is not searched for again
+            return llasa._found(receipt["codes"], receipt["stopped"], receipt, voice)
+        return llasa.tts(receipt["text"], voice, receipt["seed"], sampling, receipt.get("speaker"))
 
     # -- voices ----------------------------------------------------------------------------------------------------
 
@@ -487,7 +499,12 @@ class Llasa:
             raise ValueError("There is no text to speak.")
         if len(text_) > MAX_TEXT_CHARS:
             raise ValueError(f"The text has {len(text_):,} characters; at most {MAX_TEXT_CHARS:,} are spoken at once.")
-        pieces = text.split(self._spoken(text_), self.checkpoint.chunk_chars)
+        spoken = self._spoken(text_)
+        if len(spoken) > MAX_TEXT_CHARS:
+            raise ValueError(
+                f"Put into words the text has {len(spoken):,} characters; at most {MAX_TEXT_CHARS:,} are spoken."
+            )
+        pieces = text.split(spoken, self.checkpoint.chunk_chars)
         pieces = [piece for piece in pieces if any(c.isalnum() for c in piece)]
         if not pieces:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
@@ -550,6 +567,17 @@ def patience_with(protocol: Protocol, codec: Codec) -> Patience:
         int(REPETITION_SECONDS * audio.FRAME_RATE),
         frozenset(protocol.codes_to_ids(codec.silent_codes)),
     )
+
+
+def _known(what: str, name: str) -> str:
+    """A model or codec that a receipt may choose. Raises ValueError."""
+    known = {*CHECKPOINTS, *(c.source for c in CHECKPOINTS.values()), *(c.codec for c in CHECKPOINTS.values())}
+    if name not in known and not os.path.isdir(name):
+        raise ValueError(
+            f"This receipt names the {what} '{name}', which is none that this version knows. If you trust it, name it "
+            f"yourself: {what}='{name}', or --{what}."
+        )
+    return name
 
 
 def _seed(seed: int | None) -> int:

@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+from .files import why
+
 
 class Records:
     """Rows by key, in a file that is read back on the next start; a row torn by a kill is cut off.
@@ -54,5 +56,12 @@ class Records:
         self.rows[row[self.key]] = row
 
     def _append(self, row: dict) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        told = json.dumps(row, ensure_ascii=False) + "\n"
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(told)
+        except OSError as error:
+            if self.path.exists():
+                os.truncate(self.path, size)  # or the next row would stand behind a torn one
+            raise ValueError(f"Cannot write '{self.path}': {why(error)}.") from error

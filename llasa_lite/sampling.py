@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 BLOCK = 256  # choices summed together while sampling
+COLDEST, SMALLEST = 1e-3, 1e-6  # temperature and top_p below which it is greedy
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,22 @@ class Sampling:
     repetition_penalty: float = 1.0  # logits of ids already said are divided by it (multiplied where negative); >= 1
 
     def __post_init__(self):
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise ValueError(f"{name} must be a number, not {getattr(self, name)!r}.")
         if not 0 <= self.temperature <= 2:
             raise ValueError(f"temperature must lie in 0..2, not {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie above 0 and up to 1, not {self.top_p}.")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (off) or positive, not {self.top_k}.")
-        if self.repetition_penalty < 1:
-            raise ValueError(f"repetition_penalty must be at least 1 (off), not {self.repetition_penalty}.")
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (off) or a positive whole number, not {self.top_k!r}.")
+        if not 1 <= self.repetition_penalty <= 100:
+            raise ValueError(f"repetition_penalty must lie in 1 (off)..100, not {self.repetition_penalty}.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether one choice holds it all; drawing would then overflow float32, or see a zero."""
+        return self.temperature < COLDEST or self.top_p < SMALLEST
 
 
 def sample(
@@ -54,7 +63,7 @@ def sample(
     """
     if said is not None and how.repetition_penalty > 1:
         logits = logits.scatter(1, said, penalised(logits.gather(1, said), how.repetition_penalty))
-    if how.temperature == 0:
+    if how.greedy:
         return logits.argmax(-1)
     likeliest = None
     if 0 < how.top_k < logits.shape[-1]:

@@ -23,6 +23,7 @@ import numpy as np
 from .audio import FRAME_RATE
 from .verifiers import NO_LLASA, Criterion, Own, Target, criterion
 
+MAX_PROCESS_SECONDS = 600  # of speech under PRM: more than any answer has
 END, RUNNING = "end", "running"  # the engine's words for a row that closed itself, and for one that did not stop yet
 
 SEARCH_METHODS = {
@@ -57,16 +58,19 @@ class SearchSettings:
     # open: ties. The candidate drawn first wins, so that the same seed gives the same result.
 
     def __post_init__(self):
-        if self.method not in SEARCH_METHODS:
+        if not isinstance(self.method, str) or self.method not in SEARCH_METHODS:
             raise ValueError(f"Unknown search method '{self.method}'. Choose from: {', '.join(SEARCH_METHODS)}.")
         for name in ("n", "branch", "step_tokens", "continuations", "score_batch"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        if not self.process_seconds > 0:
-            raise ValueError(f"process_seconds must be above 0, not {self.process_seconds}; without PRM: best_of_n.")
-        if self.context_codes < 0:
-            raise ValueError(f"context_codes must be at least 0, not {self.context_codes}.")
+        seconds = self.process_seconds
+        if not isinstance(seconds, (int, float)) or not seconds > 0:
+            raise ValueError(f"process_seconds must be above 0, not {seconds!r}; without PRM: best_of_n.")
+        if seconds > MAX_PROCESS_SECONDS:
+            raise ValueError(f"process_seconds must be at most {MAX_PROCESS_SECONDS}, not {seconds}.")
+        if not isinstance(self.context_codes, int) or self.context_codes < 0:
+            raise ValueError(f"context_codes must be a whole number of at least 0, not {self.context_codes!r}.")
         if self.reference not in ("prompt", "resynthesis"):
             raise ValueError(f"reference must be 'prompt' or 'resynthesis', not '{self.reference}'.")
 

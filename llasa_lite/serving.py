@@ -26,24 +26,25 @@ from itertools import chain
 from typing import Literal
 
 import numpy as np
-import soundfile
 from fastapi import Depends, FastAPI, Request
 from fastapi.concurrency import iterate_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from . import __version__, audio
+from . import __version__, audio, receipts
+from .pipeline import Speech
 from .voices import Voice, builtin_voices
 
-# response_format -> media type, and what libsndfile calls it
+# response_format -> media type, and what `audio.write` calls it
 FORMATS = {
-    "mp3": ("audio/mpeg", ("MP3", "MPEG_LAYER_III")),
-    "opus": ("audio/ogg", ("OGG", "OPUS")),
-    "flac": ("audio/flac", ("FLAC", "PCM_16")),
-    "wav": ("audio/wav", ("WAV", "PCM_16")),
+    "mp3": ("audio/mpeg", "mp3"),
+    "opus": ("audio/ogg", "ogg"),
+    "flac": ("audio/flac", "flac"),
+    "wav": ("audio/wav", "wav"),
     "pcm": ("audio/pcm", None),
 }
+MAX_BODY = 2**20  # bytes of a request
 ENDLESS = 0xFFFFFFFF  # length in the header of a wav that is still being made
 
 
@@ -71,6 +72,20 @@ class Refused(Exception):
         self.status, self.kind = status, kind
 
 
+class Bounded:
+    """ASGI middleware: a body says how long it is, and is not longer than a request needs."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        headers = dict(scope.get("headers", ()))
+        if b"transfer-encoding" in headers or int(headers.get(b"content-length") or 0) > MAX_BODY:
+            told = f"A request has at most {MAX_BODY:,} bytes and says how many (Content-Length)."
+            return await JSONResponse(_error(told), 413, {"connection": "close"})(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
 def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiting: int = 32, key: str | None = None):
     """The FastAPI app around one loaded checkpoint.
 
@@ -91,18 +106,18 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         if key and not secrets.compare_digest(given.encode(), key.encode()):
             raise Refused(401, "Wrong or missing API key.", "authentication_error")
 
-    def speak(asked: SpeechRequest) -> Iterator[np.ndarray]:
+    def speak(asked: SpeechRequest) -> Iterator[np.ndarray | Speech]:
         voice = None
         if asked.voice is not None:
             if asked.voice not in known:
-                raise ValueError(f"Unknown voice '{asked.voice}'. Choose from: {', '.join(known)}.")
+                raise ValueError(f"Unknown voice '{asked.voice[:60]}'. Choose from: {', '.join(known)}.")
             voice = prepared[asked.voice] = prepared.get(asked.voice) or llasa.prepare(known[asked.voice])
         given = {"temperature": asked.temperature, "top_p": asked.top_p}
         sampling = replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
         if asked.stream_format:
             yield from llasa.stream(asked.input, voice, asked.seed, sampling)
         else:
-            yield llasa.tts(asked.input, voice, asked.seed, sampling).wav
+            yield llasa.tts(asked.input, voice, asked.seed, sampling)
 
     def work(asked: SpeechRequest, made: queue.SimpleQueue, gone: threading.Event) -> None:
         """Make the waves of one request in a thread of their own: a client that reads slowly holds up nobody."""
@@ -127,6 +142,8 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
             if isinstance(part, Exception):
                 raise part
             yield part
+
+    app.add_middleware(Bounded)
 
     @app.exception_handler(Refused)
     async def refused(_, error: Refused):
@@ -155,9 +172,9 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
             opening = _wav_header() if asked.response_format == "wav" else b""
             return StreamingResponse(_until(gone, _bytes(opening, first, made)), media_type=media)
         if kind is None:
-            return Response(_pcm(first), media_type=media)
+            return Response(_pcm(first.wav), media_type=media)
         file = io.BytesIO()
-        soundfile.write(file, np.clip(first, -1, 1), audio.SAMPLE_RATE, format=kind[0], subtype=kind[1])
+        audio.write(file, first.wav, kind, receipts.to_comment(first.receipt, kind))
         return Response(file.getvalue(), media_type=media)
 
     @app.get("/v1/models", dependencies=[Depends(allowed)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 # Where a cut is heard least, best first: sentence, clause, word.
 _BOUNDARIES = (r"(?<=[.!?…])[\"')\]]*\s+|(?<=[。！？])", r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=[-–—(])", r"\s+")
@@ -24,18 +25,19 @@ def split(text: str, max_chars: int = 100) -> list[str]:
     if max_chars < 1:
         raise ValueError(f"max_chars must be at least 1, not {max_chars}.")
     text = " ".join(text.split())
-    if len(text) <= max_chars:
-        return [text] if text else []
-    pieces = -(-len(text) // max_chars)
-    target = len(text) / pieces  # even pieces
-    cut = _nearest_cut(text, target, max_chars)
-    head, tail = text[:cut].strip(), text[cut:].strip()
-    return ([head] if head else []) + split(tail, max_chars)
+    pieces = []
+    while len(text) > max_chars:
+        target = len(text) / -(-len(text) // max_chars)  # even pieces
+        cut = _nearest_cut(text, target, max_chars)
+        pieces.append(text[:cut].strip())
+        text = text[cut:].strip()
+    return [piece for piece in (*pieces, text) if piece]
 
 
 def _nearest_cut(text: str, target: float, max_chars: int) -> int:
+    near = text[: max_chars + 8]  # a cut lies there, with what follows it
     for pattern in _BOUNDARIES:
-        cuts = [m.end() for m in re.finditer(pattern, text) if 0 < m.end() < len(text)]
+        cuts = [m.end() for m in re.finditer(pattern, near) if 0 < m.end() < len(text)]
         cuts = [c for c in cuts if 0.4 * target <= c and len(text[:c].strip()) <= max_chars]
         if cuts:
             return min(cuts, key=lambda c: abs(c - target))
@@ -91,6 +93,7 @@ def spell_out(text: str) -> str:
     return " ".join(text.split())
 
 
+@lru_cache(10_000)  # num2words takes a millisecond
 def _in_words(number: str, to: str = "cardinal", **more) -> str:
     from num2words import num2words
 

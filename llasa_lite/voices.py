@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from . import audio
+from .files import read_json, whole, whole_numbers
 
 FOLDER = Path(__file__).parent / "nano" / "voices"  # the built-in voices: <name>.json beside <name>.clip.ogg
 
 MIN_SECONDS = 0.5  # below this there is no voice to follow
+MAX_CLIP_SECONDS = 600.0  # of a file that a clip is trimmed out of
+MAX_VOICE_CHARS = 2_000  # of name and transcript in a voice file
+MAX_VOICE_CODES = 2_000  # in a voice file, of each codec
 MAX_SECONDS = 15.0  # more takes the context away from the answer; a longer clip is refused, never cut without its text
 
 
@@ -45,7 +49,7 @@ class Voice:
         Raises:
             ValueError: unreadable, silent, shorter than 0.5 s or longer than 15 s after trimming.
         """
-        wav = audio.normalize(audio.trim(audio.load(source, name="voice clip")))
+        wav = audio.normalize(audio.trim(audio.load(source, name="voice clip", max_seconds=MAX_CLIP_SECONDS)))
         seconds = len(wav) / audio.SAMPLE_RATE
         if seconds < MIN_SECONDS:
             raise ValueError(f"The voice clip holds {seconds:.1f} s of sound; at least {MIN_SECONDS} s are needed.")
@@ -60,24 +64,36 @@ class Voice:
     def builtin(cls, name: str) -> Voice:
         """One of the voices that ship with the package. Raises ValueError on an unknown name."""
         known = builtin_voices()
-        if name not in known:
-            raise ValueError(f"Unknown voice '{name}'. Choose from: {', '.join(known)}; or give a clip of your own.")
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(
+                f"Unknown voice '{str(name)[:60]}'. Choose from: {', '.join(known)}; or give a clip of your own."
+            )
         return known[name]
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Voice:
         """Read a voice saved with `save`. Raises ValueError where the file is no voice."""
         path = Path(path)
-        try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-            codes = {str(k): [int(c) for c in v] for k, v in row["codes"].items()}
-            voice = cls(str(row["name"]), str(row["text"]), None, codes, str(row.get("description", "")))
-        except FileNotFoundError:
-            raise ValueError(f"There is no voice file '{path}'.") from None
-        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-            raise ValueError(f"'{path.name}' is not a voice: it needs name, text and codes.") from error
+        wrong = f"'{path.name}' is not a voice: it needs name, text and codes"
+        row = read_json(path, "voice file", f"{wrong}.")
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(k, ""), str) for k in ("name", "text", "description")
+        ):
+            raise ValueError(f"{wrong}.")
+        if not row.get("name") or not row.get("text"):
+            raise ValueError(f"{wrong}.")
+        if len(row["name"]) + len(row["text"]) > MAX_VOICE_CHARS:
+            raise ValueError(
+                f"'{path.name}' is not a voice: name and text have more than {MAX_VOICE_CHARS:,} characters."
+            )
+        codes = row.get("codes")
+        if not isinstance(codes, dict) or not all(whole_numbers(v, MAX_VOICE_CODES) for v in codes.values()):
+            raise ValueError(f"{wrong}; the codes of a codec are at most {MAX_VOICE_CODES:,} whole numbers from 0.")
+        voice = cls(row["name"], row["text"], None, codes, row.get("description", ""))
         sound = path.with_suffix(".clip.ogg")
-        return voice if not sound.is_file() else voice.replace(wav=audio.load(sound, name=f"voice '{voice.name}'"))
+        if not sound.is_file():
+            return voice
+        return voice.replace(wav=audio.load(sound, f"voice '{voice.name}'", MAX_CLIP_SECONDS))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write name, text and codes as JSON, and the clip beside it (.clip.ogg), so that it serves other codecs too.
@@ -91,9 +107,10 @@ class Voice:
             )
         row = {"name": self.name, "text": self.text, "description": self.description, "codes": self.codes}
         path = Path(path)
-        if self.wav is not None:
-            audio.save(self.wav, path.with_suffix(".clip.ogg"))  # never the name of the recording it was made from
-        path.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+        with whole(path) as partial:
+            partial.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+            if self.wav is not None:
+                audio.save(self.wav, path.with_suffix(".clip.ogg"))  # never the recording it was made from
         return path
 
     def replace(self, **changes) -> Voice:

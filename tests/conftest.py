@@ -2,6 +2,11 @@
 
 import importlib.util
 import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub: no test may reach for it
@@ -183,3 +188,34 @@ def speaker_folder(tmp_path_factory):
     WavLMForXVector(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(return_attention_mask=False, do_normalize=True).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """`python app.py` in a process of its own; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pytest.importorskip("gradio", reason="pip install gradio")
+    folder, cache = tmp_path_factory.mktemp("app"), tmp_path_factory.mktemp("cache")
+    environment = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_TEMP_DIR": str(cache)}
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py"], cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert process.poll() is None, (folder / "log.txt").read_text()
+            try:
+                urllib.request.urlopen(address, timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail("the app did not answer: " + (folder / "log.txt").read_text())
+        yield address
+        assert "A request failed." not in (folder / "log.txt").read_text()  # how the app logs what it did not foresee
+    finally:
+        process.terminate()
+        process.wait(30)

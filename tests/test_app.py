@@ -1,12 +1,8 @@
 """Laws of the app, driven as its users drive it: through its API, and in a real browser."""
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,36 +19,6 @@ pytest.importorskip("gradio", reason="pip install gradio")
 
 from llasa_lite import CHECKPOINTS, Llasa, audio, builtin_voices
 from llasa_lite.verifiers import Verifier
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """`python app.py` in a process of its own; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("app")
-    environment = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_TEMP_DIR": str(folder)}
-    with open(folder / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py"], cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            assert process.poll() is None, (folder / "log.txt").read_text()
-            try:
-                urllib.request.urlopen(address, timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail("the app did not answer: " + (folder / "log.txt").read_text())
-        yield address
-        assert "A request failed." not in (folder / "log.txt").read_text()  # how the app logs what it did not foresee
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_a_voice_made_from_a_clip_speaks(here, loaded_once, capsys):
         capsys, "speak", "Oh.", "--voice", "clip.wav", "--voice-text", "hello there.", "--seed", "1", "-o", "b.wav"
     )
     assert saved["receipt"]["voice_codes"] == clip["receipt"]["voice_codes"]
-    assert (here / "a.wav").read_bytes() == (here / "b.wav").read_bytes()
+    np.testing.assert_array_equal(audio.load("a.wav"), audio.load("b.wav"))  # their receipts name the voice differently
 
 
 def test_voices_and_models_are_listed(here, capsys):
@@ -207,7 +207,7 @@ def test_every_verb_has_help():
         (["decode", "wild.json"], "Codes must lie in 0..4095"),
         (["replay", "no.json"], "There is no receipt 'no.json'."),
         (["replay", "notes.json"], "This is not a receipt"),
-        (["replay", "notes.wav"], "'notes.wav' is not a receipt."),
+        (["replay", "notes.wav"], "Cannot read 'notes.wav' as audio."),
         (["continue", "clip.wav", ""], "There is no text to speak."),
         (["train", "lm", "--data", "no.safetensors", "--out", "run"], "There is no token corpus 'no.safetensors'."),
         (["train", "codec", "--data", ".", "--out", "run"], "'.' holds no corpus: there is no manifest.jsonl in it."),

@@ -5,6 +5,7 @@ A verifier is one call, `score(waves, target, codes) -> list[float]`, higher is 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -215,6 +216,8 @@ def criterion(asked: str | Verifier | Criterion, own: Own = NO_LLASA) -> Criteri
         weight, star, name = part.rpartition("*")
         try:
             weights.append(float(weight) if star else 1.0)
+            if not math.isfinite(weights[-1]):
+                raise ValueError
         except ValueError:
             raise ValueError(f"'{weight.strip()}' in '{asked}' is not a weight. Write 0.7*asr + 0.3*speaker.") from None
         names.append(name.strip())
@@ -228,6 +231,6 @@ def verifier(asked: str, own: Own = NO_LLASA) -> Verifier:
     """ "name" or "name:model" -> a verifier, its model not loaded yet. Raises ValueError on an unknown name."""
     name, _, source = asked.partition(":")
     if name not in VERIFIERS:
-        raise ValueError(f"Unknown verifier '{name}'. Choose from: {', '.join(VERIFIERS)}.")
+        raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
     file, kind = VERIFIERS[name]
     return getattr(import_module(f".{file}", __name__), kind)(source or None, own)

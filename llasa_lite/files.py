@@ -1,0 +1,102 @@
+"""Files that appear whole or not at all, and JSON of strangers read with care. Knows nothing of what they say."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MAX_JSON_BYTES = 4 * 2**20  # a receipt of 20,000 characters takes a quarter of it
+
+
+@contextmanager
+def whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A name beside `path` to write to. What is there at the end takes the place of `path`; after an error, a full disk
+    or Ctrl-C nothing does, and what was there before stays.
+
+    Raises:
+        ValueError: it cannot be written, in one sentence.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise ValueError(f"Cannot write '{path}': {why(error)}.") from error
+    finally:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError:
+            pass  # a folder that cannot be written to holds nothing of ours either
+
+
+def why(error: OSError) -> str:
+    """What went wrong with a file, in words."""
+    known = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the quota is used up",
+        errno.EFBIG: "it is larger than files may be here",
+        errno.EROFS: "the disk is read-only",
+        errno.EACCES: "you may not write there",
+        errno.EPERM: "you may not write there",
+        errno.ENOENT: "its folder does not exist",
+        errno.ENOTDIR: "its folder is a file",
+        errno.EISDIR: "it is a folder",
+        errno.ENAMETOOLONG: "the name is too long",
+    }
+    return known.get(error.errno, str(error.strerror or error))
+
+
+def write_text(path: str | os.PathLike, text: str) -> Path:
+    """Write a text file whole or not at all. Raises ValueError as `whole`."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def read_json(path: str | os.PathLike, name: str, wrong: str = "") -> object:
+    """What a JSON file holds.
+
+    Args:
+        name: what to call it in an error ("voice file", "receipt").
+        wrong: the sentence for what is not JSON.
+    Raises:
+        ValueError: no such file, too large, not JSON.
+    """
+    path = Path(path)
+    wrong = wrong or f"'{path.name}' is not a {name}: it holds no JSON."
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"The {name} '{path.name}' has {size:,} bytes; at most {MAX_JSON_BYTES:,} are read.")
+        told = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"There is no {name} '{path}'.") from None
+    except (OSError, TypeError) as error:
+        raise ValueError(f"Cannot read the {name} '{path}': {getattr(error, 'strerror', None) or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(wrong) from error
+    return parse_json(told, wrong)
+
+
+def parse_json(told: str, sentence: str) -> object:
+    """JSON without NaN or infinities. Raises ValueError(sentence)."""
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    try:
+        return json.loads(told, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(sentence) from error
+
+
+def whole_numbers(value, most: int) -> bool:
+    """Whether it is a list of at most so many whole numbers from 0."""
+    good = isinstance(value, list) and len(value) <= most
+    return good and all(type(one) is int and 0 <= one < 2**31 for one in value)

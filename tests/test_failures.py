@@ -1,0 +1,297 @@
+"""Laws for bad days: broken files, a full disk, a clock that jumps, Ctrl-C. Nothing half-written, nothing lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, buzz
+
+from llasa_lite import Llasa, Speech, Voice, audio, receipts
+from llasa_lite.files import whole, write_text
+from llasa_lite.records import Records
+
+NANO = ROOT / "llasa_lite" / "nano"
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """Speech that no model made, with a receipt that is one."""
+    sampling = {"temperature": 0.8, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0}
+    receipt = {"task": "tts", "text": "Oh.", "voice": None, "voice_text": None, "voice_codes": None, "model": "nano"}
+    receipt |= {"codec": "nano", "seed": 1, "sampling": sampling, "device": "cpu", "dtype": "float32"}
+    return Speech(buzz(0.5), [np.zeros(25, np.int64)], ["end"], receipt)
+
+
+def left(folder):
+    """Names in a folder, hidden ones too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- broken files ----------------------------------------------------------------------------------------------------
+
+
+BREAKABLE = [
+    path.relative_to(NANO)
+    for part in ("lm", "codec")
+    for path in sorted((NANO / part).iterdir())
+    if path.name in ("config.json", "tokenizer.json") or path.suffix == ".safetensors"
+]
+
+
+@pytest.mark.parametrize("file", BREAKABLE, ids=str)
+def test_a_model_file_cut_short_gives_a_sentence(tmp_path, file):
+    part = file.parts[0]
+    folder = tmp_path / part
+    shutil.copytree(NANO / part, folder)
+    os.truncate(tmp_path / file, (NANO / file).stat().st_size // 2)
+    broken = (
+        r"^Cannot load .* is missing or broken \(.*\)\. The built-in model works|^'.*' is not a model configuration\.$"
+    )
+    with pytest.raises(ValueError, match=broken):
+        Llasa.from_pretrained(*([str(folder), "nano"] if part == "lm" else ["nano", str(folder)]), device="cpu")
+
+
+def test_a_corrupt_voice_gives_a_sentence(voice, tmp_path):
+    voice.save(tmp_path / "me.json")
+    for name in ("me.json", "me.clip.ogg"):
+        good = (tmp_path / name).read_bytes()
+        for bad in (good[: len(good) // 2], b"", b"\xff" * 100, good[:100] + b"\0" * 50):
+            (tmp_path / name).write_bytes(bad)
+            try:
+                assert Voice.load(tmp_path / "me.json").text == voice.text  # half a clip is still one
+            except ValueError as error:
+                assert str(error).endswith(".")
+        (tmp_path / name).write_bytes(good)
+    assert Voice.load(tmp_path / "me.json").codes == voice.codes
+
+
+# -- a full disk, a folder that cannot be written to -----------------------------------------------------------------
+
+
+@contextmanager
+def no_room(tmp_path, monkeypatch):
+    """Every file that is begun stands on a full device."""
+    from llasa_lite import files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.secrets, "token_hex", lambda _: "full")
+        (tmp_path / ".full.part").symlink_to("/dev/full")
+        yield
+        (tmp_path / ".full.part").unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_gives_a_sentence_and_keeps_what_was_there(speech, voice, tmp_path, monkeypatch):
+    def fresh(seed):
+        return Speech(buzz(0.5, seed=seed), speech.codes, speech.stopped, speech.receipt | {"seed": seed})
+
+    fresh(1).save(tmp_path / "a.wav")
+    voice.save(tmp_path / "me.json")
+    before = {name: (tmp_path / name).read_bytes() for name in left(tmp_path)}
+    writes = [
+        lambda: fresh(2).save(tmp_path / "a.wav"),
+        lambda: fresh(2).save(tmp_path / "b.flac"),
+        lambda: voice.replace(text="other").save(tmp_path / "me.json"),
+        lambda: write_text(tmp_path / "codes.json", "[]" * 10_000),
+    ]
+    for write in writes:
+        with no_room(tmp_path, monkeypatch), pytest.raises(ValueError, match="Cannot write .*: the disk is full."):
+            write()
+        assert {name: (tmp_path / name).read_bytes() for name in left(tmp_path)} == before
+
+
+def test_a_limit_on_file_size_leaves_whole_rows(tmp_path):
+    resource = pytest.importorskip("resource", reason="no limits on this system")
+    rows = Records(tmp_path / "rows.jsonl")
+    rows.add({"id": "a", "text": "x" * 100})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # before pytest itself writes
+    try:
+        with pytest.raises(ValueError, match="larger than files may be here"):
+            rows.add({"id": "b", "text": "x" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    rows.add({"id": "c", "text": "y"})
+    assert set(Records(tmp_path / "rows.jsonl").rows) == {"a", "c"}
+
+
+@pytest.mark.parametrize("path", ["/dev/null/a.wav", "no/such/a.wav", "/proc/a.wav", "x" * 300 + ".wav"])
+def test_where_nothing_can_be_written_is_a_sentence(speech, tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^Cannot write .*: .*\.$"):
+        speech.save(path)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no folder here that not even root can write to")
+def test_a_read_only_home_and_cache_are_no_hindrance(tmp_path):
+    """nano needs no cache: it speaks where nothing but the folder it writes to can be written."""
+    names = "HOME HF_HOME XDG_CACHE_HOME XDG_CONFIG_HOME TORCH_HOME MPLCONFIGDIR TMPDIR".split()
+    code = "from llasa_lite.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "speak", "Oh.", "--seed", "1", "-o", "oh.wav"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | dict.fromkeys(names, "/proc/self"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert left(tmp_path) == ["oh.receipt.json", "oh.wav"]
+
+
+# -- time and interruption -------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_jumps_changes_nothing(nano, voice, monkeypatch):
+    usual = nano.tts("Oh.", voice, seed=1)
+    times = iter(range(2_000_000_000, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    odd = nano.tts("Oh.", voice, seed=1)
+    np.testing.assert_array_equal(odd.wav, usual.wav)
+    assert 0 <= odd.receipt["seconds_taken"] < 600
+
+
+WRITING = """
+import json, sys
+import numpy as np
+from llasa_lite import Speech
+sampling = dict(temperature=0.8, top_p=0.95, top_k=0, repetition_penalty=1.0)
+receipt = json.loads(sys.argv[1])
+print("ready", flush=True)
+k = 0
+while True:
+    k += 1
+    speech = Speech(np.full(160_000, k % 7 / 10, np.float32), [np.zeros(1)], ["end"], receipt | {"seed": k % 7})
+    speech.save("a.wav")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_wave_is_whole_however_its_writer_dies(speech, tmp_path, how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITING, json.dumps(speech.receipt)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout.readline() == b"ready\n"
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "a.receipt.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(how)
+    process.wait(60)
+    process.stdout.close()
+    samples, _ = soundfile.read(tmp_path / "a.wav")
+    told = receipts.from_comment(audio.comment_of(tmp_path / "a.wav"), "no receipt")
+    assert len(samples) == 160_000 and samples[0] == pytest.approx(told["seed"] / 10, abs=1e-3)
+    assert set(json.loads((tmp_path / "a.receipt.json").read_text())) == set(speech.receipt)
+    if how is signal.SIGINT:
+        assert left(tmp_path) == ["a.receipt.json", "a.wav"]
+
+
+def test_ctrl_c_between_wave_and_receipt_leaves_the_old_pair(speech, tmp_path, monkeypatch):
+    speech.save(tmp_path / "a.wav")
+    before = {name: (tmp_path / name).read_bytes() for name in left(tmp_path)}
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for name in ("write", "_append_comment"):
+        with monkeypatch.context() as patch:
+            patch.setattr(audio, name, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                Speech(buzz(0.4), speech.codes, speech.stopped, speech.receipt | {"seed": 2}).save(tmp_path / "a.wav")
+        assert {name: (tmp_path / name).read_bytes() for name in left(tmp_path)} == before
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), whole(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert left(tmp_path) == []
+
+
+# -- receipts in every file ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", audio.SAVED)
+def test_a_wave_carries_its_receipt(speech, tmp_path, kind):
+    path = speech.save(tmp_path / f"a.{kind}", beside=False)
+    assert receipts.read(path) == speech.receipt and left(tmp_path) == [path.name]
+    np.testing.assert_allclose(audio.load(path)[:4000], speech.wav[:4000], atol=1e-3 if kind != "ogg" else 0.4)
+
+
+@pytest.mark.parametrize("kind", audio.SAVED)
+def test_long_receipts_fit_or_say_what_they_left_out(speech, tmp_path, kind):
+    long = speech.receipt | {
+        "text": "日本語 " * 5000,
+        "search": {},
+        "codes": [list(range(4000))] * 5,
+        "stopped": ["end"] * 5,
+    }
+    path = Speech(speech.wav, speech.codes, speech.stopped, long).save(tmp_path / f"a.{kind}")
+    assert receipts.read(path)["seed"] == 1 and receipts.read(path)["text"] == long["text"]  # from beside it
+    path.with_suffix(".receipt.json").unlink()
+    told = receipts.read(path)
+    assert told == long if kind != "ogg" else set(told["left_out"]) >= {"text", "codes"}
+
+
+def test_a_wave_of_anothers_makes_no_receipt(tmp_path):
+    path = audio.save(buzz(0.3), tmp_path / "a.wav")
+    with pytest.raises(ValueError, match="'a.wav' holds no receipt: it was not made here."):
+        receipts.read(path)
+    audio.save(buzz(0.3), path, '{"llasa_lite": "receipt", "text": 5}')
+    with pytest.raises(ValueError, match="'task' is missing|'text' is missing or wrong; it must be a text"):
+        receipts.read(path)
+
+
+def test_a_receipt_does_not_choose_what_is_downloaded(speech):
+    for what in ("model", "codec"):
+        with pytest.raises(ValueError, match=f"names the {what} 'evil/weights'"):
+            Llasa.replay(speech.receipt | {what: "evil/weights"})
+
+
+def test_a_wave_is_replayed_and_inspected(nano, tmp_path, monkeypatch, capsys):
+    from llasa_lite.cli import main
+
+    monkeypatch.setattr(Llasa, "from_pretrained", classmethod(lambda cls, *a, **k: nano))
+    spoken = nano.tts("Oh.", "emma", seed=3)
+    path = spoken.save(tmp_path / "a.flac", beside=False)
+    assert Llasa.replay(path).codes[0].tolist() == spoken.codes[0].tolist()
+    assert main(["inspect", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["receipt"]
+    assert told == {k: v for k, v in spoken.receipt.items() if k != "seconds_taken"}
+
+
+def test_what_travels_in_a_wave_is_no_recording_of_anybody(nano, voice, tmp_path):
+    """A clip of one's own stays in the receipt beside the wave; the wave may be passed on."""
+    path = nano.tts("Oh.", voice, seed=3).save(tmp_path / "a.wav")
+    assert receipts.read(path)["voice_codes"] == voice.codes["nano"]  # beside it
+    path.with_suffix(".receipt.json").unlink()
+    assert receipts.read(path)["voice_codes"] is None and voice.text not in audio.comment_of(path)
+
+
+def test_cloning_is_preceded_by_a_word_on_consent(nano, tmp_path, monkeypatch, capsys):
+    from llasa_lite.cli import main
+
+    monkeypatch.setattr(Llasa, "from_pretrained", classmethod(lambda cls, *a, **k: nano))
+    monkeypatch.chdir(tmp_path)
+    audio.save(buzz(1.0), "me.wav")
+    for arguments in (["speak", "Oh.", "--voice", "me.wav", "--voice-text", "oh"], ["continue", "me.wav", "Oh."]):
+        arguments += ["--transcript", "oh"] if arguments[0] == "continue" else []
+        assert main([*arguments, "--seed", "1", "--json"]) == 0
+        said = capsys.readouterr()
+        assert "only voices you may use" in said.err and json.loads(said.out)
+    assert main(["speak", "Oh.", "--voice", "emma", "--seed", "1"]) == 0
+    assert "only voices" not in capsys.readouterr().err
