@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,6 +164,13 @@ def find(name: str | None) -> Checkpoint:
     raise ValueError(
         f"Unknown model '{name[:99]}'. Choose from: {', '.join(CHECKPOINTS)}; or a hub id (owner/name) or a folder."
     )
+
+
+def config_facts(checkpoint: Checkpoint, tasks: Sequence[str] | None = None) -> dict:
+    """The "llasa" entry for the config of a checkpoint trained from this one: what `described` reads."""
+    names = ("codec", "licence", "chunk_chars", "chunk_seconds", "context", "spell_out")
+    told = {name: getattr(checkpoint, name) for name in names}
+    return told | {"tasks": list(tasks or checkpoint.tasks), "languages": list(checkpoint.languages)}
 
 
 def described(name: str, source: str, facts: dict) -> Checkpoint:

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoints import CC_BY_NC, Checkpoint, find, reaching
+from .checkpoints import CC_BY_NC, Checkpoint, config_facts, find, reaching
 from .data import Utterance
-from .engine import Sampling
+from .sampling import Sampling
 from .tokens import IGNORE, MARKERS, Protocol, speech_token
 
 log = logging.getLogger(__name__)
@@ -178,8 +178,12 @@ def finetune(
             f"{recipe.rows_per_step} rows a step are not shared evenly by {processes} processes of {rows_at_once} rows "
             "at once. Change --rows-at-once or --rows-per-step."
         )
-    model.config.llasa = _facts(checkpoint, recognition)
-    model.generation_config = _sampling(checkpoint, model, protocol)
+    own = Sampling.of(model.config, model.generation_config)
+    model.generation_config = transformers.GenerationConfig(
+        do_sample=True, temperature=own.temperature, top_p=own.top_p, eos_token_id=protocol.speech_end
+    )
+    learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
+    model.config.llasa = config_facts(checkpoint, [*checkpoint.tasks, *learned])
     model.config.use_cache = False  # nothing is generated in training
     on_gpu = torch.cuda.is_available()
     arguments = dict(
@@ -298,25 +302,6 @@ def push(folder: str | Path, repo: str, private: bool = True, api=None) -> str:
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _facts(checkpoint: Checkpoint, recognition: float) -> dict:
-    """What `checkpoints.find` reads of a folder."""
-    tasks = [*checkpoint.tasks, *(["asr"] if recognition > 0 and not checkpoint.can_transcribe else [])]
-    kept = {
-        k: getattr(checkpoint, k) for k in ("codec", "licence", "chunk_chars", "chunk_seconds", "context", "spell_out")
-    }
-    return kept | {"tasks": tasks, "languages": list(checkpoint.languages)}
-
-
-def _sampling(checkpoint: Checkpoint, model, protocol: Protocol):
-    from transformers import GenerationConfig
-
-    own = model.generation_config
-    of_llama = checkpoint.codec != "nano" and "llasa" not in model.config.to_dict()  # released configs hold Llama's own
-    temperature = Sampling.temperature if of_llama or own.temperature is None else own.temperature
-    top_p = Sampling.top_p if of_llama or own.top_p is None else own.top_p
-    return GenerationConfig(do_sample=True, temperature=temperature, top_p=top_p, eos_token_id=protocol.speech_end)
 
 
 def _with_adapter(model, lora: Lora):

@@ -152,18 +152,9 @@ class Llasa:
         answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}
         # the codec runs in float32: it is small beside the language model, and its phases need the digits
         codec_model = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))
-        own = lm.generation_config
-        sampling = Sampling()
-        if (
-            checkpoint.name not in CHECKPOINTS or checkpoint.name == "nano"
-        ):  # released configs hold Llama's, not Llasa's
-            sampling = Sampling(
-                own.temperature if own.temperature is not None else sampling.temperature,
-                own.top_p if own.top_p is not None else sampling.top_p,
-            )
         patience = patience_with(protocol, codec_model)
         engine = Engine(lm, answers, checkpoint.context, patience, int8, compile=compile)
-        return cls(checkpoint, protocol, engine, codec_model, sampling)
+        return cls(checkpoint, protocol, engine, codec_model, Sampling.of(lm.config, lm.generation_config))
 
     # -- text to speech --------------------------------------------------------------------------------------------
 

@@ -34,6 +34,14 @@ class Sampling:
         if not 1 <= self.repetition_penalty <= 100:
             raise ValueError(f"repetition_penalty must lie in 1 (off)..100, not {self.repetition_penalty}.")
 
+    @classmethod
+    def of(cls, config, generation_config) -> Sampling:
+        """What a checkpoint asks for, if its config says that it is a Llasa of this library (the entry "llasa"): the
+        generation config of any other is Llama's own."""
+        asked = {k: getattr(generation_config, k, None) for k in ("temperature", "top_p")}
+        known = getattr(config, "llasa", None)
+        return cls(**{k: value for k, value in asked.items() if known and value is not None})
+
     @property
     def greedy(self) -> bool:
         """Whether one choice holds it all; drawing would then overflow float32, or see a zero."""

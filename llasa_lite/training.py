@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoints import CHECKPOINTS
+from .checkpoints import CHECKPOINTS, config_facts
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows
 from .tokens import IGNORE, Protocol, character_tokenizer
@@ -343,15 +343,6 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
     plain.generation_config = GenerationConfig(
         do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=protocol.speech_end
     )
-    plain.config.llasa = {  # what `checkpoints.find` reads of a folder
-        "codec": "nano",
-        "tasks": ["tts", "asr"],
-        "languages": ["en"],
-        "licence": "Apache-2.0",
-        "chunk_chars": CHECKPOINTS["nano"].chunk_chars,
-        "chunk_seconds": CHECKPOINTS["nano"].chunk_seconds,
-        "context": plain.config.max_position_embeddings,
-        "spell_out": CHECKPOINTS["nano"].spell_out,
-    }
+    plain.config.llasa = config_facts(CHECKPOINTS["nano"]) | {"context": plain.config.max_position_embeddings}
     plain.save_pretrained(out, max_shard_size="9MB")
     protocol.tokenizer.save_pretrained(out)

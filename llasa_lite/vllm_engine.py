@@ -266,12 +266,9 @@ def connect(model=None, url: str | None = None, codec: str | None = None, device
     checkpoint = find(model)
     with reaching(checkpoint.source):
         protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source))
-        facts = getattr(AutoConfig.from_pretrained(checkpoint.source), "llasa", None)
-        sampling = Sampling()
-        if facts:  # trained by this library: its settings are its own, not Llama's
-            own = GenerationConfig.from_pretrained(checkpoint.source)
-            sampling = Sampling(own.temperature or sampling.temperature, own.top_p or sampling.top_p)
-    if facts and checkpoint.name not in CHECKPOINTS:
+        config = AutoConfig.from_pretrained(checkpoint.source)
+        sampling = Sampling.of(config, GenerationConfig.from_pretrained(checkpoint.source))
+    if (facts := getattr(config, "llasa", None)) and checkpoint.name not in CHECKPOINTS:
         checkpoint = described(checkpoint.name, checkpoint.source, facts)
     device = pick_device(device)
     own_codec = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))

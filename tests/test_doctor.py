@@ -51,7 +51,7 @@ def test_a_broken_torch_is_told_not_raised(tmp_path):
         ("llasa-8b", {"device": "cuda", "gpu_memory": 15.0}, False, "needs about 20 GB of GPU memory, and 15.0 are"),
         ("llasa-1b", {}, True, "is meant for a GPU, and there is none: it runs on the CPU"),
         ("llasa-1b", {"cached": ["llasa-1b"], "cache_free": 0.1}, True, "it runs on the CPU, slowly (--device"),
-        ("llasa-1b", {"cache_free": 1.0}, False, "needs 5 GB of disk"),
+        ("llasa-1b", {"cache_free": 1.0}, False, "needs 6 GB of disk"),
         ("llasa-3b", {"memory": 8.0}, False, "on the CPU it needs about 13 GB, and 8.0 are free"),
         ("llasa-3b", {"bfloat16": False}, False, "on the CPU it needs about 26 GB"),
         ("llasa-3b", {"device": "mps"}, True, "runs here, on mps"),

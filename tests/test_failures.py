@@ -161,11 +161,12 @@ def test_a_clock_that_jumps_changes_nothing(nano, voice, monkeypatch):
 
 
 WRITING = """
-import json, sys
+import json, signal, sys
 import numpy as np
 from llasa_lite import Speech
 sampling = dict(temperature=0.8, top_p=0.95, top_k=0, repetition_penalty=1.0)
 receipt = json.loads(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process that was started in the background ignores it
 print("ready", flush=True)
 k = 0
 while True:
