@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from . import cli_common as common
 from .files import why
 from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
@@ -101,40 +102,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--codec", help="the same of its codec")
     sub.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
 
-    train = verbs.add_parser("train", help="Train the built-in family.", description="Train the built-in family.")
-    kinds = train.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    sub = kinds.add_parser("codec", help="a small X-codec2, from clips", parents=[output])
-    sub.set_defaults(handler=train_codec)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
-    sub.add_argument("--out", required=True, help="folder for weights, log and state; an unfinished run goes on")
-    sub.add_argument("--minutes", type=float, default=45.0)
-    sub.add_argument("--init", help="codec folder to start from")
-    sub.add_argument("--freeze-codes", action="store_true", help="train the decoder only: codes keep their meaning")
-    sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
-    sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
-    sub.set_defaults(handler=train_tokens)
-    sub.add_argument("--data", required=True, nargs="+", help="corpora, hub:owner/name; or token corpora, to align")
-    sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
-    many(sub)
-    sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
-    sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
-    sub.set_defaults(handler=train_lm)
-    sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
-    sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
-    sub.add_argument("--steps", type=int, help="optimizer steps of about 4,096 ids")
-    sub.add_argument("--init", help="checkpoint folder of the same shape to start from (default: from scratch)")
-    sub.add_argument("--hidden-size", type=int, default=256)
-    sub.add_argument("--layers", type=int, default=8)
-    sub.add_argument("--seed", type=int, default=0)
-
-    sub = kinds.add_parser("verifier", help="a small speaker verifier, from clips", parents=[model, output])
-    sub.set_defaults(handler=train_verifier)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
-    sub.add_argument("--out", required=True, help="folder for weights and log; an unfinished run goes on")
-    sub.add_argument("--minutes", type=float, default=20.0)
-    sub.add_argument("--init", help="verifier folder to start from")
-
-    cli_train.add(kinds, verb, model, output)
+    cli_train.add(verbs, verb, many, model, output)
     cli_evaluate.add(verbs, model, output)
 
     sub = verb("serve", serve, "Serve speech as OpenAI's API does: POST /v1/audio/speech.", model)
@@ -197,10 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def speak(o) -> None:
     if o.list:
         return speak_list(o)
-    llasa, words = _load(o), _text(o.text)
-    with _Progress("speaking", o):
-        speech = llasa.tts(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
-    _finish(speech, o)
+    llasa, words = common.load(o), common.given_text(o.text)
+    with common.counting("speaking", o):
+        speech = llasa.tts(words, common.given_voice(o), o.seed, common.given_sampling(o, llasa), o.speaker)
+    common.finish(speech, o)
 
 
 def speak_list(o) -> None:
@@ -213,12 +181,12 @@ def speak_list(o) -> None:
     told = {"folder": str(folder), "made": 0, "there_already": 0, "incomplete": 0, "seconds": 0.0}
 
     def load():
-        llasa = _load(o)
-        llasa.sampling = _sampling(o, llasa)
+        llasa = common.load(o)
+        llasa.sampling = common.given_sampling(o, llasa)
         return llasa
 
-    how = {"voice": _voice(o), "seed": o.seed or 0}
-    with _Progress("speaking", o, len(lines)) as bar:
+    how = {"voice": common.given_voice(o), "seed": o.seed or 0}
+    with common.counting("speaking", o, len(lines)) as bar:
         if o.workers:
             from .distributed import speak_parts
 
@@ -229,7 +197,7 @@ def speak_list(o) -> None:
             bar.update(part["made"] + part["there_already"])
             told |= {k: round(told[k] + v, 2) for k, v in part.items() if k in told}
     line = "{made} made in {folder} ({seconds} s), {there_already} there already, {incomplete} incomplete"
-    _print(told, o, line.format(**told))
+    common.tell(told, o, line.format(**told))
 
 
 def stream(o) -> None:
@@ -242,13 +210,16 @@ def stream(o) -> None:
 
     if Path(o.out).suffix.lower() != ".wav":
         raise ValueError(f"Streams are written as .wav, not '{Path(o.out).suffix}'.")
-    llasa, words = _load(o), _text(o.text)
+    llasa, words = common.load(o), common.given_text(o.text)
     began, chunks = time.perf_counter(), 0
-    generator = llasa.stream(words, _voice(o), o.seed, _sampling(o, llasa), o.speaker)
+    generator = llasa.stream(words, common.given_voice(o), o.seed, common.given_sampling(o, llasa), o.speaker)
     wav = next(generator)  # bad input is refused before there is a file; an answer is never empty
     first = time.perf_counter() - began
     try:  # the file grows where it can be listened to: a stop leaves what was spoken until then
-        with soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16") as file, _Progress("streaming", o) as bar:
+        with (
+            soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16") as file,
+            common.counting("streaming", o) as bar,
+        ):
             while True:
                 chunks += 1
                 file.write(np.clip(wav, -1, 1))
@@ -261,16 +232,16 @@ def stream(o) -> None:
                     break
     except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
         raise ValueError(f"Cannot write '{o.out}': {error or 'the disk is full'}.".replace("..", ".")) from error
-    _finish(speech, o, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
+    common.finish(speech, o, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
 
 
 def search(o) -> None:
-    llasa, words = _load(o), _text(o.text)
+    llasa, words = common.load(o), common.given_text(o.text)
     options = ("branch", "step_tokens", "process_seconds", "reference")
     more = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
-    more |= {"sampling": _sampling(o, llasa), "seed": o.seed, "speaker": o.speaker}
-    search = llasa.search_events(words, _voice(o), o.method, o.n, o.process, o.outcome, **more)
-    with _Progress("searching", o) as bar:
+    more |= {"sampling": common.given_sampling(o, llasa), "seed": o.seed, "speaker": o.speaker}
+    search = llasa.search_events(words, common.given_voice(o), o.method, o.n, o.process, o.outcome, **more)
+    with common.counting("searching", o) as bar:
         try:
             for event in search:
                 bar.set_postfix_str(_told(event))
@@ -285,7 +256,7 @@ def search(o) -> None:
             candidate["file"] = str(path)
     if not o.json:
         print(_candidate_table(row["candidates"]))
-    _finish(result.best, o, more={"search": row})
+    common.finish(result.best, o, more={"search": row})
 
 
 def _told(event) -> str:
@@ -309,32 +280,32 @@ def _candidate_table(rows: list[dict]) -> str:
 def continue_(o) -> None:
     from .voices import Voice
 
-    words = _text(o.text)
-    clip = _cloned(Voice.from_audio(o.clip, o.transcript, name="clip"))
-    llasa = _load(o)
-    with _Progress("continuing", o):
-        speech = llasa.continue_speech(clip, words, seed=o.seed, sampling=_sampling(o, llasa))
-    _finish(speech, o)
+    words = common.given_text(o.text)
+    clip = common.cloned(Voice.from_audio(o.clip, o.transcript, name="clip"))
+    llasa = common.load(o)
+    with common.counting("continuing", o):
+        speech = llasa.continue_speech(clip, words, seed=o.seed, sampling=common.given_sampling(o, llasa))
+    common.finish(speech, o)
 
 
 def transcribe(o) -> None:
-    llasa = _load(o)
-    with _Progress("listening", o):
+    llasa = common.load(o)
+    with common.counting("listening", o):
         heard = llasa.transcribe(o.clip)
     row = {"text": heard.text, "probability": round(heard.probability, 4), "seconds": round(heard.seconds, 2)}
-    _print(row | {"complete": heard.complete}, o, heard.text)
+    common.tell(row | {"complete": heard.complete}, o, heard.text)
 
 
 def encode(o) -> None:
     from . import audio
     from .files import write_text
 
-    codec = _load_codec(o)
+    codec = common.load_codec(o)
     codes = codec.encode(audio.load(o.clip, "clip to encode"))
     row = {"codec": codec.name, "codes": codes.tolist()}
     if o.out:
         write_text(o.out, json.dumps(row))
-        _print(row | {"file": o.out}, o, f"{len(codes)} codes of '{codec.name}' in {o.out}")
+        common.tell(row | {"file": o.out}, o, f"{len(codes)} codes of '{codec.name}' in {o.out}")
     else:
         print(json.dumps(row))
 
@@ -349,26 +320,26 @@ def decode(o) -> None:
     if not good:
         raise ValueError(wrong)
     name, codes = row["codec"], row["codes"]
-    codec = _load_codec(o)
+    codec = common.load_codec(o)
     if codec.name != name:
         raise ValueError(f"These codes are of the codec '{name}', not '{codec.name}'. Give --codec {name}.")
     wav = codec.decode(codes)
     audio.save(wav, o.out)
     seconds = round(len(wav) / audio.SAMPLE_RATE, 2)
-    _print({"file": o.out, "seconds": seconds, "codes": len(codes)}, o, f"{seconds} s in {o.out}")
+    common.tell({"file": o.out, "seconds": seconds, "codes": len(codes)}, o, f"{seconds} s in {o.out}")
 
 
 def voices(o) -> None:
     from .voices import Voice, builtin_voices
 
     if o.from_audio:
-        voice = _load(o).prepare(_cloned(Voice.from_audio(o.from_audio, o.text, o.name)))
+        voice = common.load(o).prepare(common.cloned(Voice.from_audio(o.from_audio, o.text, o.name)))
         voice.save(o.out)
-        _print({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
+        common.tell({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
         return
     known = builtin_voices()
     rows = [{"name": k, "description": v.description, "text": v.text} for k, v in known.items()]
-    _print({"voices": rows}, o, "\n".join(f"{r['name']:10} {r['description']}" for r in rows))
+    common.tell({"voices": rows}, o, "\n".join(f"{r['name']:10} {r['description']}" for r in rows))
 
 
 def models(o) -> None:
@@ -390,15 +361,15 @@ def models(o) -> None:
         f"{r['name']:22} {r['parameters']:>3}  {r['licence']:13} {','.join(r['languages']):33} {r['source']}"
         for r in rows
     ]
-    _print({"models": rows}, o, "\n".join(lines))
+    common.tell({"models": rows}, o, "\n".join(lines))
 
 
 def replay(o) -> None:
     from .pipeline import Llasa
 
-    with _Progress("speaking", o):
+    with common.counting("speaking", o):
         speech = Llasa.replay(o.receipt, o.model, o.codec)
-    _finish(speech, o)
+    common.finish(speech, o)
 
 
 def inspect(o) -> None:
@@ -406,75 +377,7 @@ def inspect(o) -> None:
 
     told = receipts.read(o.file)
     lines = [f"{key:14} {value}" for key, value in told.items() if not isinstance(value, (list, dict))]
-    _print({"file": o.file, "receipt": told}, o, "\n".join(lines))
-
-
-def train_codec(o) -> None:
-    from .codec_training import CodecTraining, note_silent_codes, train_codec
-    from .data import read_corpus
-
-    clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
-    settings = CodecTraining(minutes=o.minutes, train_encoder=not o.freeze_codes, adversarial_after=o.adversarial_after)
-    out = train_codec(clips, o.out, settings, o.init)
-    note_silent_codes(out)
-    _print({"codec": str(out), "clips": len(clips)}, o, f"codec in {out}")
-
-
-def train_tokens(o) -> None:
-    from .alignment import align_corpus
-    from .data import encode_corpus, read_tokens, write_tokens
-    from .sources import read_clips
-    from .tokens import character_tokenizer
-
-    codec = _load_codec(o)
-    files = [data for data in o.data if data.endswith(".safetensors")]
-    if files and len(files) < len(o.data):
-        raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
-    if o.workers:
-        from .checkpoints import find
-        from .distributed import encode_parts
-
-        if files or o.align_minutes:
-            raise ValueError("Many workers encode clips and align nothing: give clips and --align-minutes 0.")
-        clips = [clip for source in o.data for clip in read_clips(source)]
-        made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
-        told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
-        told["dropped"] = sum(part["dropped"] for part in made)
-        return _print(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
-    if files:  # encoded already: only aligned anew
-        utterances = [u for file in files for u in read_tokens(file)]
-    else:
-        clips = [clip for source in o.data for clip in read_clips(source)]
-        with _Progress("encoding", o, total=len(clips)) as bar:
-            encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
-        utterances = read_tokens(o.out)
-    if o.align_minutes:
-        levels = list(codec.model.config.quantization_levels)
-        utterances = align_corpus(utterances, levels, character_tokenizer(codec.codebook_size), o.align_minutes)
-    write_tokens(utterances, o.out)
-    _print({"tokens": o.out, "clips": len(utterances)}, o, f"{len(utterances)} clips in {o.out}")
-
-
-def train_lm(o) -> None:
-    from .data import read_tokens
-    from .training import Training, train_lm
-
-    settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
-    utterances = [u for file in o.data for u in read_tokens(file)]
-    levels = _load_codec(o).model.config.quantization_levels
-    out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers, o.init)
-    _print({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
-
-
-def train_verifier(o) -> None:
-    from .data import read_corpus
-    from .verifier_training import VerifierTraining, train_verifier
-
-    clips = [clip for folder in o.data for clip in read_corpus(folder)]
-    learned = [clip for clip in clips if clip.split == "train"]
-    watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]
-    out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), _load_codec(o), watched, o.init)
-    _print({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")
+    common.tell({"file": o.file, "receipt": told}, o, "\n".join(lines))
 
 
 def serve(o) -> None:
@@ -488,7 +391,7 @@ def serve(o) -> None:
     if o.voices and not files:
         raise ValueError(f"There are no voices (.json) in '{o.voices}'.")
     voices = {file.stem: Voice.load(file) for file in files}
-    app = serving.build(_load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
+    app = serving.build(common.load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
     print(f"Speech at http://{o.host}:{o.port}/v1/audio/speech", file=sys.stderr)
     serving.serve(app, o.host, o.port)
 
@@ -502,7 +405,7 @@ def bench(o) -> None:
             import matplotlib  # noqa: F401
         except ModuleNotFoundError as error:
             raise ValueError("Figures need matplotlib: pip install llasa-lite[plot].") from error
-    _no_loading_bars()
+    common.no_loading_bars()
     table = run(bench, lambda line: print(line, file=sys.stderr))
     if o.csv:
         write_csv(table, o.csv)
@@ -510,7 +413,7 @@ def bench(o) -> None:
         from .plots import plot_bench
 
         plot_bench(table.to_dict()["rows"], o.plot)
-    _print(table.to_dict(), o, table.text())
+    common.tell(table.to_dict(), o, table.text())
 
 
 def demo(o) -> None:
@@ -521,14 +424,14 @@ def doctor(o) -> None:
     from .doctor import examine
 
     found = examine()
-    _print(found.to_dict(), o, found.text())
+    common.tell(found.to_dict(), o, found.text())
 
 
 def space_build(o) -> None:
     from .space import build_space
 
     out = build_space(o.space, o.out, o.repo)
-    _print({"space": str(out)}, o, f"{out} is ready: hf upload {o.repo or 'OWNER/NAME'} {out} --repo-type space")
+    common.tell({"space": str(out)}, o, f"{out} is ready: hf upload {o.repo or 'OWNER/NAME'} {out} --repo-type space")
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
@@ -546,103 +449,3 @@ def _demo_package():
         return importlib.import_module("llasa_lite.demo")
     except ModuleNotFoundError as error:
         raise ValueError(f"The app needs '{error.name}': pip install llasa-lite[demo].") from error
-
-
-def _load(o):
-    from .pipeline import Llasa
-
-    _no_loading_bars()
-    if o.vllm:
-        from .vllm_engine import connect
-
-        return connect(o.model, None if o.vllm == "here" else o.vllm, o.codec, o.device)
-    return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
-
-
-def picked_device(o) -> str:
-    from .checkpoints import pick_device
-
-    return pick_device(o.device)
-
-
-def _load_codec(o):
-    from .checkpoints import find, load_codec, pick_dtype
-
-    _no_loading_bars()
-    device = picked_device(o)
-    return load_codec(o.codec or find(o.model).codec, device, pick_dtype(device, "float32"))
-
-
-def _no_loading_bars() -> None:
-    """Reading weights takes a second; only a download from the hub, which has bars of its own, is worth one."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-
-
-def _text(given: str) -> str:
-    words = sys.stdin.read() if given == "-" else given
-    if not words.strip():
-        raise ValueError("There is no text to speak.")
-    return words
-
-
-def _cloned(voice):
-    """The voice of a clip, with a word on what that asks of one, before anything is spoken in it."""
-    print("llasa-lite: clone only voices you may use, and say that what is heard is synthetic.", file=sys.stderr)
-    return voice
-
-
-def _voice(o):
-    from .voices import Voice
-
-    if not o.voice:
-        if o.voice_text:
-            raise ValueError("--voice-text belongs to a clip: give that with --voice.")
-        return None
-    if o.voice.endswith(".json"):
-        return Voice.load(o.voice)
-    if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
-        return _cloned(Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem))
-    return o.voice
-
-
-def _sampling(o, llasa):
-    from dataclasses import replace
-
-    given = {"temperature": o.temperature, "top_p": o.top_p, "top_k": o.top_k}
-    return replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
-
-
-def _finish(speech, o, more: dict | None = None) -> None:
-    speech.save(o.out)
-    seconds, taken = round(speech.seconds, 2), speech.receipt["seconds_taken"]
-    row = {"file": str(o.out), "seconds": seconds, "seconds_taken": taken, "seed": speech.seed}
-    row |= {"complete": speech.complete, "receipt": speech.receipt} | (more or {})
-    line = f"{o.out}: {seconds} s in {taken} s, seed {speech.seed}"
-    if not speech.complete:
-        line += "; cut off at its limit before the model ended it: listen before you use it, or try another seed"
-    _print(row, o, line)
-
-
-def _print(row: dict, o, line: str) -> None:
-    print(json.dumps(row, ensure_ascii=False) if o.json else line)
-
-
-def _Progress(name: str, o, total: float | None = None):
-    from tqdm import tqdm
-
-    unit = "clip" if total else "s"
-    return tqdm(desc=name, total=total, unit=unit, file=sys.stderr, leave=False, disable=None if not o.json else True)
-
-
-def _progress(name: str, o, items: list):
-    from tqdm import tqdm
-
-    return tqdm(items, desc=name, file=sys.stderr, leave=False, disable=None if not o.json else True)
-
-
-def _some(items: list, limit: int | None) -> list:
-    import random
-
-    return items if limit is None else random.Random(0).sample(items, min(limit, len(items)))

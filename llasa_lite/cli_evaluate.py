@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import cli
+from . import cli_common as common
 from .search import SEARCH_METHODS, SearchSettings
 
 KINDS = {
@@ -96,10 +96,10 @@ def run(o) -> None:
 
     if o.kind == "understanding" and o.scores:
         return scores(o)
-    out, device = Path(o.out), cli.picked_device(o)
+    out, device = Path(o.out), common.picked_device(o)
     # bad input is refused before a model is loaded
     items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "understanding": understanding}
-    items = cli._some(items.get(o.kind, clips)(o), o.limit)
+    items = common.some(items.get(o.kind, clips)(o), o.limit)
     needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
     if needs and not needs[1]:
         raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")
@@ -115,7 +115,7 @@ def run(o) -> None:
     records = Records(out / "rows.jsonl", settings=settings)
     rows = []
     for todo in systems:
-        rows += run_task(todo, records, lambda todo: cli._progress(o.kind, o, todo))
+        rows += run_task(todo, records, lambda todo: common.progress(o.kind, o, todo))
     if o.kind == "understanding":
         return _sheet(o, items, rows)
     errors = tables.CER if o.language == "zh" else tables.WER
@@ -154,12 +154,12 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         settings["judge"] = o.judge
     if o.kind == "codec":
         return _codec_tasks(o, items, ears, keep), settings
-    llasa = cli._load(o)
+    llasa = common.load(o)
     system = o.name or llasa.checkpoint.name
     settings |= {"seed": o.seed, "model": str(o.model or "nano"), "codec": llasa.codec.name}
     if o.kind == "asr":
         return [tasks.asr(system, lambda wav: llasa.transcribe(wav).text, items, o.language)], settings
-    sampling = cli._sampling(o, llasa)
+    sampling = common.given_sampling(o, llasa)
     settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
 
     def speak(text, voice, seed):
@@ -194,12 +194,12 @@ def _codec_tasks(o, items, ears, keep) -> list:
     wanted = list(CODECS) if o.codecs == ["all"] else o.codecs
     if unknown := set(wanted) - set(CODECS):
         raise ValueError(f"Unknown codec '{sorted(unknown)[0]}'. Choose from: {', '.join(CODECS)}, all.")
-    own = cli._load_codec(o)
+    own = common.load_codec(o)
     made = [tasks.codec("originals", None, items, ears)]
     name = o.name or ("X-codec2 50" if "xcodec2" in own.name else f"{own.name} 50")
     made.append(tasks.codec(name, lambda wav: own.decode(own.encode(wav))[: len(wav)], items, ears, keep))
     for other in wanted:
-        codec = TransformersCodec(CODECS[other].source, CODECS[other].codebooks, cli.picked_device(o))
+        codec = TransformersCodec(CODECS[other].source, CODECS[other].codebooks, common.picked_device(o))
         made.append(tasks.codec(CODECS[other].row, codec.resynthesise, items, ears, keep))
     return made
 
@@ -232,7 +232,7 @@ def _sheet(o, cases, rows) -> None:
     clips = [(row["system"], case, f"waves/{k:04d}.wav") for k, (case, row) in enumerate(zip(cases, rows))]
     path = write_sheet(clips, o.out, o.seed)
     told = {"sheet": str(path), "clips": len(clips)}
-    cli._print(told, o, f"{len(clips)} clips to be heard: open {path}, then evaluate understanding --scores")
+    common.tell(told, o, f"{len(clips)} clips to be heard: open {path}, then evaluate understanding --scores")
 
 
 def scores(o) -> None:
@@ -247,7 +247,7 @@ def scores(o) -> None:
 
 def _told(o, summaries: dict) -> None:
     row = {"table": str(Path(o.out) / "table.md"), "systems": summaries}
-    cli._print(row, o, (Path(o.out) / "table.md").read_text(encoding="utf-8").rstrip())
+    common.tell(row, o, (Path(o.out) / "table.md").read_text(encoding="utf-8").rstrip())
 
 
 def search(o) -> None:
@@ -256,7 +256,7 @@ def search(o) -> None:
     from .plots import plot_search
     from .search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
 
-    llasa = cli._load(o)
+    llasa = common.load(o)
     try:
         guided = tuple(tuple(map(int, pair.split("x"))) for pair in o.guided) if o.guided is not None else None
         assert guided is None or all(len(pair) == 2 for pair in guided)
@@ -267,7 +267,7 @@ def search(o) -> None:
     bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
     like = VoiceJudge()
     like.load()  # before hours of work
-    texts = cli._some(sentences(o), o.limit)
+    texts = common.some(sentences(o), o.limit)
     command = "python -m llasa_lite " + " ".join(sys.argv[1:])
     measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)
     for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
@@ -283,7 +283,7 @@ def search(o) -> None:
     lines += [
         f"{r['verifier']} against {r['judge']}: {r['spearman']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in agreed
     ]
-    cli._print({"search": summary, "agreement": agreed, "files": list(map(str, files))}, o, "\n".join(lines))
+    common.tell({"search": summary, "agreement": agreed, "files": list(map(str, files))}, o, "\n".join(lines))
 
 
 def sentences(o) -> list[str]:

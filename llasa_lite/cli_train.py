@@ -1,4 +1,4 @@
-"""`python -m llasa_lite train finetune | rows | ladder` and `push`: options to `finetuning`, `sources`, `ladder`."""
+"""`python -m llasa_lite train ...` and `push`: options to the modules that train. Knows no training itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,52 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from . import cli
+from . import cli_common as common
 from .ladder import SHARES, SIZES, Ladder
 
 
-def add(kinds, verb, model, output) -> None:
-    """Add the kinds of `train` that take checkpoints of any size, the ladder of small ones, and `push`."""
+def add(verbs, verb, many, model, output) -> None:
+    """Add `train`, first the parts of nano, then what takes checkpoints of any size, and `push`."""
+    train = verbs.add_parser("train", help="Train the built-in family.", description="Train the built-in family.")
+    kinds = train.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    sub = kinds.add_parser("codec", help="a small X-codec2, from clips", parents=[output])
+    sub.set_defaults(handler=train_codec)
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
+    sub.add_argument("--out", required=True, help="folder for weights, log and state; an unfinished run goes on")
+    sub.add_argument("--minutes", type=float, default=45.0)
+    sub.add_argument("--init", help="codec folder to start from")
+    sub.add_argument("--freeze-codes", action="store_true", help="train the decoder only: codes keep their meaning")
+    sub.add_argument("--learning-rate", type=float, help="at the start (default: 5e-4)")
+    told = "share of crops heard through a room, a narrow band or noise, and drawn clean (default: 0.2)"
+    sub.add_argument("--disturbed", type=float, default=0.2, help=told)
+    sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
+    sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
+    sub.set_defaults(handler=train_tokens)
+    sub.add_argument("--data", required=True, nargs="+", help="corpora, hub:owner/name; or token corpora, to align")
+    sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
+    many(sub)
+    told = "training clips also played at these speeds, as voices of their own: 0.92 1.09"
+    sub.add_argument("--pitches", nargs="+", type=float, default=[], help=told)
+    sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
+    sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
+    sub.set_defaults(handler=train_lm)
+    sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
+    sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
+    sub.add_argument("--steps", type=int, help="optimizer steps of about 4,096 ids")
+    sub.add_argument("--init", help="checkpoint folder of the same shape to start from (default: from scratch)")
+    told = "clips of --data in the codes that --init was trained on, where its codec was another"
+    sub.add_argument("--init-data", nargs="+", default=[], help=told)
+    sub.add_argument("--hidden-size", type=int, default=256)
+    sub.add_argument("--layers", type=int, default=8)
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = kinds.add_parser("verifier", help="a small speaker verifier, from clips", parents=[model, output])
+    sub.set_defaults(handler=train_verifier)
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
+    sub.add_argument("--out", required=True, help="folder for weights and log; an unfinished run goes on")
+    sub.add_argument("--minutes", type=float, default=20.0)
+    sub.add_argument("--init", help="verifier folder to start from")
+
     sub = kinds.add_parser("finetune", help="any checkpoint, all weights or LoRA; also by torchrun", parents=[output])
     sub.set_defaults(handler=finetune)
     sub.add_argument("--base", default="nano", help="short name, hub id or folder; a text Llama gets Llasa's tokens")
@@ -51,6 +91,84 @@ def add(kinds, verb, model, output) -> None:
     sub.add_argument("--public", action="store_true", help="default: private")
 
 
+def train_codec(o) -> None:
+    from .codec_training import CodecTraining, note_silent_codes, train_codec
+    from .data import read_corpus
+
+    clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
+    if not 0 <= o.disturbed <= 1:
+        raise ValueError(f"--disturbed is a share, 0 to 1, not {o.disturbed}.")
+    given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "learning_rate")}
+    given = {k: value for k, value in given.items() if value is not None}
+    settings = CodecTraining(train_encoder=not o.freeze_codes, **given)
+    out = train_codec(clips, o.out, settings, o.init)
+    note_silent_codes(out)
+    common.tell({"codec": str(out), "clips": len(clips)}, o, f"codec in {out}")
+
+
+def train_tokens(o) -> None:
+    from .alignment import align_corpus
+    from .data import Repitched, encode_corpus, read_tokens, write_tokens
+    from .sources import read_clips
+    from .tokens import character_tokenizer
+
+    codec = common.load_codec(o)
+    files = [data for data in o.data if data.endswith(".safetensors")]
+    if any(not 0.5 <= pitch <= 2 for pitch in o.pitches):
+        raise ValueError(f"--pitches are speeds from 0.5 to 2, not {o.pitches}.")
+    if files and len(files) < len(o.data):
+        raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
+    if o.workers:
+        from .checkpoints import find
+        from .distributed import encode_parts
+
+        if files or o.align_minutes:
+            raise ValueError("Many workers encode clips and align nothing: give clips and --align-minutes 0.")
+        clips = [clip for source in o.data for clip in read_clips(source)]
+        made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
+        told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
+        told["dropped"] = sum(part["dropped"] for part in made)
+        return common.tell(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
+    if files:  # encoded already: only aligned anew
+        utterances = [u for file in files for u in read_tokens(file)]
+    else:
+        clips = [clip for source in o.data for clip in read_clips(source)]
+        clips += [Repitched(clip, pitch) for pitch in o.pitches for clip in clips if clip.split == "train"]
+        with common.counting("encoding", o, total=len(clips)) as bar:
+            encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
+        utterances = read_tokens(o.out)
+    if o.align_minutes:
+        levels = list(codec.model.config.quantization_levels)
+        utterances = align_corpus(utterances, levels, character_tokenizer(codec.codebook_size), o.align_minutes)
+    write_tokens(utterances, o.out)
+    common.tell({"tokens": o.out, "clips": len(utterances)}, o, f"{len(utterances)} clips in {o.out}")
+
+
+def train_lm(o) -> None:
+    from .data import read_tokens
+    from .training import Training, train_lm
+
+    settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
+    utterances = [u for file in o.data for u in read_tokens(file)]
+    levels = common.load_codec(o).model.config.quantization_levels
+    known = [u for file in o.init_data for u in read_tokens(file)]
+    if known and not o.init:
+        raise ValueError("--init-data belongs to --init: the checkpoint that was trained on these codes.")
+    out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers, o.init, known)
+    common.tell({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
+
+
+def train_verifier(o) -> None:
+    from .data import read_corpus
+    from .verifier_training import VerifierTraining, train_verifier
+
+    clips = [clip for folder in o.data for clip in read_corpus(folder)]
+    learned = [clip for clip in clips if clip.split == "train"]
+    watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]
+    out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), common.load_codec(o), watched, o.init)
+    common.tell({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")
+
+
 def finetune(o) -> None:
     from .finetuning import RECIPES, finetune
     from .sources import read_utterances
@@ -66,14 +184,14 @@ def finetune(o) -> None:
     def read(protocol):
         return [[read_utterances(source, protocol, split) for source in o.data] for split in ("train", "test")]
 
-    cli._no_loading_bars()
+    common.no_loading_bars()
     out = finetune(
         *(o.base, read, o.out, replace(RECIPES[o.recipe], **given)),
         **{k: getattr(o, k) for k in ("recognition", "rows_at_once", "max_steps", "save_every", "seed")},
         trainer_arguments=arguments,
     )
     if os.environ.get("RANK", "0") == "0":  # under torchrun, one process speaks
-        cli._print({"model": str(out)}, o, f"model in {out}; speak --model {out}")
+        common.tell({"model": str(out)}, o, f"model in {out}; speak --model {out}")
 
 
 def rows(o) -> None:
@@ -91,7 +209,7 @@ def rows(o) -> None:
         utterances = (u for data in o.data for u in read_utterances(data, protocol, split))
         told[name], told[f"{name}_dropped"] = write_memmap(utterances, o.out, name, protocol)
     line = "{train} rows for training ({train_dropped} too long), {val} held out ({val_dropped} too long) in {folder}"
-    cli._print(told, o, line.format(**told))
+    common.tell(told, o, line.format(**told))
 
 
 def ladder(o) -> None:
@@ -103,8 +221,8 @@ def ladder(o) -> None:
     cells = o.cells or cell_names(o.sizes, o.shares)
     utterances = [u for file in o.data for u in read_tokens(file)]
     spoken = sentences(o) if o.sentences else held_out_sentences(utterances)
-    levels = list(cli._load_codec(o).model.config.quantization_levels)
-    judge = Judge(o.judge, cli.picked_device(o)) if o.judge else None
+    levels = list(common.load_codec(o).model.config.quantization_levels)
+    judge = Judge(o.judge, common.picked_device(o)) if o.judge else None
     settings = Ladder(steps=o.steps, seed=o.seed)
     rows = run_ladder(utterances, levels, o.out, settings, cells, judge, spoken)
     table = str(Path(o.out) / "ladder.csv")
@@ -113,14 +231,14 @@ def ladder(o) -> None:
         + (f"  WER {r['wer']:.2f} ({r['wer_low']:.2f} to {r['wer_high']:.2f})" if "wer" in r else "")
         for r in rows
     ]
-    cli._print({"table": table, "cells": rows}, o, "\n".join([*lines, table]))
+    common.tell({"table": table, "cells": rows}, o, "\n".join([*lines, table]))
 
 
 def push(o) -> None:
     from .finetuning import push
 
     address = push(o.folder, o.repo, private=not o.public)
-    cli._print({"address": address}, o, address)
+    common.tell({"address": address}, o, address)
 
 
 def _pair(text: str) -> tuple[str, object]:

@@ -35,6 +35,28 @@ class Clip:
         return audio.load(self.path, name=f"clip {self.id}")
 
 
+@dataclass(frozen=True)
+class Repitched:
+    """A clip played at another speed, which makes it higher or lower and quicker or slower: the clip of another voice.
+
+    Attributes:
+        pitch: times the clip's own; 1.09 is a semitone and a half up.
+    """
+
+    clip: Clip
+    pitch: float
+
+    text = property(lambda self: self.clip.text)
+    split = property(lambda self: self.clip.split)
+    speaker = property(lambda self: f"{self.clip.speaker}_{self.pitch:g}")
+
+    def load(self) -> np.ndarray:
+        """(samples,) float32, mono, 16 kHz."""
+        from . import audio
+
+        return audio.resample(self.clip.load(), SAMPLE_RATE, round(SAMPLE_RATE / self.pitch))
+
+
 def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
     """All clips of a corpus (or of one split), in the order of the manifest.
 

@@ -18,7 +18,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,6 +136,33 @@ class SpeechLM(nn.Module):
         self.llama.load_state_dict(trained.model.state_dict())
         nn.init.zeros_(self.digits)
 
+    @torch.no_grad()
+    def carry_over(self, known: Sequence[Utterance], utterances: Sequence[Utterance]) -> None:
+        """Go on in the codes of another codec: a code's embedding becomes the mean of those of the old codes that stood
+        in its place in the same clips.
+
+        Args:
+            known: clips in the old codes. utterances: the new corpus, with some of the same clips in it.
+        Raises:
+            ValueError: no clip in common.
+        """
+        codes = len(self.which_digits)
+        there: dict[tuple[str, str], list[Utterance]] = {}
+        for one in known:
+            there.setdefault((one.text, one.speaker), []).append(one)
+        pairs = np.zeros((codes, codes), np.float32)  # new, old
+        for new in utterances:
+            if old := there.get((new.text, new.speaker)):
+                length = min(len(new.codes), len(old[0].codes))
+                np.add.at(pairs, (new.codes[:length].astype(int), old.pop(0).codes[:length].astype(int)), 1)
+        if not pairs.any():
+            raise ValueError("The data of --init-data and of --data have no clip in common.")
+        pairs = torch.from_numpy(pairs) + 1e-3 * torch.eye(codes)  # one that never came keeps its number's embedding
+        own = self.llama.embed_tokens.weight[self.code_offset : self.code_offset + codes]
+        mean = (pairs / pairs.sum(1, keepdim=True)) @ own
+        # a mean is shorter than what it is the mean of
+        own.copy_(mean * (own.norm(dim=1).mean() / mean.norm(dim=1, keepdim=True).clamp(min=1e-3)).clamp(max=1.5))
+
     def table(self) -> torch.Tensor:
         """The embedding table with the digits in it: (vocabulary, hidden)."""
         own, end = self.llama.embed_tokens.weight, self.code_offset + len(self.which_digits)
@@ -188,6 +215,7 @@ def train_lm(
     hidden_size: int = 256,
     layers: int = 8,
     init: str | Path | None = None,
+    init_data: Sequence[Utterance] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Train a small Llasa and save it, with its tokenizer, as a folder `from_pretrained` reads.
@@ -199,6 +227,7 @@ def train_lm(
         utterances: token corpus; `train` is learned, `test` watched.
         levels: FSQ levels of the codec the codes came from.
         init: checkpoint folder of the same shape to start from; None starts from scratch.
+        init_data: clips of the corpus in the codes that `init` was trained on, where its codec was another.
         progress: called after every step with the steps done and all of them.
     """
     import transformers
@@ -213,6 +242,8 @@ def train_lm(
     model = SpeechLM(nano_config(protocol, hidden_size, layers), protocol.code_offset, list(levels))
     if init is not None:
         model.start_from(init)
+        if init_data:
+            model.carry_over(init_data, utterances)
     last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
     begun = int(last.rsplit("-", 1)[1]) if last else 0
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)

@@ -77,9 +77,9 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path):
 
 
 def test_speak_takes_a_list(nano, tmp_path, monkeypatch, capsys):
-    from llasa_lite import cli
+    from llasa_lite import cli_common
 
-    monkeypatch.setattr(cli, "_load", lambda o: nano)
+    monkeypatch.setattr(cli_common, "load", lambda o: nano)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text("Oh.\nYes.\n")
     for made in (2, 0):

@@ -27,10 +27,10 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def loaded_once(nano, monkeypatch):
     """The session's nano wherever the default model is asked for: loading is tested elsewhere, in its own process."""
-    from llasa_lite import cli
+    from llasa_lite import cli_common
 
-    real = cli._load
-    monkeypatch.setattr(cli, "_load", lambda o: real(o) if o.model or o.codec or o.device or o.dtype else nano)
+    real = cli_common.load
+    monkeypatch.setattr(cli_common, "load", lambda o: real(o) if o.model or o.codec or o.device or o.dtype else nano)
 
 
 def row(capsys, *arguments):

@@ -280,9 +280,9 @@ def test_listeners_scores_become_a_table(tmp_path, capsys):
 
 @pytest.fixture
 def command(nano, monkeypatch, tmp_path, capsys):
-    from llasa_lite import cli
+    from llasa_lite import cli_common
 
-    monkeypatch.setattr(cli, "_load", lambda o: nano)
+    monkeypatch.setattr(cli_common, "load", lambda o: nano)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, code=0):

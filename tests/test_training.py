@@ -18,6 +18,7 @@ from llasa_lite.data import (
     CLIP_STRIDE,
     NOWHERE,
     Mixture,
+    Repitched,
     RowSampler,
     Utterance,
     encode_corpus,
@@ -110,6 +111,16 @@ def test_encoding_a_corpus_goes_on_where_it_stopped(corpus, codec, tmp_path):
     assert len(heard) == 4  # the first two were not encoded again
     back = read_tokens(out)
     assert [u.codes.tolist() for u in back] == [codec.encode(clip.load())[:-1].tolist() for clip in clips]
+
+
+def test_a_clip_at_another_speed_is_another_voice(corpus):
+    clip = read_corpus(corpus)[0]
+    high = Repitched(clip, 1.25)
+    assert (high.text, high.split, high.speaker) == (clip.text, clip.split, "buzz_1.25")
+    assert len(high.load()) == pytest.approx(len(clip.load()) / 1.25, abs=2)
+    power = [np.abs(np.fft.rfft(one.load(), 32_000)) ** 2 for one in (clip, high)]
+    middle = [np.searchsorted(np.cumsum(p), p.sum() / 2) for p in power]  # half the energy lies below
+    assert middle[1] == pytest.approx(1.25 * middle[0], rel=0.03)
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -423,6 +434,23 @@ def test_training_goes_on_from_shipped_weights(run, protocol):
         other.start_from(out)
 
 
+def test_embeddings_are_carried_over_to_the_codes_of_another_codec(protocol):
+    """Where the other codec only gave every code another number, nothing is lost; what never came stays."""
+    torch.manual_seed(0)
+    model = SpeechLM(nano_config(protocol, 64, 2), protocol.code_offset, [4] * 6)
+    torch.nn.init.zeros_(model.digits)
+    clips, at = utterances(), protocol.code_offset
+    number = np.random.default_rng(1).permutation(4096).astype(np.uint16)
+    renumbered = [replace(u, codes=number[u.codes]) for u in clips]
+    before = model.table().detach().clone()
+    model.carry_over(clips[1:], renumbered[::-1])
+    after, came = model.table(), np.unique(np.concatenate([u.codes for u in clips[1:]])).astype(int)
+    torch.testing.assert_close(after[at + number[came].astype(int)], before[at + came], atol=1e-2, rtol=0.2)
+    assert (after[:at] == before[:at]).all()
+    with pytest.raises(ValueError, match="no clip in common"):
+        model.carry_over(clips, [replace(u, text="something else.") for u in clips])
+
+
 def test_clips_of_a_weighted_speaker_are_drawn_more_often(protocol):
     weighted = [replace(u, speaker=f"{'joe' if k % 2 else 'amy'}_{k}") for k, u in enumerate(utterances())]
     sampler = RowSampler(weighted, protocol, Mixture(clips_per_row=(1.0,), speakers=(("joe", 3.0),)), seed=1)
@@ -451,6 +479,17 @@ def test_a_codec_run_goes_on_and_discriminators_join(monkeypatch, corpus, tmp_pa
     out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
     codec_run(monkeypatch, corpus, out, 2, adversarial_after=0.0)
     assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
+
+
+def test_crops_are_disturbed_where_they_are_heard_and_clean_where_they_are_drawn():
+    crops = codec_training.Crops([], seed=0)
+    real = torch.from_numpy(np.stack([buzz(0.5, seed=k) for k in range(40)]))
+    kept = real.clone()
+    heard = crops.disturb(real, 0.25)
+    changed = (heard != real).any(1)
+    assert (real == kept).all() and heard.shape == real.shape and torch.isfinite(heard).all()
+    assert 3 <= changed.sum() <= 18
+    assert (crops.disturb(real, 0.0) == real).all()
 
 
 def test_training_the_decoder_alone_leaves_the_codes(monkeypatch, corpus, tmp_path, codec):

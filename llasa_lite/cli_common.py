@@ -1,0 +1,107 @@
+"""What the verbs of the command line share: models and voices asked for, bars, answers. Knows no verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def load(o):
+    from .pipeline import Llasa
+
+    no_loading_bars()
+    if o.vllm:
+        from .vllm_engine import connect
+
+        return connect(o.model, None if o.vllm == "here" else o.vllm, o.codec, o.device)
+    return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
+
+
+def picked_device(o) -> str:
+    from .checkpoints import pick_device
+
+    return pick_device(o.device)
+
+
+def load_codec(o):
+    from .checkpoints import find, load_codec, pick_dtype
+
+    no_loading_bars()
+    device = picked_device(o)
+    return load_codec(o.codec or find(o.model).codec, device, pick_dtype(device, "float32"))
+
+
+def no_loading_bars() -> None:
+    """Reading weights takes a second; only a download from the hub, which has bars of its own, is worth one."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def given_text(given: str) -> str:
+    words = sys.stdin.read() if given == "-" else given
+    if not words.strip():
+        raise ValueError("There is no text to speak.")
+    return words
+
+
+def cloned(voice):
+    """The voice of a clip, with a word on what that asks of one, before anything is spoken in it."""
+    print("llasa-lite: clone only voices you may use, and say that what is heard is synthetic.", file=sys.stderr)
+    return voice
+
+
+def given_voice(o):
+    from .voices import Voice
+
+    if not o.voice:
+        if o.voice_text:
+            raise ValueError("--voice-text belongs to a clip: give that with --voice.")
+        return None
+    if o.voice.endswith(".json"):
+        return Voice.load(o.voice)
+    if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
+        return cloned(Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem))
+    return o.voice
+
+
+def given_sampling(o, llasa):
+    from dataclasses import replace
+
+    given = {"temperature": o.temperature, "top_p": o.top_p, "top_k": o.top_k}
+    return replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
+
+
+def finish(speech, o, more: dict | None = None) -> None:
+    speech.save(o.out)
+    seconds, taken = round(speech.seconds, 2), speech.receipt["seconds_taken"]
+    row = {"file": str(o.out), "seconds": seconds, "seconds_taken": taken, "seed": speech.seed}
+    row |= {"complete": speech.complete, "receipt": speech.receipt} | (more or {})
+    line = f"{o.out}: {seconds} s in {taken} s, seed {speech.seed}"
+    if not speech.complete:
+        line += "; cut off at its limit before the model ended it: listen before you use it, or try another seed"
+    tell(row, o, line)
+
+
+def tell(row: dict, o, line: str) -> None:
+    print(json.dumps(row, ensure_ascii=False) if o.json else line)
+
+
+def counting(name: str, o, total: float | None = None):
+    from tqdm import tqdm
+
+    unit = "clip" if total else "s"
+    return tqdm(desc=name, total=total, unit=unit, file=sys.stderr, leave=False, disable=None if not o.json else True)
+
+
+def progress(name: str, o, items: list):
+    from tqdm import tqdm
+
+    return tqdm(items, desc=name, file=sys.stderr, leave=False, disable=None if not o.json else True)
+
+
+def some(items: list, limit: int | None) -> list:
+    import random
+
+    return items if limit is None else random.Random(0).sample(items, min(limit, len(items)))
