@@ -16,8 +16,6 @@ if TYPE_CHECKING:  # what `__getattr__` gives, where type checkers and editors c
     from .engine import Engine as Engine
     from .engine import Sampling as Sampling
     from .pipeline import Llasa as Llasa
-    from .pipeline import Speech as Speech
-    from .pipeline import Transcript as Transcript
     from .search import SEARCH_METHODS as SEARCH_METHODS
     from .search import Candidate as Candidate
     from .search import Extended as Extended
@@ -25,6 +23,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives, where type checkers and editors c
     from .search import Pruned as Pruned
     from .search import Scored as Scored
     from .search import SearchSettings as SearchSettings
+    from .speech import Speech as Speech
+    from .speech import Transcript as Transcript
     from .text_search import Search as Search
     from .text_search import SearchResult as SearchResult
     from .verifiers import VERIFIERS as VERIFIERS
@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives, where type checkers and editors c
 
 _PUBLIC = {
     "Llasa": "pipeline",
-    "Speech": "pipeline",
-    "Transcript": "pipeline",
+    "Speech": "speech",
+    "Transcript": "speech",
     "Voice": "voices",
     "builtin_voices": "voices",
     "Codec": "codec",

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pipeline import ROWS_AT_ONCE, Speech
+from .pipeline import ROWS_AT_ONCE
 from .records import Records
+from .speech import Speech
 
 
 @dataclass(frozen=True)

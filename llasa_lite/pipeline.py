@@ -7,9 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +17,7 @@ from .checkpoints import CHECKPOINTS, Checkpoint, find, load_codec, load_lm, pic
 from .codec import CHUNK_CODES, Codec
 from .engine import END, Beams, Engine, Patience, Sampling
 from .search import SearchSettings
+from .speech import GAP_SECONDS, Speech, Transcript, piece_seed
 from .tokens import Protocol
 from .verifiers import Criterion, Verifier
 from .voices import Voice
@@ -33,72 +32,8 @@ SECONDS_TO_SPARE = 2.0
 # So is a row that goes nowhere. In 20,225 clips of nano's corpus the longest silence takes 1.2 s, and no loop 0.4 s.
 SILENCE_SECONDS = 2.0
 REPETITION_SECONDS = 1.0
-GAP_SECONDS = 0.15  # of silence between two pieces of long text
 TRANSCRIPT_MAX_IDS = 400
 ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
-
-
-@dataclass(frozen=True)
-class Speech:
-    """What came out, with all that is needed to make it again.
-
-    Attributes:
-        wav: (samples,) float32, 16 kHz, without the voice prompt.
-        codes: codes of each piece of text, without the voice prompt.
-        stopped: for each piece, "end" (the model closed it), or what is wrong with it: "length" (cut off at its limit),
-            "silence" (it fell silent) or "repetition" (it went round in circles), or
-            "running" (a search was stopped before it).
-        receipt: JSON-ready settings: model, codec, voice, text, seed, sampling, versions, seconds.
-    """
-
-    wav: np.ndarray = field(repr=False)
-    codes: list[np.ndarray] = field(repr=False)
-    stopped: list[str]
-    receipt: dict
-
-    sample_rate = audio.SAMPLE_RATE
-
-    @property
-    def seconds(self) -> float:
-        return len(self.wav) / self.sample_rate
-
-    @property
-    def complete(self) -> bool:
-        """False where a piece was not closed by the model: listen before you use it."""
-        return all(why == END for why in self.stopped)
-
-    @property
-    def seed(self) -> int:
-        return self.receipt["seed"]
-
-    def save(self, path: str | os.PathLike, beside: bool = True) -> Path:
-        """Write the wave (.wav, .flac or .ogg) with its receipt inside, and the receipt beside it (same name,
-        .receipt.json) unless `beside` is false. Files appear whole or not at all; raises ValueError where they cannot.
-
-        The receipt inside leaves out what was recorded of somebody (words and codes of a clip of one's own).
-        """
-        audio.check_suffix(path)
-        comment = receipts.to_comment(self.receipt, Path(path).suffix.lower().lstrip("."))
-        with receipts.beside_wave(path, self.receipt) if beside else nullcontext():
-            return audio.save(self.wav, path, comment)
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was heard, and how sure the model is of it.
-
-    Attributes:
-        probability: the mean probability the model gave its own ids, END too (geometric), 0 .. 1.
-        seconds: of speech.
-        complete: False where a part was cut off before the model ended its text.
-        words: each word of `text` with the mean probability of its ids.
-    """
-
-    text: str
-    probability: float
-    seconds: float
-    complete: bool
-    words: list[tuple[str, float]] = field(default_factory=list, repr=False)
 
 
 class Llasa:
@@ -577,8 +512,3 @@ def _seed(seed: int | None) -> int:
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"A seed is a whole number from 0 to 2^63 - 1, not {seed!r}.")
     return seed
-
-
-def piece_seed(seed: int, index: int) -> int:
-    """The first piece keeps the seed itself; later ones draw from their own."""
-    return seed if index == 0 else int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])

@@ -33,7 +33,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__, audio, receipts
-from .pipeline import Speech
+from .speech import Speech
 from .voices import Voice, builtin_voices
 
 # response_format -> media type, and what `audio.write` calls it

@@ -11,8 +11,8 @@ import numpy as np
 
 from . import audio, text
 from .engine import RUNNING
-from .pipeline import GAP_SECONDS, Llasa, Speech, piece_seed
 from .search import Candidate, ChunkSearch, Event, SearchSettings, Task
+from .speech import GAP_SECONDS, Speech, piece_seed
 from .verifiers import Own, Target
 from .voices import Voice
 
@@ -93,7 +93,7 @@ class Search:
 
     def __init__(
         self,
-        llasa: Llasa,
+        llasa,
         text_,
         pieces,
         voice,

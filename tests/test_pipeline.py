@@ -10,7 +10,8 @@ from conftest import WHISPER, buzz
 from llasa_lite import Llasa, NotReachable, Sampling, Voice, builtin_voices
 from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, pick_device, pick_dtype
 from llasa_lite.codec import CHUNK_CODES
-from llasa_lite.pipeline import GAP_SECONDS, MAX_TEXT_CHARS, Transcript
+from llasa_lite.pipeline import MAX_TEXT_CHARS
+from llasa_lite.speech import GAP_SECONDS, Transcript
 from llasa_lite.text import spell_out
 
 SHORT = "Yes, please."
