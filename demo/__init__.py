@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,9 @@ from . import about, continuing, editing, endpoints, searching, sidebar, speak, 
 from .common import HOUR, Models
 from .guard import UPLOAD_BYTES, Page
 from .words import I18N, t
+
+# oneDNN keeps a compiled product for each length of clip it met; a thousand of them, if one lets it
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # no font is fetched
 

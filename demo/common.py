@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import html
 import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,14 @@ def plain_errors() -> Iterator[None]:
         log.exception("A request failed.")
         message = "Something went wrong here, and it is not your input. Try again; the server's log says more."
         raise gr.Error(message, print_exception=False) from error
+    finally:
+        _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """Clips of every length leave holes of every size, which glibc keeps: 146 of 760 MB after 300 clips."""
+    with suppress(AttributeError, OSError, TypeError):  # other systems look after themselves
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def text_of(text: str | None) -> str:
