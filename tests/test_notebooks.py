@@ -26,7 +26,7 @@ BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.
 REPOSITORY = re.search(r'^Repository = "https://github.com/(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
 MAX_BYTES = 2e6
 MAX_LINES = 10  # of a code cell, blank ones not counted
-MINUTES = 4  # after which a cell counts as hanging: idle cores need less than one for a whole notebook
+MINUTES = 8  # after which a cell counts as hanging: idle cores need less than one for a whole notebook
 
 every = pytest.mark.parametrize("name", BOOKS)
 
@@ -66,7 +66,9 @@ def assert_clean(book):
     for cell in code(book):
         for output in cell.outputs:
             assert output.output_type != "error", f"{output.ename}: {output.evalue}\n{cell.source}"
-            assert output.get("name") != "stderr", f"on stderr: {output.text[:500]}\n{cell.source}"
+            if output.get("name") == "stderr":  # but for what Trainer says of quick disks
+                said = [line for line in output.text.splitlines() if "mtime may not be reliable" not in line]
+                assert not said, f"on stderr: {said[:5]}\n{cell.source}"
     for source, text in printed(book):
         assert "Traceback (most recent call last)" not in text, f"{text[:500]}\n{source}"
         assert not re.search(r"\w+Warning:", text), f"{text[:500]}\n{source}"
@@ -75,6 +77,7 @@ def assert_clean(book):
 def run(book, folder, monkeypatch):
     """A copy, executed where nothing can be left behind in the repository."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads on two busy cores take ten times as long as one
     book = copy.deepcopy(book)
     for cell in code(book):
         cell.outputs = []
