@@ -117,6 +117,13 @@ def sentence_of(error: Exception | str) -> str:
     return html.escape(told if told.endswith(".") else f"{told}.", quote=False)
 
 
+def unexpected() -> gr.Error:
+    """What visitors are told of the error at hand, which is logged."""
+    log.exception("A request failed.")
+    message = "Something went wrong here, and it is not your input. Try again; the server's log says more."
+    return gr.Error(message, print_exception=False)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """ValueErrors of the library reach the visitor as they are; anything else is logged and told in general words."""
@@ -127,9 +134,7 @@ def plain_errors() -> Iterator[None]:
     except ValueError as error:
         raise gr.Error(sentence_of(error), print_exception=False) from error
     except Exception as error:
-        log.exception("A request failed.")
-        message = "Something went wrong here, and it is not your input. Try again; the server's log says more."
-        raise gr.Error(message, print_exception=False) from error
+        raise unexpected() from error
     finally:
         _give_back_memory()
 

@@ -6,7 +6,6 @@ whoever asks, takes bodies of any size, and tells callers what went wrong inside
 
 from __future__ import annotations
 
-import logging
 import re
 from urllib.parse import unquote
 
@@ -14,9 +13,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
-from .common import sentence_of
-
-log = logging.getLogger(__name__)
+from .common import sentence_of, unexpected
 
 UPLOAD_BYTES = 25 * 2**20  # of a file
 BODY_BYTES = 2**20  # of anything else that is sent: text, settings, 3,000 codes
@@ -38,9 +35,7 @@ class Page(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            log.exception("A request failed.")
-            message = "Something went wrong here, and it is not your input. Try again; the server's log says more."
-            raise gr.Error(message, print_exception=False) from error
+            raise unexpected() from error
 
     async def preprocess_data(self, block_fn, inputs, *args, **more):
         try:

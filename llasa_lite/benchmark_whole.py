@@ -145,13 +145,12 @@ class Listener:
 
 def small(device: str):
     """nano's codec and speaker verifier."""
-    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+    from .checkpoints import load_codec, pick_dtype
+    from .verifiers import Own, verifier
 
-    from .checkpoints import NANO, load_codec, pick_dtype
-
-    source = str(NANO / "verifier")
-    model = AutoModelForAudioXVector.from_pretrained(source, dtype="float32", use_safetensors=True).to(device).eval()
-    listener = Listener("speaker verifier, nano's", model, AutoFeatureExtractor.from_pretrained(source), device)
+    speaker = verifier("speaker", Own(device))
+    speaker.load()
+    listener = Listener("speaker verifier, nano's", speaker.model, speaker.features, device)
     return load_codec("nano", device, pick_dtype(device, "float32")), [listener]
 
 

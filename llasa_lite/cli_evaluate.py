@@ -197,7 +197,7 @@ def _codec_tasks(o, items, ears, keep) -> list:
     own = common.load_codec(o)
     made = [tasks.codec("originals", None, items, ears)]
     name = o.name or ("X-codec2 50" if "xcodec2" in own.name else f"{own.name} 50")
-    made.append(tasks.codec(name, lambda wav: own.decode(own.encode(wav))[: len(wav)], items, ears, keep))
+    made.append(tasks.codec(name, own.resynthesize, items, ears, keep))
     for other in wanted:
         codec = TransformersCodec(CODECS[other].source, CODECS[other].codebooks, common.picked_device(o))
         made.append(tasks.codec(CODECS[other].row, codec.resynthesise, items, ears, keep))

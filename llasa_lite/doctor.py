@@ -154,7 +154,7 @@ def _torch_facts() -> dict:
     from .decoder import can_int8, can_pack
 
     device = pick_device()
-    facts: dict = {"device": device, "device_name": None, "gpu_memory": None}
+    facts: dict = {"device": device}
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         bfloat16 = torch.cuda.get_device_capability()[0] >= 8
