@@ -10,8 +10,9 @@ from pathlib import Path
 import gradio as gr
 
 from . import about, continuing, editing, endpoints, searching, sidebar, speak, transcribe
-from .common import HOUR, Models
+from .common import HOUR
 from .guard import UPLOAD_BYTES, Page
+from .models import Models
 from .words import I18N, t
 
 # oneDNN keeps a compiled product for each length of clip it met; a thousand of them, if one lets it

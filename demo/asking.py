@@ -10,7 +10,8 @@ import gradio as gr
 from llasa_lite import builtin_voices
 
 from . import clips, gallery, zerogpu
-from .common import ANY_VOICE, MAX_CHARS, OWN_CLIP, Models
+from .common import ANY_VOICE, MAX_CHARS, OWN_CLIP
+from .models import Models
 from .words import t
 
 FIRST_VOICE = "joe"  # the voice nano reads best in

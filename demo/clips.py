@@ -12,7 +12,8 @@ import numpy as np
 from llasa_lite import Voice, audio
 
 from . import examples, picture
-from .common import BUSY, SAMPLE_RATE, Models, own_voice, plain_errors, to_player, wav_of
+from .common import BUSY, SAMPLE_RATE, own_voice, plain_errors, to_player, wav_of
+from .models import Models
 from .words import t
 
 BEST_SECONDS = (3.0, 8.0)  # of a voice prompt

@@ -10,7 +10,8 @@ import numpy as np
 from llasa_lite import Speech, Voice
 
 from . import clips, picture, results, settings
-from .common import BUSY, Models, own_voice, plain_errors, sampling_of, seed_of, text_of, to_wave
+from .common import BUSY, own_voice, plain_errors, sampling_of, seed_of, text_of, to_wave
+from .models import Models
 from .words import t
 
 

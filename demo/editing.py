@@ -10,7 +10,8 @@ import gradio as gr
 from llasa_lite import Codec, audio, builtin_voices
 
 from . import examples, picture
-from .common import BUSY, MAX_CODES, Models, example_clips, plain_errors, to_player, wav_of
+from .common import BUSY, MAX_CODES, example_clips, plain_errors, to_player, wav_of
+from .models import Models
 from .words import t
 
 MAX_UNDO = 20

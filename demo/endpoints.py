@@ -14,7 +14,8 @@ import numpy as np
 from llasa_lite import SEARCH_METHODS, SearchSettings, Speech, audio, builtin_voices
 
 from . import asking, clips, continuing, searching, speak, transcribe
-from .common import ANY_VOICE, BUSY, MAX_CODES, OWN_CLIP, Models, plain_errors, to_player, to_wave, wav_of
+from .common import ANY_VOICE, BUSY, MAX_CODES, OWN_CLIP, plain_errors, to_player, to_wave, wav_of
+from .models import Models
 
 
 def layout(models: Models) -> None:

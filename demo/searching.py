@@ -13,7 +13,8 @@ import gradio as gr
 from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, Scored, SearchResult, audio
 
 from . import asking, drawing, results, settings, takes
-from .common import BUSY, Models, asked_voice, new_folder, plain_errors, sampling_of, seed_of, text_of
+from .common import BUSY, asked_voice, new_folder, plain_errors, sampling_of, seed_of, text_of
+from .models import Models
 from .words import t
 
 MAX_N, MAX_BRANCH = 32, 8

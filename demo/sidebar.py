@@ -10,7 +10,8 @@ import gradio as gr
 
 from llasa_lite import Checkpoint
 
-from .common import Models, plain_errors
+from .common import plain_errors
+from .models import Models
 from .settings import Settings
 from .words import t
 

@@ -10,7 +10,8 @@ import gradio as gr
 from llasa_lite import Speech
 
 from . import asking, player, results, settings, takes
-from .common import BUSY, Models, asked_voice, plain_errors, sampling_of, seed_of, text_of
+from .common import BUSY, asked_voice, plain_errors, sampling_of, seed_of, text_of
+from .models import Models
 from .words import t
 
 KEPT = 6  # results of a visitor that stay beside each other

@@ -10,7 +10,8 @@ import gradio as gr
 from llasa_lite import Transcript
 
 from . import examples
-from .common import BUSY, SAMPLE_RATE, Models, plain_errors, wav_of
+from .common import BUSY, SAMPLE_RATE, plain_errors, wav_of
+from .models import Models
 from .words import t
 
 

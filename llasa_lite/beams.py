@@ -59,7 +59,7 @@ class Beams:
     """
 
     @torch.inference_mode()
-    def __init__(self, engine, prompts, n: int, answer: str, sampling: Sampling, seeds, limits):
+    def __init__(self, engine, prompts, n: int, answer: str, sampling: Sampling, seeds, limits, unconditional=None):
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
         for limit in limits:
@@ -76,16 +76,17 @@ class Beams:
         self.streams = [np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, k]) for seed in seeds for k in range(n)]
         self.max_new = max(limits)
         self.rows: list[int] = []  # what the model holds: whose rows, in its order
-        self._open(prompts, n)
+        self.twice = 2 if sampling.guided else 1  # guided rows have partners, which follow all rows in the same order
+        self._open([*prompts, *unconditional] if sampling.guided else prompts, n)
 
     def _open(self, prompts, n: int) -> None:
         """Read every prompt once; its n rows begin as copies."""
         engine = self.engine
         self.new = 0  # ids every running row has got
         self.rows = list(range(len(self.ids)))
-        self.lengths = [len(prompt) for prompt in self.prompts]  # how many ids are in the cache
-        length = max(len(prompt) + limit for prompt, limit in zip(self.prompts, self.limits))
-        self.cache = engine.decoder.new_cache(len(self.ids), length)
+        self.lengths = [len(prompt) for prompt in prompts for _ in range(n)]  # how many ids are in the cache
+        length = max(length + limit for length, limit in zip(self.lengths, self.twice * self.limits))
+        self.cache = engine.decoder.new_cache(len(self.lengths), length)
         hidden = []
         for index, prompt in enumerate(prompts):  # one by one: a prompt fills the processor, and padding costs
             ids = torch.as_tensor(np.asarray(prompt), device=engine.device)
@@ -113,16 +114,18 @@ class Beams:
                 break
             # 1. what may come next
             if self.logits is None:
-                last = allowed[self.said[:, self.new - 1]]
+                last = allowed[self.said[:, self.new - 1]].repeat(self.twice)
                 self.logits = self._head(self.engine.decoder.decode(last, self.cache, self.lengths))
                 self.lengths = [length + 1 for length in self.lengths]
-            logits = self.logits
+            own = logits = self.logits[: len(self.rows)]
+            if self.sampling.guided:
+                logits = torch.lerp(self.logits[len(self.rows) :], own, self.sampling.guidance)
             if self.new == 0:  # an answer of nothing is never what was asked for
                 logits = logits.clone()
                 logits[:, 0] = -torch.inf
             # 2. one of it for each row
             picked = sample(logits, self.sampling, self._draw, self.said[:, : self.new])  # (rows,) among `allowed`
-            likely = self.logits.softmax(-1).gather(1, picked[:, None])[:, 0].log()  # logsumexp takes twice as long
+            likely = own.softmax(-1).gather(1, picked[:, None])[:, 0].log()  # logsumexp takes twice as long
             self.said[:, self.new] = picked
             self.logits = None
             self.new += 1
@@ -178,16 +181,19 @@ class Beams:
         """The model goes on with these of its rows, in this order."""
         places = [self.rows.index(row) for row in rows]
         if places != list(range(len(self.rows))):
-            self.cache = self.engine.decoder.take(self.cache, places, max(self.lengths, default=0))
+            both = places + [len(self.rows) + place for place in places if self.sampling.guided]
+            self.cache = self.engine.decoder.take(self.cache, both, max(self.lengths, default=0))
             self.said = self.said[places]
-            self.logits = None if self.logits is None else self.logits[places]
-            self.lengths = [self.lengths[place] for place in places]
+            self.logits = None if self.logits is None else self.logits[both]
+            self.lengths = [self.lengths[place] for place in both]
         self.rows = rows
 
     def _close(self, going: list[int]) -> None:
         """Stopped rows leave the model: the last rows move into their places, so that only those are copied."""
         if len(going) == len(self.rows):
             return
+        if self.sampling.guided:
+            return self._keep([self.rows[place] for place in going])
         holes = sorted(set(range(len(going))) - set(going))
         for hole, mover in zip(holes, going[len(going) - len(holes) :]):
             length = self.lengths[mover]

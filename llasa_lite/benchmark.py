@@ -132,14 +132,16 @@ def growth(bench: Bench) -> Iterator[Row]:
     voice = llasa.prepare("joe")
     engine = Engine(llasa.engine.model, {"speech": [llasa.protocol.pad, *llasa.protocol.speech_ids()[1:]]})
     prompt, steps, sampling = llasa.protocol.tts_prompt(TEXT), 100, llasa.sampling
+    without = llasa.protocol.unconditional_prompt()
 
     def candidates(n):
-        engine.start(prompt, n, "speech", sampling, max_new=steps).advance(steps)
+        engine.start(prompt, n, "speech", sampling, max_new=steps, unconditional=without).advance(steps)
         return n * steps
 
     def prompts(n):
         different = [prompt[: len(prompt) - k] for k in range(n)]
-        engine.start_batch(different, "speech", sampling, max_new=[steps] * n).advance(steps)
+        beams = engine.start_batch(different, "speech", sampling, max_new=[steps] * n, unconditional=[without] * n)
+        beams.advance(steps)
         return n * steps
 
     def prompt_ids(n):

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     speaking.add_argument("--temperature", type=float, help="0 to 2 (default: the checkpoint's)")
     speaking.add_argument("--top-p", type=float, help="above 0, up to 1 (default: the checkpoint's)")
     speaking.add_argument("--top-k", type=int, help="at most this many choices (default: no limit)")
+    speaking.add_argument("--guidance", type=float, help="how closely words are followed: 1 (off) to 5 (default: its)")
     voicing = argparse.ArgumentParser(add_help=False)
     words = argparse.ArgumentParser(add_help=False)
     words.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")

@@ -70,6 +70,7 @@ def given_sampling(o, llasa):
     from dataclasses import replace
 
     given = {"temperature": o.temperature, "top_p": o.top_p, "top_k": o.top_k}
+    given |= {"guidance": o.guidance}
     return replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
 
 

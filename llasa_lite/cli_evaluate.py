@@ -40,6 +40,7 @@ def add(verbs, model, output) -> None:
     shared.add_argument("--name", help="name of the system in the table (default: the model's)")
     speaking = argparse.ArgumentParser(add_help=False)
     speaking.add_argument("--temperature", type=float, help="default: the checkpoint's")
+    speaking.add_argument("--guidance", type=float, help="default: the checkpoint's; 1 is off")
     speaking.add_argument("--top-p", type=float, help="default: the checkpoint's")
     speaking.set_defaults(top_k=None)
     searching = argparse.ArgumentParser(add_help=False)
@@ -160,7 +161,7 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     if o.kind == "asr":
         return [tasks.asr(system, lambda wav: llasa.transcribe(wav).text, items, o.language)], settings
     sampling = common.given_sampling(o, llasa)
-    settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    settings |= {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
 
     def speak(text, voice, seed):
         if not o.method:

@@ -186,6 +186,9 @@ class Mixture:
 
     recognition: float = 0.2  # share of rows that go from speech to text
     clips_per_row: tuple[float, ...] = (0.35, 0.5, 0.15)  # shares of 1, 2, 3 clips of one voice: 2+ teach cloning
+    unconditional: float = (
+        0.0  # share of the speech rows whose last clip's words are left out: what guidance compares with
+    )
     max_ids: int = 640  # rows longer than this are drawn again
     code_noise: float = 0.1  # share of the codes read (never of those to be said) that are replaced by others at random
     speakers: tuple[tuple[str, float], ...] = ()  # (beginning of a name, how often its clips are drawn; others: 1)
@@ -211,11 +214,15 @@ CLIP_STRIDE = 1000.0
 NOWHERE = -1e6
 
 
-def make_row(protocol, clips: list[Utterance], recognition: bool = False) -> Row:
-    """Clips of one voice, joined as a voice prompt and its target are joined, as one training row."""
-    text = " ".join(c.text.strip() for c in clips)
+def make_row(protocol, clips: list[Utterance], recognition: bool = False, unconditional: bool = False) -> Row:
+    """Clips of one voice, joined as a voice prompt and its target are joined, as one training row.
+
+    `unconditional`: without the words of the last one, which is still said.
+    """
+    told = clips[:-1] if unconditional else clips
+    text = " ".join(c.text.strip() for c in told)
     codes = np.concatenate([c.codes for c in clips])
-    example = protocol.asr_example(text, codes) if recognition else protocol.tts_example(text, codes)
+    example = protocol.asr_example(text, codes) if recognition else protocol.tts_example(text, codes, unconditional)
     ids = example.input_ids
     place, keys = [NOWHERE] * len(ids), [False] * len(ids)
     answer = sum(label != IGNORE for label in example.labels)
@@ -223,7 +230,7 @@ def make_row(protocol, clips: list[Utterance], recognition: bool = False) -> Row
         at_text, at_speech = len(ids) - answer - 1, ids.index(protocol.code_offset + int(codes[0]))
     else:
         at_text, at_speech = _find(ids, protocol.text_to_ids(text)), len(ids) - answer - 1
-    for index, clip in enumerate(clips):
+    for index, clip in enumerate(told):
         characters = len(protocol.text_to_ids(clip.text.strip()))
         if clip.alignment is not None:
             shift = CLIP_STRIDE * index
@@ -265,7 +272,9 @@ class RowSampler:
             count = 1 + self.random.choice(len(shares), p=shares / shares.sum())
             same = self.by_speaker[first.speaker]
             clips = [first, *(same[self.random.integers(len(same))] for _ in range(count - 1))]
-            row = make_row(self.protocol, clips, self.random.random() < self.mixture.recognition)
+            kind, recognised = self.random.random(), self.mixture.recognition
+            unconditional = recognised <= kind < recognised + (1 - recognised) * self.mixture.unconditional
+            row = make_row(self.protocol, clips, kind < recognised, unconditional)
             if len(row.input_ids) <= self.mixture.max_ids:
                 return row
 

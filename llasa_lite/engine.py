@@ -15,7 +15,8 @@ its own, attends over its own length, and on CPUs with packed weights even the a
 whatever the number of rows. Where weights cannot be packed, products of one row and of many round differently, and a
 draw that falls within that rounding of a border may go the other way.
 
-On CUDA rows live in static buffers and a step is a captured graph (`graphs`); elsewhere it is a plain loop (`beams`).
+On CUDA rows live in static buffers and a step is a captured graph (`graphs`); elsewhere, and under guidance, it is a
+plain loop (`beams`).
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Engine:
         sampling: Sampling = DEFAULT_SAMPLING,
         seed: int = 0,
         max_new: int = 1024,
+        unconditional: Sequence[int] | None = None,
     ) -> Beams:
         """Read the prompt once and open n rows on it.
 
@@ -97,10 +99,13 @@ class Engine:
             answer: which ids may follow, a key of `answers`.
             seed: row k draws from stream k of this seed, whatever n is.
             max_new: ids a row may get; cut down to what the context of the checkpoint leaves.
+            unconditional: the prompt without the words, which guidance compares with; read only where that is on.
         Raises:
-            ValueError: no prompt, n < 1, max_new < 1, or a prompt that leaves no room for an answer.
+            ValueError: no prompt, n < 1, max_new < 1, a prompt that leaves no room for an answer, or guidance without
+                an unconditional prompt.
         """
-        return self._beams([prompt_ids], n, answer, sampling, [seed], [max_new])
+        without = None if unconditional is None else [unconditional]
+        return self._beams([prompt_ids], n, answer, sampling, [seed], [max_new], without)
 
     def start_batch(
         self,
@@ -110,12 +115,14 @@ class Engine:
         seeds: Sequence[int] | None = None,
         max_new: Sequence[int] | None = None,
         n: int = 1,
+        unconditional: Sequence[Sequence[int]] | None = None,
     ) -> Beams:
         """Open n rows on each of several prompts, side by side: rows r * n .. r * n + n - 1 are those of prompt r,
         and say what `start(prompts[r], n, seed=seeds[r], max_new=max_new[r])` would.
 
         Args:
             seeds: one a prompt; all 0 if left out. max_new: one a prompt; 1,024 if left out.
+            unconditional: one a prompt, as in `start`.
         Raises:
             ValueError: no prompts, another number of seeds or limits than prompts, or as `start`.
         """
@@ -126,7 +133,7 @@ class Engine:
                 f"A batch needs at least one prompt, and a seed and a limit for each; these are {len(prompts)} "
                 f"prompts, {len(seeds)} seeds and {len(max_new)} limits."
             )
-        return self._beams(prompts, n, answer, sampling, seeds, max_new)
+        return self._beams(prompts, n, answer, sampling, seeds, max_new, unconditional)
 
     def room(self, prompt_ids: Sequence[int]) -> int:
         """Ids an answer to this prompt may have. Raises ValueError where there is no prompt or no room."""
@@ -140,8 +147,11 @@ class Engine:
             )
         return room
 
-    def _beams(self, *given) -> Beams:
-        return (StaticBeams if self.stock else Beams)(self, *given)
+    def _beams(self, prompts, n, answer, sampling, seeds, limits, unconditional) -> Beams:
+        if sampling.guided and len(unconditional or ()) != len(prompts):
+            raise ValueError("Guidance compares each prompt with one that lacks the words: give that, or guidance 1.")
+        static = self.stock and not sampling.guided  # a captured step knows no partners
+        return (StaticBeams if static else Beams)(self, prompts, n, answer, sampling, seeds, limits, unconditional)
 
 
 class Heads(dict):

@@ -183,7 +183,7 @@ def finetune(
         do_sample=True, temperature=own.temperature, top_p=own.top_p, eos_token_id=protocol.speech_end
     )
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
-    model.config.llasa = config_facts(checkpoint, [*checkpoint.tasks, *learned])
+    model.config.llasa = config_facts(checkpoint, [*checkpoint.tasks, *learned]) | {"guidance": own.guidance}
     model.config.use_cache = False  # nothing is generated in training
     on_gpu = torch.cuda.is_available()
     arguments = dict(

@@ -135,7 +135,8 @@ class Llasa:
         if not len(texts) == len(voices) == len(seeds):
             raise ValueError(f"{len(texts)} texts need as many voices and seeds, not {len(voices)} and {len(seeds)}.")
         pieces = [self._pieces(text_) for text_ in texts]
-        voices = asked = [None if voice is None else self.prepare(voice) for voice in voices]
+        once = {id(voice): self.prepare(voice) for voice in voices if voice is not None}
+        voices = asked = [once.get(id(voice)) for voice in voices]
         seeds = [_seed(seed) for seed in seeds]
         sampling = sampling or self.sampling
         said: dict[tuple[int, int], tuple[np.ndarray, str, np.ndarray]] = {}  # (text, piece): codes, stopped, wave
@@ -144,8 +145,8 @@ class Llasa:
         while at_once:
             for group in (at_once[i : i + ROWS_AT_ONCE] for i in range(0, len(at_once), ROWS_AT_ONCE)):
                 openings = [self._opening(voices[t], pieces[t], k, seeds[t], speaker) for t, k in group]
-                prompts, row_seeds, limits = zip(*openings)
-                beams = self.engine.start_batch(prompts, "speech", sampling, row_seeds, limits)
+                prompts, row_seeds, limits, without = zip(*openings)
+                beams = self.engine.start_batch(prompts, "speech", sampling, row_seeds, limits, unconditional=without)
                 beams.advance(beams.max_new)
                 for row, (t, k) in enumerate(group):
                     codes = self.protocol.ids_to_codes(beams.ids[row])
@@ -176,8 +177,8 @@ class Llasa:
         sampling = sampling or self.sampling
         whole = []
         for index, piece in enumerate(pieces):
-            ids, own_seed, limit = self._opening(voice, pieces, index, seed, speaker)
-            beams = self.engine.start(ids, 1, "speech", sampling, own_seed, limit)
+            ids, *how, without = self._opening(voice, pieces, index, seed, speaker)
+            beams = self.engine.start(ids, 1, "speech", sampling, *how, unconditional=without)
             parts = [np.zeros(0, np.float32)]
             for wav in self.codec.decode_stream(self._codes_as_they_come(beams), self._codes_of(voice)):
                 parts.append(wav)
@@ -189,11 +190,12 @@ class Llasa:
         receipt = self._receipt("tts", text, asked, seed, sampling, time.perf_counter() - began)
         return self._speech(receipt, pieces, whole, speaker)
 
-    def _opening(self, voice, pieces, index, seed, speaker) -> tuple[list[int], int, int]:
-        """What the engine needs to speak a piece: prompt, seed and limit."""
-        said = text.join(self._spoken(voice.text), pieces[index]) if voice else pieces[index]
-        ids = self.protocol.tts_prompt(said, self._codes_of(voice), speaker)
-        return ids, piece_seed(seed, index), self._limit(pieces[index])
+    def _opening(self, voice, pieces, index, seed, speaker) -> tuple[list[int], int, int, list[int]]:
+        """What the engine needs to speak a piece: prompt, seed, limit, and the prompt without the piece's words."""
+        own, codes = self._spoken(voice.text) if voice else "", self._codes_of(voice)
+        ids = self.protocol.tts_prompt(text.join(own, pieces[index]) if voice else pieces[index], codes, speaker)
+        without = self.protocol.unconditional_prompt(own, codes, speaker)
+        return ids, piece_seed(seed, index), self._limit(pieces[index]), without
 
     def _speech(self, receipt: dict, pieces: list[str], whole, speaker: str | None) -> Speech:
         """What was said, put together from (codes, stopped, wave) of each piece."""

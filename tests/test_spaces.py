@@ -149,7 +149,7 @@ def test_the_weights_do_not_compute_outside(lent):
 
 def test_every_tab_works_on_a_lent_gpu_and_its_weights_stay_over_there(lent, standin, voice, tmp_path, monkeypatch):
     from demo import clips, continuing, editing, searching, speak
-    from demo.common import Models
+    from demo.models import Models
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     models = Models.__new__(Models)

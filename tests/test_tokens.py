@@ -140,6 +140,15 @@ def test_prompt_ends_where_speech_begins(protocol):
     assert protocol.tts_prompt("  hello there.\n") == prompt
 
 
+def test_unconditional_prompt_lacks_only_the_words_to_come(protocol):
+    told = protocol.tts_prompt("hello there.", [3, 4])
+    assert protocol.unconditional_prompt("hello there.", [3, 4]) == told
+    written = protocol.tokenizer.decode(told).replace("hello there.", "")
+    assert protocol.tokenizer.decode(protocol.unconditional_prompt(codes=[3, 4])) == written
+    with pytest.raises(ValueError, match="reads as a command"):
+        protocol.unconditional_prompt("<|s_0|>")
+
+
 @pytest.mark.parametrize("marker", [*CARD_MARKERS, "<|s_0|>", "<|eot_id|>", "<|begin_of_text|>"])
 def test_text_that_holds_a_protocol_token_is_refused(protocol, marker):
     with pytest.raises(ValueError, match="reads as a command"):

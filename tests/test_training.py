@@ -169,6 +169,29 @@ def test_a_clip_without_alignment_is_nowhere(protocol, recognition):
     assert (alone == NOWHERE).all()
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_unconditional_row_says_what_it_was_not_told(protocol, count):
+    clips = utterances()[:count]
+    row = make_row(protocol, clips, unconditional=True)
+    text, codes = " ".join(c.text for c in clips[:-1]), np.concatenate([c.codes for c in clips])
+    answer = [*protocol.codes_to_ids(codes), protocol.speech_end]
+    assert row.input_ids == protocol.unconditional_prompt(text) + answer
+    assert [i for i in row.labels if i != IGNORE] == answer
+    place, keys = np.array(row.place), np.array(row.keys)
+    assert keys.sum() == sum(len(protocol.text_to_ids(c.text)) for c in clips[:-1])
+    assert ((place > NOWHERE) & ~keys).sum() == sum(len(c.codes) for c in clips[:-1])  # no guide where nothing is told
+
+
+def test_as_many_rows_are_unconditional_as_asked_for(protocol):
+    mixture = Mixture(recognition=0.25, clips_per_row=(1.0,), unconditional=0.4)
+    sampler = RowSampler(utterances(), protocol, mixture, seed=3)
+    empty = protocol.unconditional_prompt()
+    rows = [sampler.row() for _ in range(600)]
+    found = [row.input_ids[: len(empty)] == empty for row in rows]
+    assert 0.25 < np.mean(found) < 0.35  # 0.75 x 0.4
+    assert 0.2 < np.mean([row.task for row in rows]) < 0.3
+
+
 def test_rows_repeat_with_their_seed(protocol):
     def first(seed):
         sampler = RowSampler(utterances(), protocol, Mixture(), seed)

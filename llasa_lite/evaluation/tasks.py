@@ -155,7 +155,8 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
         codes = codec.encode(clip.load())[:prompt_codes]
         room = int((1.5 * clip.seconds + SECONDS_TO_SPARE) * audio.FRAME_RATE) - prompt_codes
         prompt = llasa.protocol.tts_prompt(clip.text, codes)
-        beams = llasa.engine.start(prompt, 1, "speech", sampling or llasa.sampling, seed + index, room)
+        without, how = llasa.protocol.unconditional_prompt("", codes), sampling or llasa.sampling
+        beams = llasa.engine.start(prompt, 1, "speech", how, seed + index, room, without)
         beams.advance(room)
         wav = codec.decode([*codes, *llasa.protocol.ids_to_codes(beams.ids[0])])
         if keep:
