@@ -82,8 +82,8 @@ def seed_of(draw: bool, seed: float | None) -> int | None:
     return int(seed)
 
 
-def sampling_of(llasa: Llasa, temperature: float, top_p: float) -> Sampling:
-    return replace(llasa.sampling, temperature=temperature, top_p=top_p)
+def sampling_of(llasa: Llasa, temperature: float, top_p: float, guidance: float) -> Sampling:
+    return replace(llasa.sampling, temperature=temperature, top_p=top_p, guidance=guidance)
 
 
 def wav_of(clip: str | None) -> np.ndarray:

@@ -42,15 +42,13 @@ def layout(models: Models, model: gr.Radio) -> settings.Settings:
     return tuned
 
 
-def continue_clip(
-    models: Models, model, clip, transcript, text, random_seed, seed, temperature, top_p
-) -> tuple[Voice, Speech]:
+def continue_clip(models: Models, model, clip, transcript, text, random_seed, seed, *tuned) -> tuple[Voice, Speech]:
     """Go on from a clip: what was taken of it, and the answer. Raises gr.Error in plain words."""
     with plain_errors():
         text, seed = text_of(text), seed_of(random_seed, seed)
         llasa = models.get(model)
         voice = own_voice(llasa, clip, transcript)
-        return voice, llasa.continue_speech(voice, text, seed=seed, sampling=sampling_of(llasa, temperature, top_p))
+        return voice, llasa.continue_speech(voice, text, seed=seed, sampling=sampling_of(llasa, *tuned))
 
 
 def show(models: Models, model, *asked) -> tuple:

@@ -28,6 +28,7 @@ def layout(models: Models) -> None:
         seed = gr.Number(None, label="seed")
         temperature = gr.Number(None, label="temperature")
         top_p = gr.Number(None, label="top_p")
+        guidance = gr.Number(None, label="guidance")
         model = gr.Dropdown(list(models.choices), value=models.first, label="model")
         codes = gr.JSON(label="codes")
         codes.api_info = lambda: {"type": "array", "items": {"type": "integer", "minimum": 0}}  # not any JSON
@@ -40,14 +41,17 @@ def layout(models: Models) -> None:
         wave, answer = gr.Audio(label="wave"), gr.Audio(label="wave of the answer alone")
         receipt, facts, every = gr.JSON(label="receipt"), gr.JSON(label="facts"), gr.File(label="all candidates")
 
-    def tuned(name: str, seed, temperature, top_p) -> tuple:
+    def tuned(name: str, seed, *asked) -> tuple:
         """What a tab's `Settings` hold, with the model's own where nothing is said."""
         with plain_errors():
             own = models.get(name).sampling
-        temperature = own.temperature if temperature is None else temperature
-        return seed is None, seed, temperature, own.top_p if top_p is None else top_p
+        own = own.temperature, own.top_p, own.guidance
+        return seed is None, seed, *(theirs if given is None else given for given, theirs in zip(asked, own))
 
-    def speak_(text, voice, clip=None, transcript="", seed=None, temperature=None, top_p=None, model=models.first):
+    def speak_(
+        text, voice, clip=None, transcript="", seed=None, temperature=None, top_p=None, guidance=None,
+        model=models.first,
+    ):  # fmt: skip
         """Text to speech.
 
         Args:
@@ -58,14 +62,19 @@ def layout(models: Models) -> None:
             seed: the same seed gives the same speech; drawn if left out.
             temperature: 0 to 2; the model's own if left out.
             top_p: above 0, up to 1; the model's own if left out.
+            guidance: how closely words are followed, 1 (off) to 5; the model's own if left out.
             model: which checkpoint speaks.
         Returns:
             The wave at 16 kHz, and its receipt: everything needed to make it again.
         """
-        speech = speak.speak(models, model, text, voice, clip, transcript, *tuned(model, seed, temperature, top_p))
+        speech = speak.speak(
+            models, model, text, voice, clip, transcript, *tuned(model, seed, temperature, top_p, guidance)
+        )
         return to_wave(speech), told(speech)
 
-    def continue_(clip, text, transcript="", seed=None, temperature=None, top_p=None, model=models.first):
+    def continue_(
+        clip, text, transcript="", seed=None, temperature=None, top_p=None, guidance=None, model=models.first
+    ):
         """Go on from a clip in its voice with new words.
 
         Args:
@@ -75,12 +84,13 @@ def layout(models: Models) -> None:
             seed: the same seed gives the same speech; drawn if left out.
             temperature: 0 to 2; the model's own if left out.
             top_p: above 0, up to 1; the model's own if left out.
+            guidance: how closely words are followed, 1 (off) to 5; the model's own if left out.
             model: which checkpoint speaks.
         Returns:
             Clip and answer in one wave, the answer alone, and the receipt of the answer.
         """
         voice, speech = continuing.continue_clip(
-            models, model, clip, transcript, text, *tuned(model, seed, temperature, top_p)
+            models, model, clip, transcript, text, *tuned(model, seed, temperature, top_p, guidance)
         )
         return to_wave(speech, np.concatenate([voice.wav, speech.wav])), to_wave(speech), told(speech)
 
@@ -98,7 +108,7 @@ def layout(models: Models) -> None:
     def search(
         text, voice, clip=None, transcript="", method="best_of_n", n=8, outcome=searching.ASR,
         process=searching.SPEAKER, branch=SearchSettings.branch, process_seconds=SearchSettings.process_seconds,
-        seed=None, temperature=None, top_p=None, model=models.first,
+        seed=None, temperature=None, top_p=None, guidance=None, model=models.first,
     ):  # fmt: skip
         """Speak a text many times over and keep what verifiers like best.
 
@@ -116,11 +126,20 @@ def layout(models: Models) -> None:
             seed: the same seed gives the same search; drawn if left out.
             temperature: 0 to 2; the model's own if left out.
             top_p: above 0, up to 1; the model's own if left out.
+            guidance: how closely words are followed, 1 (off) to 5; the model's own if left out.
             model: which checkpoint speaks.
         Returns:
             The best wave, its receipt, all candidates with their scores, and a zip of every wave and receipt.
         """
-        given = (method, n, outcome, process, branch, process_seconds, *tuned(model, seed, temperature, top_p))
+        given = (
+            method,
+            n,
+            outcome,
+            process,
+            branch,
+            process_seconds,
+            *tuned(model, seed, temperature, top_p, guidance),
+        )
         with plain_errors():
             run = searching.start(models, model, text, voice, clip, transcript, *given)
             for _ in run:
@@ -186,7 +205,7 @@ def layout(models: Models) -> None:
         shown = ("name", "source", "licence", "languages", "parameters", "gigabytes", "tasks", "note")
         return [{key: getattr(c, key) for key in shown} | {"name": name} for name, c in models.choices.items()]
 
-    tuning = [seed, temperature, top_p, model]
+    tuning = [seed, temperature, top_p, guidance, model]
     _open(speak_, "speak", [text, voice, clip, transcript, *tuning], [wave, receipt])
     _open(continue_, "continue", [clip, text, transcript, *tuning], [wave, answer, receipt])
     _open(transcribe_, "transcribe", [clip, model], facts)

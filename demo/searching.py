@@ -125,7 +125,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
 
 def start(
     models: Models, model, text, voice, clip, transcript, method, n, outcome, process, branch, seconds, random_seed,
-    seed, temperature, top_p, stop=None,
+    seed, *tuned, stop=None,
 ):  # fmt: skip
     """A search, ready to be iterated over. Raises ValueError on what it cannot do."""
     text, seed = text_of(text), seed_of(random_seed, seed)
@@ -144,7 +144,7 @@ def start(
         process=criterion_of(process) if guided else None,
         outcome=None if method == "sample" else criterion_of(outcome),
         seed=seed,
-        sampling=sampling_of(llasa, temperature, top_p),
+        sampling=sampling_of(llasa, *tuned),
         stop=stop,
         branch=int(branch),
         process_seconds=seconds,

@@ -16,6 +16,7 @@ class Settings(NamedTuple):
     seed: gr.Number
     temperature: gr.Slider
     top_p: gr.Slider
+    guidance: gr.Slider
 
 
 def layout(sampling: Sampling, tab: str) -> Settings:
@@ -61,4 +62,14 @@ def layout(sampling: Sampling, tab: str) -> Settings:
                 min_width=120,
                 elem_id=f"{tab}-top-p",
             )
-    return Settings(draw, seed, temperature, top_p)
+            guidance = gr.Slider(
+                1,
+                5,
+                sampling.guidance,
+                step=0.1,
+                label=t("Guidance"),
+                info=t("How closely words are followed; 1 is off"),
+                min_width=120,
+                elem_id=f"{tab}-guidance",
+            )
+    return Settings(draw, seed, temperature, top_p, guidance)

@@ -75,7 +75,7 @@ def layout(models: Models) -> Choice:
 
 def wire(models: Models, page: gr.Blocks, choice: Choice, settings: list[Settings]) -> None:
     """A choice loads the model and sets its own sampling in every tab that has some."""
-    sliders = [slider for tab in settings for slider in (tab.temperature, tab.top_p)]
+    sliders = [slider for tab in settings for slider in tab[2:]]
     choice.model.input(
         partial(choose, models, len(settings)),
         choice.model,
@@ -98,7 +98,7 @@ def choose(models: Models, tabs: int, name: str, progress=gr.Progress(track_tqdm
     except gr.Error as error:
         gr.Warning(error.message)
         name, llasa = models.first, models.get(models.first)
-    tuned = [llasa.sampling.temperature, llasa.sampling.top_p] * tabs
+    tuned = [llasa.sampling.temperature, llasa.sampling.top_p, llasa.sampling.guidance] * tabs
     return name, to_facts(llasa.checkpoint), models.pace(name), *tuned
 
 

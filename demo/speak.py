@@ -57,12 +57,12 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     return tuned
 
 
-def speak(models: Models, model, text, voice, clip, transcript, random_seed, seed, temperature, top_p) -> Speech:
+def speak(models: Models, model, text, voice, clip, transcript, random_seed, seed, *tuned) -> Speech:
     """Text to speech, whole. Raises gr.Error in plain words."""
     with plain_errors():
         text, seed = text_of(text), seed_of(random_seed, seed)
         llasa = models.get(model)
-        sampling = sampling_of(llasa, temperature, top_p)
+        sampling = sampling_of(llasa, *tuned)
         return llasa.tts(text, asked_voice(llasa, voice, clip, transcript), seed, sampling)
 
 
@@ -72,9 +72,7 @@ def show(models: Models, last: gr.HTML, kept: list[dict], model, *asked) -> tupl
     return *results.to_results(models.codec_of(model, speech), speech), *remember(last, kept, speech)
 
 
-def stream_speech(
-    models: Models, last: gr.HTML, kept, model, text, voice, clip, transcript, random_seed, seed, temperature, top_p
-):
+def stream_speech(models: Models, last: gr.HTML, kept, model, text, voice, clip, transcript, random_seed, seed, *tuned):
     """Text to speech while it is made: chunks for the page's player; at the end all that `show` returns."""
     with plain_errors():
         began, first = time.perf_counter(), None
@@ -82,7 +80,7 @@ def stream_speech(
         live = player.opened()
         yield live, *[gr.skip()] * 9
         llasa = models.get(model)
-        sampling = sampling_of(llasa, temperature, top_p)
+        sampling = sampling_of(llasa, *tuned)
         waves = llasa.stream(text, asked_voice(llasa, voice, clip, transcript), seed, sampling)
         while True:
             try:

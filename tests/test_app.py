@@ -293,7 +293,7 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
         heard = gr.HTML()
     seen = []
     for shown in searching.show(
-        models, heard, "nano", "Oh yes, I do.", "emma", None, "", *given.values(), False, 3, 0.7, 0.95
+        models, heard, "nano", "Oh yes, I do.", "emma", None, "", *given.values(), False, 3, 0.7, 0.95, 1.5
     ):
         seen.append(shown)
         if len(seen) == stop_after:

@@ -113,12 +113,13 @@ def test_speak_stream_and_replay_agree(here, loaded_once, capsys):
 
 
 def test_sampling_can_be_set(here, loaded_once, nano, capsys):
-    told = row(capsys, "speak", "Oh.", "--seed", "1", "--temperature", "0.5", "--top-k", "7")
+    told = row(capsys, "speak", "Oh.", "--seed", "1", "--temperature", "0.5", "--top-k", "7", "--guidance", "2")
     assert told["receipt"]["sampling"] == {
         "temperature": 0.5,
         "top_p": nano.sampling.top_p,
         "top_k": 7,
         "repetition_penalty": nano.sampling.repetition_penalty,
+        "guidance": 2.0,
     }
     assert (here / "out.wav").exists()
 

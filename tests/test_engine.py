@@ -609,6 +609,8 @@ def test_rows_that_are_not_there_cannot_be_selected(engine, rows):
         dict(temperature=-0.1),
         dict(temperature=2.1),
         dict(temperature=float("nan")),
+        dict(guidance=0.5),
+        dict(guidance=float("nan")),
         dict(top_p=0.0),
         dict(top_p=1.1),
         dict(top_k=-1),

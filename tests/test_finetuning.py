@@ -16,7 +16,7 @@ from conftest import LLAMA_3_TEMPLATE, ROOT
 
 pytest.importorskip("accelerate", reason="pip install accelerate")
 
-from llasa_lite import Llasa
+from llasa_lite import Llasa, Sampling
 from llasa_lite.cli import main
 from llasa_lite.data import Utterance, write_tokens
 from llasa_lite.finetuning import RECIPES, Rows, finetune, load_base, push
@@ -50,6 +50,7 @@ def base(tmp_path_factory):
     shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     config = LlamaConfig(vocab_size=len(tokenizer), **shape, max_position_embeddings=512, tie_word_embeddings=True)
     config.llasa = {"codec": "nano", "tasks": ["tts"], "licence": "Apache-2.0", "languages": ["en"], "context": 512}
+    config.llasa["guidance"] = 1.5
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.8)
@@ -109,7 +110,7 @@ def test_padding_has_no_loss():
 def test_a_finetuned_folder_speaks_and_says_what_it_is(whole):
     llasa = Llasa.from_pretrained(whole, device="cpu")
     assert llasa.checkpoint.can_transcribe and llasa.codec.name == "nano" and llasa.checkpoint.licence == "Apache-2.0"
-    assert (llasa.sampling.temperature, llasa.sampling.top_p) == (0.6, 0.8)
+    assert llasa.sampling == Sampling(0.6, 0.8, guidance=1.5)
     assert llasa.tts("Oh.", seed=1).seconds > 0
     card = (whole / "README.md").read_text()
     assert "license: apache-2.0" in card and "24 (" in card and "50% of the rows" in card and "4 of 4 rows" in card

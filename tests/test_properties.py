@@ -178,7 +178,7 @@ def of(kind, *names):
 @law(300)
 @given(
     st.one_of(
-        of(Sampling, "temperature", "top_p", "top_k", "repetition_penalty"),
+        of(Sampling, "temperature", "top_p", "top_k", "repetition_penalty", "guidance"),
         of(SearchSettings, "method", "n", "branch", "step_tokens", "process_seconds", "context_codes", "reference"),
         of(Patience, "silence_ids", "repetition_ids"),
     )
@@ -300,12 +300,13 @@ def test_a_voice_file_is_a_voice_or_refused(tmp_path_factory, row):
     temperature=st.floats(0, 2.2),
     top_p=st.floats(0, 1),
     top_k=st.integers(0, 5) | st.just(10**30),
+    guidance=st.floats(1, 5.2),
 )
-def test_whatever_is_spoken_is_speech_with_its_receipt(nano, words, seed, temperature, top_p, top_k):
+def test_whatever_is_spoken_is_speech_with_its_receipt(nano, words, seed, temperature, top_p, top_k, guidance):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nano, "_limit", lambda piece: 10)  # tokens
         patch.setattr(nano, "_pieces", lambda said: Llasa._pieces(nano, said)[:2])
-        sampling = taken(Sampling, temperature, top_p, top_k)
+        sampling = taken(Sampling, temperature, top_p, top_k, guidance=guidance)
         speech = sampling and taken(nano.tts, words, None, seed, sampling)
     if speech:
         assert isinstance(speech, Speech) and np.isfinite(speech.wav).all() and speech.receipt["text"] == words

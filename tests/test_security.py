@@ -88,10 +88,10 @@ JUNK = [
 ]  # fmt: skip
 # Arguments of every endpoint, all good but one that ends the call before a model runs.
 GOOD = {
-    "speak": ["", "emma", None, "", 3, None, None, "nano"],
-    "continue": [None, "Oh.", "hello", 3, None, None, "nano"],
+    "speak": ["", "emma", None, "", 3, None, None, None, "nano"],
+    "continue": [None, "Oh.", "hello", 3, None, None, None, "nano"],
     "transcribe": [None, "nano"],
-    "search": ["", "emma", None, "", "best_of_n", 1, "asr", "speaker", 1, 1.0, 3, None, None, "nano"],
+    "search": ["", "emma", None, "", "best_of_n", 1, "asr", "speaker", 1, 1.0, 3, None, None, None, "nano"],
     "check": [None, "nano"],
     "encode": [None, "nano"],
     "decode": [[], "nano"],
@@ -117,8 +117,8 @@ def test_junk_in_any_argument_gives_a_sentence(web, name):
 
 def test_settings_of_the_wrong_kind_are_refused_by_name(web):
     """With all else good: the model is reached, and does not run."""
-    good = ["Oh.", "emma", None, "", 3, None, None, "nano"]
-    names = {4: "seed", 5: "temperature", 6: "top_p", 7: "not in the list of choices|Unknown model"}
+    good = ["Oh.", "emma", None, "", 3, None, None, None, "nano"]
+    names = {4: "seed", 5: "temperature", 6: "top_p", 7: "guidance", 8: "not in the list of choices|Unknown model"}
     for place, name in names.items():
         for junk in (math.nan, "0.5", [2]):
             data = list(good)

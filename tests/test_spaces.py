@@ -155,7 +155,7 @@ def test_every_tab_works_on_a_lent_gpu_and_its_weights_stay_over_there(lent, sta
     models = Models.__new__(Models)
     models.first, models.borrowed, models._there = "nano", ["nano"], {"nano": lent}
     page, clip = SimpleNamespace(temp_files=set()), str(audio.save(voice.wav, tmp_path / "clip.wav"))
-    seed = (False, 7, 0.8, 0.95)
+    seed = (False, 7, 0.8, 0.95, 1.5)
     standin.jobs.clear()
 
     _, _, summary, *_ = speak.show(models, page, [], "nano", "Oh.", "emma", None, "", *seed)
