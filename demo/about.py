@@ -10,12 +10,12 @@ from importlib.resources import files
 import gradio as gr
 
 from llasa_lite import CHECKPOINTS, audio, builtin_voices
-from llasa_lite.evaluation.tables import PAPER
 
 from .common import BUSY, SAMPLE_RATE, plain_errors
 from .models import WARM_UP, Models
 from .words import t
 
+PAPER = files("llasa_lite") / "evaluation" / "paper"
 CARD = files("llasa_lite") / "nano" / "README.md"
 TABLES = {
     "table1_codecs": "Table 1: codecs on LibriSpeech test-clean",
