@@ -49,7 +49,7 @@ def layout(sampling: Sampling, tab: str) -> Settings:
                 step=0.05,
                 label=t("Temperature"),
                 info=t("0 always takes the likeliest"),
-                min_width=120,
+                min_width=200,
                 elem_id=f"{tab}-temperature",
             )
             top_p = gr.Slider(
@@ -59,7 +59,7 @@ def layout(sampling: Sampling, tab: str) -> Settings:
                 step=0.01,
                 label=t("Top-p"),
                 info=t("Share of likely codes kept"),
-                min_width=120,
+                min_width=200,
                 elem_id=f"{tab}-top-p",
             )
             guidance = gr.Slider(
@@ -69,7 +69,7 @@ def layout(sampling: Sampling, tab: str) -> Settings:
                 step=0.1,
                 label=t("Guidance"),
                 info=t("How closely words are followed; 1 is off"),
-                min_width=120,
+                min_width=200,
                 elem_id=f"{tab}-guidance",
             )
     return Settings(draw, seed, temperature, top_p, guidance)
