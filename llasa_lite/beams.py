@@ -69,6 +69,8 @@ class Beams:
         self.engine, self.answer, self.sampling = engine, answer, sampling
         # what is known of every row
         self.prompts = [prompt for prompt in prompts for _ in range(n)]
+        without = unconditional if sampling.guided else [[] for _ in prompts]
+        self.without = [prompt for prompt in without for _ in range(n)]
         self.ids: list[list[int]] = [[] for _ in self.prompts]
         self.log_probabilities: list[list[float]] = [[] for _ in self.ids]
         self.stopped = [RUNNING] * len(self.ids)
@@ -77,7 +79,7 @@ class Beams:
         self.max_new = max(limits)
         self.rows: list[int] = []  # what the model holds: whose rows, in its order
         self.twice = 2 if sampling.guided else 1  # guided rows have partners, which follow all rows in the same order
-        self._open([*prompts, *unconditional] if sampling.guided else prompts, n)
+        self._open([*prompts, *without] if sampling.guided else prompts, n)
 
     def _open(self, prompts, n: int) -> None:
         """Read every prompt once; its n rows begin as copies."""
@@ -148,6 +150,7 @@ class Beams:
             used.add(row)
         self.streams = streams
         self.prompts = [self.prompts[row] for row in rows]
+        self.without = [self.without[row] for row in rows]
         self.ids = [list(self.ids[row]) for row in rows]
         self.log_probabilities = [list(self.log_probabilities[row]) for row in rows]
         self.stopped = [self.stopped[row] for row in rows]

@@ -15,8 +15,7 @@ its own, attends over its own length, and on CPUs with packed weights even the a
 whatever the number of rows. Where weights cannot be packed, products of one row and of many round differently, and a
 draw that falls within that rounding of a border may go the other way.
 
-On CUDA rows live in static buffers and a step is a captured graph (`graphs`); elsewhere, and under guidance, it is a
-plain loop (`beams`).
+On CUDA rows live in static buffers and a step is a captured graph (`graphs`); elsewhere it is a plain loop (`beams`).
 """
 
 from __future__ import annotations
@@ -150,8 +149,7 @@ class Engine:
     def _beams(self, prompts, n, answer, sampling, seeds, limits, unconditional) -> Beams:
         if sampling.guided and len(unconditional or ()) != len(prompts):
             raise ValueError("Guidance compares each prompt with one that lacks the words: give that, or guidance 1.")
-        static = self.stock and not sampling.guided  # a captured step knows no partners
-        return (StaticBeams if static else Beams)(self, prompts, n, answer, sampling, seeds, limits, unconditional)
+        return (StaticBeams if self.stock else Beams)(self, prompts, n, answer, sampling, seeds, limits, unconditional)
 
 
 class Heads(dict):

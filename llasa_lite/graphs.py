@@ -28,7 +28,7 @@ SHRINK = 4  # rows move to smaller buffers when they fill no more than this part
 MOST_GRAPHS = 64  # of one size; other settings of top_k ask for graphs of their own
 WARM_UP = 3  # runs before a capture, so that libraries have what they need
 
-LAST, LENGTH, FRESH, LEFT, MADE, DRAWN, SPENT = range(7)  # rows of `Slots.state`
+LAST, LENGTH, FRESH, LEFT, OTHER, SHIFT, MADE, DRAWN, SPENT = range(9)  # rows of `Slots.state`
 
 
 class Kind(NamedTuple):
@@ -39,25 +39,30 @@ class Kind(NamedTuple):
     nucleus: bool  # top_p below 1
     top_k: int
     penalty: bool
+    guided: bool
 
     @classmethod
     def of(cls, answer: str, how: Sampling) -> Kind:
-        return cls(answer, how.greedy, how.top_p < 1, how.top_k, how.repetition_penalty > 1)
+        return cls(answer, how.greedy, how.top_p < 1, how.top_k, how.repetition_penalty > 1, how.guided)
 
 
 class Slots:
-    """Static buffers for so many rows of so many ids, and the graphs that were captured on them."""
+    """Static buffers for so many rows of so many ids, and the graphs that were captured on them.
 
-    def __init__(self, decoder, rows: int, length: int):
-        self.rows, self.length = rows, length
+    The cache of guided rows holds their partners too, after all rows and in the same order.
+    """
+
+    def __init__(self, decoder, rows: int, length: int, guided: bool = False):
+        self.rows, self.length, self.guided = rows, length, guided
         device = decoder.embedding.device
-        self.cache = decoder.new_static_cache(rows, length)
+        self.cache = decoder.new_static_cache(rows * (1 + guided), length)
         # of each row: the id to be read next, how many are in the cache, 1 if nothing was said yet; how many ids it may
-        # make in this block and has made; uniform numbers it has drawn, and had drawn when it last made an id
-        self.state = torch.zeros(7, rows, dtype=torch.int64, device=device)
+        # make in this block; the id its partner reads next, and how many more that has in the cache; ids it has made in
+        # this block, uniform numbers it has drawn, and had drawn when it last made an id
+        self.state = torch.zeros(9, rows, dtype=torch.int64, device=device)
         self.uniforms = torch.zeros(rows, CHECK_STEPS * ROUNDS, device=device)
         self.floor = torch.zeros(rows, 1, device=device)  # a row that missed the nucleus draws above this next
-        self.how = torch.zeros(3, device=device)  # temperature, top_p, repetition penalty
+        self.how = torch.zeros(4, device=device)  # temperature, top_p, repetition penalty, guidance
         self.said = torch.zeros(rows, CHECK_STEPS + 1, dtype=torch.int64, device=device)  # of this block, in `answers`
         self.logs = torch.zeros(rows, CHECK_STEPS + 1, device=device)
         vocabulary = len(decoder.embedding)
@@ -65,11 +70,11 @@ class Slots:
         self.graphs: dict[tuple[Kind, int], Callable[[], object]] = {}
 
     def load(self, state: np.ndarray, uniforms: np.ndarray, how: Sampling, spoken: list[list[int]] | None) -> None:
-        """Begin a block: state (4, rows) as LAST .. LEFT; spoken: ids each row has said, for the penalty."""
+        """Begin a block: state (6, rows) as LAST .. SHIFT; spoken: ids each row has said, for the penalty."""
         self.state.zero_()
         self.state[: len(state)].copy_(torch.from_numpy(state))
         self.uniforms.copy_(torch.from_numpy(uniforms))
-        self.how.copy_(torch.tensor([how.temperature, how.top_p, how.repetition_penalty]))
+        self.how.copy_(torch.tensor([how.temperature, how.top_p, how.repetition_penalty, how.guidance]))
         self.floor.fill_(-1)
         if spoken is not None:
             if not torch.is_tensor(self.spoken):
@@ -86,12 +91,16 @@ def step(slots: Slots, decoder, head, allowed: torch.Tensor, kind: Kind, window:
     likelier, up to `ROUNDS` times, and beyond that in the next step, which reads the same id again. So a row draws what
     `sampling.sample` would have it draw, and never waits for another.
     """
-    last, lengths, fresh, left, made, drawn, spent = slots.state.unbind()
-    temperature, top_p, penalty = slots.how.unbind()
+    last, lengths, fresh, left, other, shift, made, drawn, spent = slots.state.unbind()
+    temperature, top_p, penalty, guidance = slots.how.unbind()
     going = made < left
     # 1. what may come next
-    logits = head(decoder.decode_static(last, lengths, slots.cache, window)).float()  # (rows, choices)
+    read = (torch.cat([last, other]), torch.cat([lengths, lengths + shift])) if kind.guided else (last, lengths)
+    logits = head(decoder.decode_static(*read, slots.cache, window)).float()  # (rows, choices), then of their partners
     choices = logits.clone()
+    if kind.guided:
+        logits, without = logits.chunk(2)
+        choices = torch.lerp(without, logits, guidance)
     choices[:, 0].masked_fill_(fresh > 0, -torch.inf)  # an answer of nothing is never what was asked for
     if kind.penalty:
         choices = torch.where(slots.spoken[:, allowed], penalised(choices, penalty), choices)
@@ -125,11 +134,12 @@ def step(slots: Slots, decoder, head, allowed: torch.Tensor, kind: Kind, window:
     slots.said.scatter_(1, made[:, None], picked[:, None])
     slots.logs.scatter_(1, made[:, None], log)
     ok = going & ~missed
-    last, made = torch.where(ok, allowed[picked], last), made + ok
+    last, other = torch.where(ok, allowed[picked], last), torch.where(ok, allowed[picked], other)
+    made = made + ok
     left = torch.where(ok & (picked == 0), made, left)
     spent = torch.where(ok, drawn, spent)
     slots.floor.copy_(torch.where((going & missed)[:, None], floor, -1))
-    slots.state.copy_(torch.stack([last, lengths + ok, fresh * ~ok, left, made, drawn, spent]))
+    slots.state.copy_(torch.stack([last, lengths + ok, fresh * ~ok, left, other, shift, made, drawn, spent]))
     if kind.penalty:
         said = ok[:, None] | slots.spoken.gather(1, last[:, None])
         slots.spoken.scatter_(1, last[:, None], said)
@@ -162,16 +172,16 @@ class Stock:
         self.lock = threading.RLock()  # a capture collects garbage, and beams that go give their slots back
         self.free: list[Slots] = []
 
-    def lease(self, rows: int, length: int) -> Slots:
+    def lease(self, rows: int, length: int, guided: bool = False) -> Slots:
         """Slots for at least so many rows and ids."""
         rows, length = bucket(rows), -(-length // KV_STEP) * KV_STEP
         with self.lock:
             for slots in self.free:
-                if slots.rows == rows and slots.length >= length:
+                if (slots.rows, slots.guided) == (rows, guided) and slots.length >= length:
                     self.free.remove(slots)
                     return slots
             self.free = [slots for slots in self.free if slots.rows != rows]  # too short: their place is needed
-        return Slots(self.decoder, rows, length)
+        return Slots(self.decoder, rows, length, guided)
 
     def give(self, slots: Slots) -> None:
         with self.lock:
@@ -268,17 +278,17 @@ class StaticBeams(Beams):
     def _block(self, waiting: set[int], aims: list[int]) -> None:
         """Up to CHECK_STEPS steps in the rows that are held, and a look at what came."""
         slots, running = self.slots, [(place, row) for place, row in enumerate(self.rows) if self._runs(row)]
-        state = np.zeros((4, slots.rows), np.int64)
+        state = np.zeros((6, slots.rows), np.int64)
         uniforms = np.zeros(slots.uniforms.shape, np.float32)
         for place, row in running:
             left = min(aims[row] - len(self.ids[row]), CHECK_STEPS) if row in waiting else 0
-            state[:, place] = [*self._tail(row), len(self.ids[row]) == 0, left]
+            state[:, place] = [*self._tail(row), len(self.ids[row]) == 0, left, *self._partner(row)]
             uniforms[place] = self.streams[row].peek(uniforms.shape[1])
         spoken = None
         if self.sampling.repetition_penalty > 1:
             spoken = [self.ids[row] if self._runs(row) else [] for row in self.rows]
         slots.load(state, uniforms, self.sampling, spoken)
-        window = int((state[LENGTH] + state[LEFT]).max())
+        window = int((state[LENGTH] + state[LEFT] + state[SHIFT].clip(0)).max())
         window = min(-(-window // KV_STEP) * KV_STEP, slots.length)
         run = self.engine.stock.runner(slots, Kind.of(self.answer, self.sampling), window)
         budget, steps = CHECK_STEPS, int(state[LEFT].max())
@@ -301,11 +311,14 @@ class StaticBeams(Beams):
     def _hold(self, rows: list[int]) -> None:
         """Read these rows into slots, equal ones once."""
         self._release()
-        length = max(len(self.prompts[row]) + self.limits[row] for row in rows)
-        self.slots = self.engine.stock.lease(len(rows), length)
+        length = max(max(len(self.prompts[row]), len(self.without[row])) + self.limits[row] for row in rows)
+        self.slots = self.engine.stock.lease(len(rows), length, self.sampling.guided)
         equal: dict[tuple, list[int]] = {}
         for place, row in enumerate(rows):
             equal.setdefault((tuple(self.prompts[row]), tuple(self.ids[row])), []).append(place)
+            if self.sampling.guided:
+                key = tuple(self.without[row]), tuple(self.ids[row])
+                equal.setdefault(key, []).append(self.slots.rows + place)
         for (prompt, ids), places in equal.items():
             past = torch.tensor((prompt + ids)[:-1], device=self.engine.device)  # the last is read by the first step
             if not len(past):
@@ -330,12 +343,14 @@ class StaticBeams(Beams):
     def _move(self, places: list[int]) -> None:
         """Copy these places to the front of slots of their number."""
         old, size = self.slots, bucket(len(places))
-        new = old if size <= old.rows < SHRINK * size else self.engine.stock.lease(size, old.length)
-        used = max(self._tail(row)[1] for row in self.rows)
+        new = old if size <= old.rows < SHRINK * size else self.engine.stock.lease(size, old.length, old.guided)
+        used = max(self._tail(row)[1] + max(0, self._partner(row)[1]) for row in self.rows)
         index = torch.tensor(places, device=self.engine.device)
+        halves = ((0, 0), (new.rows, old.rows)) if old.guided else ((0, 0),)
         for into, out in zip(new.cache, old.cache):
             for part, source in zip(into, out):
-                part[: len(places), :, :used] = source[:, :, :used].index_select(0, index)
+                for to, start in halves:
+                    part[to : to + len(places), :, :used] = source[:, :, :used].index_select(0, index + start)
         self.slots = new
         if new is not old:
             self.engine.stock.give(old)
@@ -367,6 +382,11 @@ class StaticBeams(Beams):
         """The id of a row that is read next, and how many come before it."""
         prompt, ids = self.prompts[row], self.ids[row]
         return int(ids[-1] if ids else prompt[-1]), len(prompt) + len(ids) - 1
+
+    def _partner(self, row: int) -> tuple[int, int]:
+        """The id that the partner of a row reads next, and how many more than the row it has before that."""
+        without, ids = self.without[row], self.ids[row]
+        return ((ids or without)[-1], len(without) - len(self.prompts[row])) if self.sampling.guided else (0, 0)
 
     def __del__(self):
         self._release()

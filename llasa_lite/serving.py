@@ -6,7 +6,7 @@ request: voices are those the server was started with.
         -d '{"input": "Hello there.", "voice": "emma"}' -o hello.mp3
 
 `POST /v1/audio/speech` takes `input`, `voice`, `response_format` (mp3, opus, flac, wav, pcm), `stream_format`, and of
-ours `seed`, `temperature`, `top_p`. Without `stream_format` the answer comes whole. With "audio" it comes as it is made
+ours `seed`, `temperature`, `top_p`, `guidance`. Without `stream_format` the answer comes whole. With "audio" it comes as it is made
 (wav and pcm), with "sse" as server-sent events of base64 pcm. pcm is 16-bit little-endian mono at 16 kHz; OpenAI's has
 24 kHz.
 """
@@ -62,6 +62,7 @@ class SpeechRequest(BaseModel):
     seed: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    guidance: float | None = None
 
 
 class Refused(Exception):
@@ -112,7 +113,7 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
             if asked.voice not in known:
                 raise ValueError(f"Unknown voice '{asked.voice[:60]}'. Choose from: {', '.join(known)}.")
             voice = prepared[asked.voice] = prepared.get(asked.voice) or llasa.prepare(known[asked.voice])
-        given = {"temperature": asked.temperature, "top_p": asked.top_p}
+        given = {name: getattr(asked, name) for name in ("temperature", "top_p", "guidance")}
         sampling = replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
         if asked.stream_format:
             yield from llasa.stream(asked.input, voice, asked.seed, sampling)

@@ -387,13 +387,15 @@ WITHOUT = [PROMPT[:2], [6], [3], [9, 9, 9]]  # unconditional prompts of PROMPTS
 GUIDED = Sampling(temperature=1.0, top_p=1.0, guidance=2.0)
 
 
-def test_guided_greedy_equals_generate(tiny_llama, engine):
+@pytest.mark.parametrize("static", [False, True])
+def test_guided_greedy_equals_generate(tiny_llama, static):
     changed = 0
     for seed in range(3):
         model = tiny_llama(100, seed)
         for guidance in (1.5, 4.0):
             how = Sampling(temperature=0.0, guidance=guidance)
-            beams = Engine(model, ANSWERS).start(PROMPT, 1, sampling=how, max_new=60, unconditional=PROMPT[:2])
+            engine = Engine(model, ANSWERS, static=static)
+            beams = engine.start(PROMPT, 1, sampling=how, max_new=60, unconditional=PROMPT[:2])
             beams.advance(60)
             without = dict(guidance_scale=guidance, negative_prompt_ids=torch.tensor([PROMPT[:2]]))
             assert beams.ids[0] == generated(model, PROMPT, ANSWERS["speech"], 60, **without)

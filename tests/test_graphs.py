@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LLAMA_3_ROPE, ROOT
-from test_engine import ANSWERS, FREE, GREEDY, PROMPT, PROMPTS, SHAPES, generated
+from test_engine import ANSWERS, FREE, GREEDY, PROMPT, PROMPTS, SHAPES, WITHOUT, generated
 
 from llasa_lite import decoder, graphs
 from llasa_lite.checkpoints import CHECKPOINTS, CODEC_GIGABYTES, SPEECH_CHOICES, memory_needed
@@ -26,6 +26,7 @@ SAMPLINGS = {
     "a narrow nucleus": Sampling(1.2, 0.3),
     "top_k": Sampling(1.0, 1.0, top_k=7),
     "top_k, top_p and a penalty": Sampling(0.9, 0.6, top_k=20, repetition_penalty=1.3),
+    "guided": Sampling(1.0, 0.9, guidance=2.0),
 }
 
 
@@ -53,6 +54,7 @@ def static(llama):
 
 def lived(engine, sampling, seed=3, **given):
     """Rows that grow, are pruned, branch and go on."""
+    given |= {"unconditional": WITHOUT}
     beams = engine.start_batch(PROMPTS, "speech", sampling, [seed, 4, 5, 6], [60, 45, 50, 33], n=2, **given)
     beams.advance(7)
     beams.select([6, 1, 4, 1])
@@ -177,11 +179,11 @@ def short(monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return whole(slots, *given)
 
-        def init(self, decoder, rows, length):
+        def init(self, decoder, rows, *given):
             tried.append(rows)
             if rows > most:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            whole(self, decoder, rows, length)
+            whole(self, decoder, rows, *given)
 
         if where == "step":
             monkeypatch.setattr(graphs, "step", step)
@@ -253,9 +255,9 @@ def test_a_step_asks_nothing_of_the_host(tiny_llama, name, monkeypatch):
     monkeypatch.setattr(decoder, "fuse", lambda linear, *layers: linear(torch.cat([layer.weight for layer in layers])))
     model = tiny_llama(100).to("meta", torch.bfloat16)
     engine = Engine(model, ANSWERS, static=True)
-    slots = engine.stock.lease(5, 60)
     how = SAMPLINGS[name]
-    slots.load(np.zeros((4, 8), np.int64), np.zeros(slots.uniforms.shape, np.float32), how, [[]] * 5)
+    slots = engine.stock.lease(5, 60, how.guided)
+    slots.load(np.zeros((6, 8), np.int64), np.zeros(slots.uniforms.shape, np.float32), how, [[]] * 5)
     with torch.inference_mode():
         engine.stock.runner(slots, Kind.of("speech", how), 32)()
     buffers = [slots.state, slots.said, slots.logs, slots.floor, slots.how, slots.uniforms, slots.spoken]

@@ -315,7 +315,7 @@ def api(nano):
 
 def test_the_servers_requests_are_refused_in_a_sentence(api):
     good = {"input": "", "voice": "emma"}
-    fields = "input model voice response_format stream_format speed seed temperature top_p x".split()
+    fields = "input model voice response_format stream_format speed seed temperature top_p guidance x".split()
     for field in fields:
         for junk in JUNK:
             if field == "input" and junk in ("<|s_1|>", SECRET):

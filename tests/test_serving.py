@@ -73,6 +73,7 @@ def test_a_stream_is_the_whole_as_the_library_streams_it(client, nano, voice):
         ({"response_format": "mp3", "stream_format": "audio"}, "'mp3' cannot be streamed."),
         ({"response_format": "pcm", "stream_format": "sse", "input": "\U0001f388"}, "There is nothing to say"),
         ({"temperature": 9}, "temperature must lie in 0..2, not 9.0."),
+        ({"guidance": 9}, "guidance must lie in 1 (off)..5, not 9.0."),
         ({"speed": 2.0}, "speed: "),
         ({"seed": -1}, "A seed is a whole number"),
     ],
