@@ -6,8 +6,8 @@ request: voices are those the server was started with.
         -d '{"input": "Hello there.", "voice": "emma"}' -o hello.mp3
 
 `POST /v1/audio/speech` takes `input`, `voice`, `response_format` (mp3, opus, flac, wav, pcm), `stream_format`, and of
-ours `seed`, `temperature`, `top_p`, `guidance`. Without `stream_format` the answer comes whole. With "audio" it comes as
-it is made (wav and pcm), with "sse" as server-sent events of base64 pcm. pcm is 16-bit little-endian mono at 16 kHz;
+ours `seed`, `temperature`, `top_p`, `guidance`. Without `stream_format` the answer comes whole. With "audio" it comes
+as it is made (wav and pcm), with "sse" as server-sent events of base64 pcm. pcm is 16-bit little-endian mono at 16 kHz;
 OpenAI's has 24 kHz.
 """
 
