@@ -64,7 +64,8 @@ def test_prompt_text_and_prompt_audio_are_cut_together(nano, voice, speech):
     both = nano.codec.decode([*prompt, *speech.codes[0]])
     np.testing.assert_array_equal(speech.wav, both[320 * len(prompt) :])
     ids = nano.protocol.tts_prompt(f"{voice.text} {SHORT}", prompt)
-    beams = nano.engine.start(ids, 1, "speech", nano.sampling, seed=7)
+    without = nano.protocol.unconditional_prompt(voice.text, prompt)
+    beams = nano.engine.start(ids, 1, "speech", nano.sampling, seed=7, unconditional=without)
     beams.advance(len(speech.codes[0]))
     assert nano.protocol.ids_to_codes(beams.ids[0]).tolist() == speech.codes[0].tolist()
 
