@@ -34,7 +34,8 @@ def layout(models: Models) -> None:
         codes.api_info = lambda: {"type": "array", "items": {"type": "integer", "minimum": 0}}  # not any JSON
         method = gr.Dropdown(list(SEARCH_METHODS), value=SearchSettings.method, label="method")
         n = gr.Number(8, label="n", precision=0)
-        outcome = gr.Textbox(searching.ASR, label="outcome")
+        chooser = searching.chooser(models)
+        outcome = gr.Textbox(chooser, label="outcome")
         process = gr.Textbox(searching.SPEAKER, label="process")
         branch = gr.Number(SearchSettings.branch, label="branch", precision=0)
         process_seconds = gr.Number(SearchSettings.process_seconds, label="process_seconds")
@@ -106,7 +107,7 @@ def layout(models: Models) -> None:
         return asdict(transcribe.transcribe(models, model, clip))
 
     def search(
-        text, voice, clip=None, transcript="", method="best_of_n", n=8, outcome=searching.ASR,
+        text, voice, clip=None, transcript="", method="best_of_n", n=8, outcome=chooser,
         process=searching.SPEAKER, branch=SearchSettings.branch, process_seconds=SearchSettings.process_seconds,
         seed=None, temperature=None, top_p=None, guidance=None, model=models.first,
     ):  # fmt: skip

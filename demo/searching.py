@@ -19,8 +19,8 @@ from .words import t
 
 MAX_N, MAX_BRANCH = 32, 8
 MAX_SEARCH_CHARS = 300  # every candidate says all of it
-ASR, SPEAKER = "asr", "speaker"
-OUTCOMES = [ASR, "likelihood", SPEAKER, "asr, speaker", "0.7 * asr + 0.3 * speaker", "quality", "emotion"]
+LIKELIHOOD, ASR, SPEAKER = "likelihood", "asr", "speaker"
+OUTCOMES = [LIKELIHOOD, ASR, SPEAKER, "asr, speaker", "0.7 * asr + 0.3 * speaker", "quality", "emotion"]
 PROCESSES = [SPEAKER, "quality", "emotion"]
 # Work of one candidate in plain takes, since candidates share their passes: measured with 8 of nano's on two cores, its
 # own recognition as verifier. After a search the page knows better.
@@ -42,7 +42,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
                 n = gr.Slider(1, MAX_N, 8, step=1, label=t("Candidates (N)"), min_width=140, elem_id="search-n")
                 outcome = gr.Dropdown(
                     OUTCOMES,
-                    value=ASR,
+                    value=chooser(models),
                     allow_custom_value=True,
                     label=t("Outcome verifier"),
                     info=t("Who chooses; several can be weighed"),
@@ -121,6 +121,12 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
         api_visibility="private",
     )  # fmt: skip
     return tuned
+
+
+def chooser(models: Models) -> str:
+    """What chooses unless a visitor says otherwise: the model itself where it listens too. nano's own transcripts are
+    too poor to choose by, its likelihood is not (results/search.csv)."""
+    return LIKELIHOOD if models.choices[models.first].can_transcribe else ASR
 
 
 def start(
