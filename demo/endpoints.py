@@ -13,7 +13,7 @@ import numpy as np
 
 from llasa_lite import SEARCH_METHODS, SearchSettings, Speech, audio, builtin_voices
 
-from . import asking, clips, continuing, searching, speak, transcribe
+from . import asking, clips, continuing, searching, settings, speak, transcribe
 from .common import ANY_VOICE, BUSY, MAX_CODES, OWN_CLIP, plain_errors, to_player, to_wave, wav_of
 from .models import Models
 
@@ -45,8 +45,7 @@ def layout(models: Models) -> None:
     def tuned(name: str, seed, *asked) -> tuple:
         """What a tab's `Settings` hold, with the model's own where nothing is said."""
         with plain_errors():
-            own = models.get(name).sampling
-        own = own.temperature, own.top_p, own.guidance
+            own = settings.values(models.get(name).sampling)
         return seed is None, seed, *(theirs if given is None else given for given, theirs in zip(asked, own))
 
     def speak_(
@@ -132,17 +131,10 @@ def layout(models: Models) -> None:
         Returns:
             The best wave, its receipt, all candidates with their scores, and a zip of every wave and receipt.
         """
-        given = (
-            method,
-            n,
-            outcome,
-            process,
-            branch,
-            process_seconds,
-            *tuned(model, seed, temperature, top_p, guidance),
-        )
+        given = (method, n, outcome, process, branch, process_seconds)
+        sampling = tuned(model, seed, temperature, top_p, guidance)
         with plain_errors():
-            run = searching.start(models, model, text, voice, clip, transcript, *given)
+            run = searching.start(models, model, text, voice, clip, transcript, *given, *sampling)
             for _ in run:
                 pass
             found = run.result

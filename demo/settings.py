@@ -19,12 +19,22 @@ class Settings(NamedTuple):
     guidance: gr.Slider
 
 
+def values(sampling: Sampling) -> tuple[float, ...]:
+    """What the sliders show of a sampling."""
+    return tuple(getattr(sampling, name) for name in Settings._fields[2:])
+
+
 def layout(sampling: Sampling, tab: str) -> Settings:
     """
     Args:
         sampling: defaults of the model shown first.
         tab: prefix of the element ids.
     """
+
+    def slider(name: str, low: float, high: float, step: float, label, info) -> gr.Slider:
+        value = getattr(sampling, name.replace("-", "_"))
+        return gr.Slider(low, high, value, step=step, label=label, info=info, min_width=200, elem_id=f"{tab}-{name}")
+
     with gr.Accordion(t("Seed and sampling"), open=False, elem_id=f"{tab}-settings"):
         with gr.Row():
             draw = gr.Checkbox(
@@ -42,34 +52,7 @@ def layout(sampling: Sampling, tab: str) -> Settings:
                 elem_id=f"{tab}-seed",
             )
         with gr.Row():
-            temperature = gr.Slider(
-                0,
-                2,
-                sampling.temperature,
-                step=0.05,
-                label=t("Temperature"),
-                info=t("0 always takes the likeliest"),
-                min_width=200,
-                elem_id=f"{tab}-temperature",
-            )
-            top_p = gr.Slider(
-                0.05,
-                1,
-                sampling.top_p,
-                step=0.01,
-                label=t("Top-p"),
-                info=t("Share of likely codes kept"),
-                min_width=200,
-                elem_id=f"{tab}-top-p",
-            )
-            guidance = gr.Slider(
-                1,
-                5,
-                sampling.guidance,
-                step=0.1,
-                label=t("Guidance"),
-                info=t("How closely words are followed; 1 is off"),
-                min_width=200,
-                elem_id=f"{tab}-guidance",
-            )
+            temperature = slider("temperature", 0, 2, 0.05, t("Temperature"), t("0 always takes the likeliest"))
+            top_p = slider("top-p", 0.05, 1, 0.01, t("Top-p"), t("Share of likely codes kept"))
+            guidance = slider("guidance", 1, 5, 0.1, t("Guidance"), t("How closely words are followed; 1 is off"))
     return Settings(draw, seed, temperature, top_p, guidance)

@@ -12,7 +12,7 @@ from llasa_lite import Checkpoint
 
 from .common import plain_errors
 from .models import Models
-from .settings import Settings
+from .settings import Settings, values
 from .words import t
 
 # On a phone the open bar covers the page, so it opens by itself on wide screens only.
@@ -98,8 +98,7 @@ def choose(models: Models, tabs: int, name: str, progress=gr.Progress(track_tqdm
     except gr.Error as error:
         gr.Warning(error.message)
         name, llasa = models.first, models.get(models.first)
-    tuned = [llasa.sampling.temperature, llasa.sampling.top_p, llasa.sampling.guidance] * tabs
-    return name, to_facts(llasa.checkpoint), models.pace(name), *tuned
+    return name, to_facts(llasa.checkpoint), models.pace(name), *values(llasa.sampling) * tabs
 
 
 def to_facts(checkpoint: Checkpoint) -> str:

@@ -7,7 +7,6 @@ speech follows its text; shown where each clip stands in its text (`training.Gui
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -59,8 +58,8 @@ def letters(text: str, tokenizer) -> tuple[list[int], list[int]]:
     return spoken, where
 
 
-def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, minutes: float = 8.0, rows: int = 24):
-    """Fit the recogniser to a token corpus; the rate falls along a cosine over the given wall time."""
+def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, steps: int, rows: int = 24):
+    """Fit the recogniser to a token corpus; the rate falls along a cosine over the steps."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     model = Aligner(levels).train()
@@ -68,8 +67,8 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, min
     # neighbours in length share a batch; what CTC cannot fit (more letters than codes) is left out
     data = [(u.codes.astype(np.int64), letters(u.text, tokenizer)[0]) for u in utterances]
     data = sorted((d for d in data if 0 < len(d[1]) < 0.7 * len(d[0])), key=lambda d: len(d[0]))
-    began, step, losses = time.monotonic(), 0, []
-    while (spent := (time.monotonic() - began) / (60 * minutes)) < 1:
+    losses = []
+    for step in range(steps):
         start = random.integers(max(1, len(data) - rows))
         batch = data[start : start + rows]
         width = -(-max(len(c) for c, _ in batch) // 32) * 32
@@ -80,15 +79,14 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, min
             scores = model(codes)
         loss = F.ctc_loss(scores.transpose(0, 1), targets, *lengths, blank=BLANK, zero_infinity=True)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * cosine_rate(step, 100, spent, 0.02)
+            group["lr"] = LEARNING_RATE * cosine_rate(step, 100, step / steps, 0.02)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-        step += 1
-        if step % 100 == 0:
-            log.info("aligner: step %d, %.0f %%, loss a letter %.3f", step, 100 * spent, np.mean(losses[-100:]))
+        if len(losses) % 100 == 0:
+            log.info("aligner: step %d of %d, loss a letter %.3f", len(losses), steps, np.mean(losses[-100:]))
     return model.eval()
 
 
@@ -135,7 +133,7 @@ def best_path(scores: np.ndarray, spoken: list[int]) -> np.ndarray:
     return times
 
 
-def align_corpus(utterances: list[Utterance], levels: list[int], tokenizer, minutes: float = 8.0) -> list[Utterance]:
+def align_corpus(utterances: list[Utterance], levels: list[int], tokenizer, steps: int) -> list[Utterance]:
     """Train a recogniser on the training split and give every utterance its alignment."""
-    model = train_aligner([u for u in utterances if u.split == "train"], levels, tokenizer, minutes)
+    model = train_aligner([u for u in utterances if u.split == "train"], levels, tokenizer, steps)
     return [replace(u, alignment=align(model, u, tokenizer)) for u in utterances]

@@ -184,7 +184,7 @@ class Beams:
         """The model goes on with these of its rows, in this order."""
         places = [self.rows.index(row) for row in rows]
         if places != list(range(len(self.rows))):
-            both = places + [len(self.rows) + place for place in places if self.sampling.guided]
+            both = [half * len(self.rows) + place for half in range(self.twice) for place in places]
             self.cache = self.engine.decoder.take(self.cache, both, max(self.lengths, default=0))
             self.said = self.said[places]
             self.logits = None if self.logits is None else self.logits[both]

@@ -69,8 +69,7 @@ def given_voice(o):
 def given_sampling(o, llasa):
     from dataclasses import replace
 
-    given = {"temperature": o.temperature, "top_p": o.top_p, "top_k": o.top_k}
-    given |= {"guidance": o.guidance}
+    given = {name: getattr(o, name) for name in ("temperature", "top_p", "top_k", "guidance")}
     return replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
 
 

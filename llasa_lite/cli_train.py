@@ -31,9 +31,9 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--data", required=True, nargs="+", help="corpora, hub:owner/name; or token corpora, to align")
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
     many(sub)
-    told = "training clips also played at these speeds, as voices of their own: 0.92 1.09"
-    sub.add_argument("--pitches", nargs="+", type=float, default=[], help=told)
-    sub.add_argument("--align-minutes", type=float, default=10.0, help="training of the aligner; 0: no alignment")
+    pitches(sub)
+    told = "steps of the aligner's training; 0: no alignment (default: 2500, ten minutes on one core)"
+    sub.add_argument("--align-steps", type=int, default=2500, help=told)
     sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_lm)
     sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
@@ -52,6 +52,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--out", required=True, help="folder for weights and log; an unfinished run goes on")
     sub.add_argument("--minutes", type=float, default=20.0)
     sub.add_argument("--init", help="verifier folder to start from")
+    pitches(sub)
 
     sub = kinds.add_parser("finetune", help="any checkpoint, all weights or LoRA; also by torchrun", parents=[output])
     sub.set_defaults(handler=finetune)
@@ -91,6 +92,19 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--public", action="store_true", help="default: private")
 
 
+def pitches(sub) -> None:
+    told = "training clips also played at these speeds, as voices of their own: 0.92 1.09"
+    sub.add_argument("--pitches", nargs="+", type=float, default=[], help=told)
+
+
+def repitched(clips: list, o) -> list:
+    from .data import Repitched
+
+    if any(not 0.5 <= pitch <= 2 for pitch in o.pitches):
+        raise ValueError(f"--pitches are speeds from 0.5 to 2, not {o.pitches}.")
+    return [Repitched(clip, pitch) for pitch in o.pitches for clip in clips if clip.split == "train"]
+
+
 def train_codec(o) -> None:
     from .codec_training import CodecTraining, note_silent_codes, train_codec
     from .data import read_corpus
@@ -108,22 +122,20 @@ def train_codec(o) -> None:
 
 def train_tokens(o) -> None:
     from .alignment import align_corpus
-    from .data import Repitched, encode_corpus, read_tokens, write_tokens
+    from .data import encode_corpus, read_tokens, write_tokens
     from .sources import read_clips
     from .tokens import character_tokenizer
 
     codec = common.load_codec(o)
     files = [data for data in o.data if data.endswith(".safetensors")]
-    if any(not 0.5 <= pitch <= 2 for pitch in o.pitches):
-        raise ValueError(f"--pitches are speeds from 0.5 to 2, not {o.pitches}.")
     if files and len(files) < len(o.data):
         raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
     if o.workers:
         from .checkpoints import find
         from .distributed import encode_parts
 
-        if files or o.align_minutes:
-            raise ValueError("Many workers encode clips and align nothing: give clips and --align-minutes 0.")
+        if files or o.align_steps:
+            raise ValueError("Many workers encode clips and align nothing: give clips and --align-steps 0.")
         clips = [clip for source in o.data for clip in read_clips(source)]
         made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
         told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
@@ -133,13 +145,13 @@ def train_tokens(o) -> None:
         utterances = [u for file in files for u in read_tokens(file)]
     else:
         clips = [clip for source in o.data for clip in read_clips(source)]
-        clips += [Repitched(clip, pitch) for pitch in o.pitches for clip in clips if clip.split == "train"]
+        clips += repitched(clips, o)
         with common.counting("encoding", o, total=len(clips)) as bar:
             encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
         utterances = read_tokens(o.out)
-    if o.align_minutes:
+    if o.align_steps:
         levels = list(codec.model.config.quantization_levels)
-        utterances = align_corpus(utterances, levels, character_tokenizer(codec.codebook_size), o.align_minutes)
+        utterances = align_corpus(utterances, levels, character_tokenizer(codec.codebook_size), o.align_steps)
     write_tokens(utterances, o.out)
     common.tell({"tokens": o.out, "clips": len(utterances)}, o, f"{len(utterances)} clips in {o.out}")
 
@@ -163,7 +175,7 @@ def train_verifier(o) -> None:
     from .verifier_training import VerifierTraining, train_verifier
 
     clips = [clip for folder in o.data for clip in read_corpus(folder)]
-    learned = [clip for clip in clips if clip.split == "train"]
+    learned = [clip for clip in clips if clip.split == "train"] + repitched(clips, o)
     watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]
     out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), common.load_codec(o), watched, o.init)
     common.tell({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")

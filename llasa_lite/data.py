@@ -184,13 +184,12 @@ def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
 class Mixture:
     """What a training row holds, and how much of each kind."""
 
-    recognition: float = 0.2  # share of rows that go from speech to text
+    recognition: float = 0.35  # share of rows that go from speech to text
     clips_per_row: tuple[float, ...] = (0.35, 0.5, 0.15)  # shares of 1, 2, 3 clips of one voice: 2+ teach cloning
-    unconditional: float = (
-        0.0  # share of the speech rows whose last clip's words are left out: what guidance compares with
-    )
+    unconditional: float = 0.1  # share of the speech rows without their last clip's words: what guidance compares with
     max_ids: int = 640  # rows longer than this are drawn again
     code_noise: float = 0.1  # share of the codes read (never of those to be said) that are replaced by others at random
+    text_noise: float = 0.1  # the same of a transcript's characters
     speakers: tuple[tuple[str, float], ...] = ()  # (beginning of a name, how often its clips are drawn; others: 1)
 
 
@@ -288,20 +287,26 @@ class RowSampler:
             pools[width].append(row)
             if len(pools[width]) == max(1, ids_per_batch // width):
                 batch = pad_rows(pools[width], width, self.protocol.pad)
-                self.add_noise(batch["input_ids"])
+                self.add_noise(batch)
                 yield batch
                 pools[width] = []
 
-    def add_noise(self, input_ids: np.ndarray) -> None:
-        """Replace a share of the codes in place, by codes of the same batch.
+    def add_noise(self, batch: dict[str, np.ndarray]) -> None:
+        """Replace a share of the codes, and of the characters of transcripts, in place, by others of the same batch.
 
-        A small model learns its clips' codes by heart from the codes before; with some of those wrong it has to look
-        at the text, and it has met wrong codes before it makes its own.
+        A small model learns its clips' codes by heart from the codes before, and its sentences from the letters
+        before; with some of those wrong it has to look at what it is to read, and it has met wrong ones before it
+        makes its own.
         """
-        first, size = self.protocol.code_offset, self.protocol.codebook_size
-        codes = np.flatnonzero((input_ids >= first) & (input_ids < first + size))
-        chosen = codes[self.random.random(len(codes)) < self.mixture.code_noise]
-        input_ids.flat[chosen] = input_ids.flat[self.random.permutation(codes)[: len(chosen)]]
+        ids, first, size = batch["input_ids"], self.protocol.code_offset, self.protocol.codebook_size
+        answer = (batch["labels"] != IGNORE) & (batch["labels"] != self.protocol.text_end)
+        for share, places in (
+            (self.mixture.code_noise, (ids >= first) & (ids < first + size)),
+            (self.mixture.text_noise, answer & (batch["task"] == 1)[:, None]),
+        ):
+            read = np.flatnonzero(places)
+            chosen = read[self.random.random(len(read)) < share]
+            ids.flat[chosen] = ids.flat[self.random.permutation(read)[: len(chosen)]]
 
 
 def pad_rows(rows: list[Row], width: int, pad: int) -> dict[str, np.ndarray]:

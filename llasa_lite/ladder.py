@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import Utterance
+from .data import Mixture, Utterance
 from .records import Records
 
 log = logging.getLogger(__name__)
@@ -136,6 +136,8 @@ def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, pr
         guide_layers=(min(3, layers - 1) - 1, min(3, layers - 1)),
         save_every=every,
         evaluate_every=every,
+        recognition_weight=1.0,  # this and the mixture as in the grid that ships: its cells compare loss on speech
+        mixture=Mixture(recognition=0.2, unconditional=0.0, text_noise=0.0),
         seed=ladder.seed,
     )
     train_lm([*learned, *held_out], levels, folder, settings, width, layers, progress=progress)

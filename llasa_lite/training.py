@@ -51,6 +51,7 @@ class Training:
     guide_until: int = 4500  # step at which it has faded to a tenth
     guide_width: float = 1.5  # standard deviation of the band, in characters
     guide_layers: tuple[int, ...] = (2, 3)
+    recognition_weight: float = 3.0  # of the loss on a transcript's character: one beside every four or five codes
     save_every: int = 250
     evaluate_every: int = 250
     seed: int = 0
@@ -171,13 +172,18 @@ class SpeechLM(nn.Module):
         codes = own[self.code_offset : end] + self.which_digits @ self.digits
         return torch.cat([own[: self.code_offset], codes, own[end:]])
 
-    def forward(self, input_ids, labels, guide: Guide | None = None):
-        """Mean loss over labelled positions, and the mean of the guided heads' losses (0 without a guide)."""
+    def forward(self, input_ids, labels, guide: Guide | None = None, weights=None):
+        """Mean loss over labelled positions, and the mean of the guided heads' losses (0 without a guide).
+
+        `weights`: (rows,), how much the positions of each row count; None counts all alike.
+        """
         table = self.table()
         hidden = self.llama(inputs_embeds=F.embedding(input_ids, table), use_cache=False, guide=guide).last_hidden_state
         wanted = labels[:, 1:] != IGNORE  # only these need logits
         logits = F.linear(hidden[:, :-1][wanted], table)
-        loss = F.cross_entropy(logits.float(), labels[:, 1:][wanted])
+        losses = F.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="none")
+        each = torch.ones_like(losses) if weights is None else weights[:, None].expand_as(wanted)[wanted]
+        loss = (losses * each).sum() / each.sum()
         return loss, torch.stack(guide.losses).mean() if guide and guide.losses else loss.new_zeros(())
 
     @torch.no_grad()
@@ -267,7 +273,8 @@ def train_lm(
             weight = settings.guide_weight * max(0.1, 1 - step / max(1, settings.guide_until))
             places = (inputs[name] for name in ("place", "keys", "task"))
             guide = Guide(settings.guide_layers, settings.guide_width, *places) if weight > 0 else None
-            loss, guided = model(inputs["input_ids"], inputs["labels"], guide)
+            weights = torch.where(inputs["task"] == 1, settings.recognition_weight, 1.0)
+            loss, guided = model(inputs["input_ids"], inputs["labels"], guide, weights)
             self.parts["speech"].append(loss.item()), self.parts["guide"].append(guided.item())
             return loss + weight * guided
 

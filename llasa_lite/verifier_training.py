@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from .audio import SAMPLE_RATE
-from .data import Clip, disturbed
+from .data import Clip, Repitched, disturbed
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -102,19 +102,19 @@ def new_verifier(config=None):
 class VoiceCrops:
     """Random crops of clips by voice, plain or through the codec; clips stay in memory after their first use."""
 
-    def __init__(self, clips: list[Clip], codec, settings: VerifierTraining):
+    def __init__(self, clips: list[Clip | Repitched], codec, settings: VerifierTraining):
         self.codec, self.settings, self.random = codec, settings, np.random.default_rng(settings.seed)
-        by_voice: dict[str, list[Clip]] = {}
+        by_voice: dict[str, list[Clip | Repitched]] = {}
         for clip in clips:
             by_voice.setdefault(clip.speaker, []).append(clip)
         self.clips = [
             [known[i] for i in self.random.permutation(len(known))[: settings.clips_per_voice]]
             for _, known in sorted(by_voice.items())
         ]
-        self.cache: dict[Path, dict[bool, np.ndarray]] = {}
+        self.cache: dict[Clip | Repitched, dict[bool, np.ndarray]] = {}
 
-    def wav(self, clip: Clip, through_codec: bool) -> np.ndarray:
-        kept = self.cache.setdefault(clip.path, {})
+    def wav(self, clip: Clip | Repitched, through_codec: bool) -> np.ndarray:
+        kept = self.cache.setdefault(clip, {})
         if False not in kept:
             kept[False] = (clip.load() * 32767).astype(np.int16)
         if through_codec and True not in kept:
@@ -142,7 +142,7 @@ class VoiceCrops:
 
 
 def train_verifier(
-    clips: list[Clip],
+    clips: list[Clip | Repitched],
     out: str | Path,
     settings: VerifierTraining,
     codec=None,

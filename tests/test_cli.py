@@ -254,8 +254,8 @@ def test_a_token_corpus_is_aligned_anew(here, capsys):
         "tokens.safetensors",
         "--out",
         "aligned.safetensors",
-        "--align-minutes",
-        "0.02",
+        "--align-steps",
+        "2",
     )
     aligned = read_tokens(here / "aligned.safetensors")
     assert [u.text for u in aligned] == [u.text for u in made]

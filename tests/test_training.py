@@ -218,14 +218,28 @@ def test_rows_hold_one_voice_and_fit(protocol):
 
 def test_noise_changes_some_codes_that_are_read_and_none_that_are_to_be_said(protocol):
     def batches(noise):
-        sampler = RowSampler(utterances(), protocol, Mixture(recognition=0.3, code_noise=noise), seed=1)
-        return next(sampler.batches(1024))
+        mixture = Mixture(recognition=0.3, code_noise=noise, text_noise=0.0)
+        return next(RowSampler(utterances(), protocol, mixture, seed=1).batches(1024))
 
     clean, noisy = batches(0.0), batches(0.2)
     codes = clean["input_ids"] >= protocol.code_offset
     changed = clean["input_ids"] != noisy["input_ids"]
     assert 0.1 < changed[codes].mean() < 0.3 and not changed[~codes].any()
     assert (clean["labels"] == noisy["labels"]).all()
+
+
+def test_noise_changes_some_characters_of_transcripts_and_none_of_the_text_to_be_said(protocol):
+    def batches(noise):
+        mixture = Mixture(recognition=0.5, code_noise=0.0, text_noise=noise)
+        return next(RowSampler(utterances(), protocol, mixture, seed=1).batches(2048))
+
+    clean, noisy = batches(0.0), batches(0.3)
+    assert (clean["labels"] == noisy["labels"]).all()
+    transcript = (clean["labels"] != IGNORE) & (clean["labels"] != protocol.text_end) & (clean["task"] == 1)[:, None]
+    assert set(clean["task"]) == {0, 1}
+    changed = clean["input_ids"] != noisy["input_ids"]
+    assert 0.15 < changed[transcript].mean() < 0.35 and not changed[~transcript].any()
+    assert (noisy["input_ids"][transcript] < protocol.code_offset).all()
 
 
 def test_batches_have_few_shapes_and_pad_without_loss(protocol):
@@ -255,6 +269,19 @@ def test_learning_rate_warms_up_stays_and_falls():
 def speech_lm(protocol):
     torch.manual_seed(0)
     return SpeechLM(nano_config(protocol, 128, 4), protocol.code_offset, [4] * 6).eval()
+
+
+def test_rows_count_in_the_loss_as_much_as_their_weight_says(speech_lm, protocol):
+    batch = pad_rows([make_row(protocol, [u], recognition=bool(i)) for i, u in enumerate(utterances()[:2])], 128, 0)
+    ids, labels = (torch.from_numpy(batch[name]) for name in ("input_ids", "labels"))
+    with torch.no_grad():
+        each = [speech_lm(ids[i : i + 1], labels[i : i + 1])[0] for i in (0, 1)]
+        counts = (labels[:, 1:] != IGNORE).sum(1)
+        alike = speech_lm(ids, labels)[0]
+        weighted = speech_lm(ids, labels, weights=torch.tensor([1.0, 3.0]))[0]
+    torch.testing.assert_close(alike, (counts[0] * each[0] + counts[1] * each[1]) / counts.sum())
+    shares = counts * torch.tensor([1.0, 3.0])
+    torch.testing.assert_close(weighted, (shares[0] * each[0] + shares[1] * each[1]) / shares.sum())
 
 
 def test_aids_vanish_in_the_plain_model(speech_lm, protocol):
@@ -386,13 +413,13 @@ def test_text_that_does_not_fit_its_codes_is_not_aligned(protocol):
 
 
 def test_an_aligner_learns_a_code_that_is_a_letter(protocol):
-    """Every letter has a code of its own, said for three codes; a few seconds of training find it out."""
+    """Every letter has a code of its own, said for three codes; a few hundred steps find it out."""
     random = np.random.default_rng(0)
     made = []
     for _ in range(60):
         text = "".join(random.permutation(list("abcdefgh"))[:6])
         made.append(Utterance(text, "s", "train", np.repeat([ord(c) - 96 for c in text], 3).astype(np.uint16)))
-    (placed,) = align_corpus(made, [4] * 6, protocol.tokenizer, minutes=0.1)[:1]
+    (placed,) = align_corpus(made, [4] * 6, protocol.tokenizer, steps=150)[:1]
     np.testing.assert_allclose(placed.alignment.astype(float)[1::3], np.arange(6), atol=0.7)
 
 
