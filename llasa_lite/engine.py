@@ -8,7 +8,7 @@ One loop serves everything:
     beams.fork(8)                                            # every row becomes 8
 
 Sampling one utterance, streaming, best-of-N and beam search are loops over these four calls; `start_batch` opens rows
-of different prompts for the same loop.
+of different prompts for the same loop. `likeliest` is another loop, for answers of which one is right.
 
 A row's ids depend on its prompt, its seed and its number alone, not on its neighbours: each row draws from a stream of
 its own, attends over its own length, and on CPUs with packed weights even the arithmetic is the same bit for bit,
@@ -21,6 +21,7 @@ On CUDA rows live in static buffers and a step is a captured graph (`graphs`); e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +34,14 @@ from .sampling import Sampling
 __all__ = ["END", "LENGTH", "REPETITION", "RUNNING", "SILENCE", "Beams", "Engine", "Patience", "Sampling"]
 
 DEFAULT_SAMPLING, DEFAULT_PATIENCE = Sampling(), Patience()
+
+
+class Hypothesis(NamedTuple):
+    """An answer: its ids without END, the log-probability of each and of END, and "end" or "length"."""
+
+    ids: list[int]
+    log_probabilities: list[float]
+    stopped: str
 
 
 class Engine:
@@ -133,6 +142,54 @@ class Engine:
                 f"prompts, {len(seeds)} seeds and {len(max_new)} limits."
             )
         return self._beams(prompts, n, answer, sampling, seeds, max_new, unconditional)
+
+    @torch.inference_mode()
+    def likeliest(self, prompt_ids: Sequence[int], width: int, answer: str = "text", max_new: int = 1024) -> Hypothesis:
+        """The most probable answer that a beam search over ids finds: the first that ends with no likelier one open.
+
+        For answers of which one is right, as transcripts; speech that is always the likeliest drones. One wrong letter
+        early on leads a greedy reader astray, `width` of them seldom all.
+
+        Args:
+            prompt_ids: (p,) ids.
+            width: hypotheses kept after every id, at least 1 (greedy).
+            answer, max_new: as in `start`.
+        Raises:
+            ValueError: as `start`.
+        """
+        if width < 1 or max_new < 1:
+            raise ValueError(f"A beam needs a width and a length of at least 1, not {width} and {max_new}.")
+        limit, allowed = min(max_new, self.room(prompt_ids)), self.answers[answer]
+        width = min(width, len(allowed) - 1)
+        cache = self.decoder.new_cache(width, len(prompt_ids) + limit)
+        ids = torch.as_tensor(np.asarray(prompt_ids), device=self.device)
+        hidden = self.decoder.prefill(ids, cache, 0)
+        cache[:, :, 1:, :, : len(ids)] = cache[:, :, :1, :, : len(ids)]
+        open_, best = [Hypothesis([], [], RUNNING)], None
+        for step in range(limit):
+            logs = self.heads[answer](hidden).float().log_softmax(-1)  # (hypotheses, choices)
+            if step == 0:
+                logs[:, 0] = -torch.inf  # an answer of nothing is never what was asked for
+            total = logs + torch.tensor([sum(one.log_probabilities) for one in open_], device=logs.device)[:, None]
+            parents, said, grown = [], [], []
+            likeliest = total.flatten().topk(min(2 * width, total.numel())).indices.tolist()
+            for rank, place in enumerate(likeliest):
+                parent, choice = divmod(place, len(allowed))
+                one, log = open_[parent], float(logs[parent, choice])
+                if choice == 0 and rank < width:  # an end below that is no better than those that go on
+                    ended = Hypothesis(one.ids, [*one.log_probabilities, log], END)
+                    best = max(best or ended, ended, key=lambda h: sum(h.log_probabilities))
+                elif choice != 0 and len(grown) < width:
+                    parents.append(parent), said.append(choice)
+                    grown.append(Hypothesis([*one.ids, int(allowed[choice])], [*one.log_probabilities, log], LENGTH))
+            open_ = grown
+            if best and sum(best.log_probabilities) >= sum(open_[0].log_probabilities):
+                break  # what is open can only become less likely
+            if step + 1 < limit:
+                if parents != list(range(width)):
+                    cache = self.decoder.take(cache, parents, len(ids) + step)
+                hidden = self.decoder.decode(allowed[said], cache, [len(ids) + step] * len(parents))
+        return best or open_[0]
 
     def room(self, prompt_ids: Sequence[int]) -> int:
         """Ids an answer to this prompt may have. Raises ValueError where there is no prompt or no room."""

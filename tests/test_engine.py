@@ -76,6 +76,51 @@ def test_greedy_equals_generate_on_nano(nano):
     assert beams.ids[0] == generated(nano.engine.model, prompt, nano.protocol.speech_ids(), 60)
 
 
+# -- the likeliest answer --------------------------------------------------------------------------------------------
+
+
+BY_SUM = dict(length_penalty=0.0, early_stopping=False)  # what ends counts by its probability, however long
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_the_likeliest_answer_is_what_transformers_beam_search_finds(tiny_llama, width):
+    every_id = [9, *range(9), *range(10, 100)]  # `generate` weighs what it may not say too
+    stopped = set()
+    for seed in range(8):
+        model = tiny_llama(100, seed)
+        found = Engine(model, {"any": every_id}).likeliest(PROMPT, width, "any", 24)
+        more = dict(num_beams=width, **BY_SUM) if width > 1 else {}
+        assert found.ids == generated(model, PROMPT, every_id, 24, **more)
+        assert found.stopped == (END if len(found.log_probabilities) > len(found.ids) else LENGTH)
+        stopped.add(found.stopped)
+    assert stopped == {END, LENGTH}
+
+
+def test_the_likeliest_transcript_is_no_less_likely_than_a_greedy_one(nano, voice):
+    prompt = nano.protocol.asr_prompt(voice.codes["nano"])
+    greedy = nano.engine.likeliest(prompt, 1, "text", 100)
+    plain = nano.engine.start(prompt, 1, "text", GREEDY, max_new=100)
+    plain.advance(100)
+    assert greedy.ids == plain.ids[0] and greedy.stopped == plain.stopped[0] == END
+    np.testing.assert_allclose(greedy.log_probabilities, plain.log_probabilities[0], atol=1e-4)
+    wide = nano.engine.likeliest(prompt, 8, "text", 100)
+    assert sum(wide.log_probabilities) >= sum(greedy.log_probabilities)
+    assert wide.ids == generated(nano.engine.model, prompt, nano.protocol.text_ids(), 100, num_beams=8, **BY_SUM)
+
+
+@pytest.mark.parametrize("width, max_new", [(0, 5), (2, 0)])
+def test_a_beam_of_nothing_is_refused(engine, width, max_new):
+    with pytest.raises(ValueError, match=f"at least 1, not {width} and {max_new}"):
+        engine.likeliest(PROMPT, width, "text", max_new)
+
+
+def test_the_likeliest_answer_stays_within_the_context(engine):
+    prompt = [3] * (engine.max_ids - 2)
+    assert len(engine.likeliest(prompt, 3, "text", 50).ids) <= 2
+    with pytest.raises(ValueError, match="leaves no room"):
+        engine.likeliest([3] * engine.max_ids, 3, "text", 50)
+
+
 def test_released_vocabulary_speaks(llama_3, tiny_llama):
     """A random Llama of the released vocabulary, 193,800 ids, through protocol and engine."""
     model = tiny_llama(193_800, rope_parameters=LLAMA_3_ROPE, max_position_embeddings=512)
