@@ -207,7 +207,7 @@ def test_nanos_own_speaker_verifier_knows_the_built_in_voices_through_the_codec(
     again = [nano.codec.decode(voice.codes[nano.codec.name]) for voice in builtin_voices().values()]
     alike = np.array([one.score(again, Target(reference=wav)) for wav in waves])
     ranks = (alike > alike.diagonal()[:, None]).sum(1)
-    assert np.median(ranks) <= 1 and ranks.mean() < 1.5  # of 12 others; the verifier was trained on an earlier codec
+    assert np.median(ranks) <= 1 and ranks.mean() < 1.5  # of 12 others
 
 
 def test_the_first_decides_and_the_next_only_where_it_is_equal(own):
