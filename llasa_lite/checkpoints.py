@@ -63,7 +63,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             chunk_seconds=8.0,
             context=1024,
             spell_out=True,
-            note="Small: about six of its words in seven are understood, and its transcripts need correcting.",
+            note="Small: about seven of its words in eight are understood, and its transcripts need correcting.",
         ),
         _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 6),
         _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),
