@@ -124,8 +124,8 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
 
 
 def chooser(models: Models) -> str:
-    """What chooses unless a visitor says otherwise: the model itself where it listens too. nano's own transcripts are
-    too poor to choose by, its likelihood is not (results/search.csv)."""
+    """What chooses unless a visitor says otherwise: the model itself where it listens too. nano's likelihood
+    chooses better than its transcripts do (results/search.csv)."""
     return LIKELIHOOD if models.choices[models.first].can_transcribe else ASR
 
 

@@ -97,11 +97,15 @@ def pitches(sub) -> None:
     sub.add_argument("--pitches", nargs="+", type=float, default=[], help=told)
 
 
+def check_pitches(o) -> None:
+    """Before anything is read."""
+    if any(not 0.5 <= pitch <= 2 for pitch in o.pitches):
+        raise ValueError(f"--pitches are speeds from 0.5 to 2, not {o.pitches}.")
+
+
 def repitched(clips: list, o) -> list:
     from .data import Repitched
 
-    if any(not 0.5 <= pitch <= 2 for pitch in o.pitches):
-        raise ValueError(f"--pitches are speeds from 0.5 to 2, not {o.pitches}.")
     return [Repitched(clip, pitch) for pitch in o.pitches for clip in clips if clip.split == "train"]
 
 
@@ -126,6 +130,7 @@ def train_tokens(o) -> None:
     from .sources import read_clips
     from .tokens import character_tokenizer
 
+    check_pitches(o)
     codec = common.load_codec(o)
     files = [data for data in o.data if data.endswith(".safetensors")]
     if files and len(files) < len(o.data):
@@ -174,6 +179,7 @@ def train_verifier(o) -> None:
     from .data import read_corpus
     from .verifier_training import VerifierTraining, train_verifier
 
+    check_pitches(o)
     clips = [clip for folder in o.data for clip in read_corpus(folder)]
     learned = [clip for clip in clips if clip.split == "train"] + repitched(clips, o)
     watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]

@@ -31,7 +31,7 @@ from .decoder import Decoder, Linear, Linear8, can_int8
 from .graphs import StaticBeams, Stock
 from .sampling import Sampling
 
-__all__ = ["END", "LENGTH", "REPETITION", "RUNNING", "SILENCE", "Beams", "Engine", "Patience", "Sampling"]
+__all__ = ["END", "LENGTH", "REPETITION", "RUNNING", "SILENCE", "Beams", "Engine", "Hypothesis", "Patience", "Sampling"]
 
 DEFAULT_SAMPLING, DEFAULT_PATIENCE = Sampling(), Patience()
 
@@ -165,31 +165,32 @@ class Engine:
         ids = torch.as_tensor(np.asarray(prompt_ids), device=self.device)
         hidden = self.decoder.prefill(ids, cache, 0)
         cache[:, :, 1:, :, : len(ids)] = cache[:, :, :1, :, : len(ids)]
-        open_, best = [Hypothesis([], [], RUNNING)], None
+        open_, best = [(0.0, Hypothesis([], [], RUNNING))], None  # each with the sum of its log-probabilities
         for step in range(limit):
             logs = self.heads[answer](hidden).float().log_softmax(-1)  # (hypotheses, choices)
             if step == 0:
                 logs[:, 0] = -torch.inf  # an answer of nothing is never what was asked for
-            total = logs + torch.tensor([sum(one.log_probabilities) for one in open_], device=logs.device)[:, None]
+            total = logs + torch.tensor([score for score, _ in open_], device=logs.device)[:, None]
+            places = total.flatten().topk(min(2 * width, total.numel())).indices
             parents, said, grown = [], [], []
-            likeliest = total.flatten().topk(min(2 * width, total.numel())).indices.tolist()
-            for rank, place in enumerate(likeliest):
+            for rank, (place, log) in enumerate(zip(places.tolist(), logs.flatten()[places].tolist())):
                 parent, choice = divmod(place, len(allowed))
-                one, log = open_[parent], float(logs[parent, choice])
-                if choice == 0 and rank < width:  # an end below that is no better than those that go on
-                    ended = Hypothesis(one.ids, [*one.log_probabilities, log], END)
-                    best = max(best or ended, ended, key=lambda h: sum(h.log_probabilities))
-                elif choice != 0 and len(grown) < width:
+                score, one = open_[parent]
+                score, so_far = score + log, [*one.log_probabilities, log]
+                if choice == 0:  # an end below the first `width` is no better than those that go on
+                    if rank < width and (best is None or score > best[0]):
+                        best = score, Hypothesis(one.ids, so_far, END)
+                elif len(grown) < width:
                     parents.append(parent), said.append(choice)
-                    grown.append(Hypothesis([*one.ids, int(allowed[choice])], [*one.log_probabilities, log], LENGTH))
+                    grown.append((score, Hypothesis([*one.ids, int(self.ids_of[answer][choice])], so_far, LENGTH)))
             open_ = grown
-            if best and sum(best.log_probabilities) >= sum(open_[0].log_probabilities):
+            if best and best[0] >= open_[0][0]:
                 break  # what is open can only become less likely
             if step + 1 < limit:
                 if parents != list(range(width)):
                     cache = self.decoder.take(cache, parents, len(ids) + step)
                 hidden = self.decoder.decode(allowed[said], cache, [len(ids) + step] * len(parents))
-        return best or open_[0]
+        return (best or open_[0])[1]
 
     def room(self, prompt_ids: Sequence[int]) -> int:
         """Ids an answer to this prompt may have. Raises ValueError where there is no prompt or no room."""
