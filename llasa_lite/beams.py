@@ -86,12 +86,18 @@ class Beams:
         engine = self.engine
         self.new = 0  # ids every running row has got
         self.rows = list(range(len(self.ids)))
-        self.lengths = [len(prompt) for prompt in prompts for _ in range(n)]  # how many ids are in the cache
+        shared = engine.decoder.shares(n)
+        self.shared: list[torch.Tensor] = []  # for each row the cache of its prompt, or nothing at all
+        self.lengths = [0 if shared else len(prompt) for prompt in prompts for _ in range(n)]  # ids in its own
         length = max(length + limit for length, limit in zip(self.lengths, self.twice * self.limits))
         self.cache = engine.decoder.new_cache(len(self.lengths), length)
         hidden = []
         for index, prompt in enumerate(prompts):  # one by one: a prompt fills the processor, and padding costs
             ids = torch.as_tensor(np.asarray(prompt), device=engine.device)
+            if shared:
+                self.shared += [engine.decoder.new_cache(1, len(prompt))] * n
+                hidden.append(engine.decoder.prefill(ids, self.shared[-1], 0))
+                continue
             hidden.append(engine.decoder.prefill(ids, self.cache, index * n))
             for row in range(index * n + 1, index * n + n):
                 self.cache[:, :, row, :, : len(ids)] = self.cache[:, :, index * n, :, : len(ids)]
@@ -117,7 +123,7 @@ class Beams:
             # 1. what may come next
             if self.logits is None:
                 last = allowed[self.said[:, self.new - 1]].repeat(self.twice)
-                self.logits = self._head(self.engine.decoder.decode(last, self.cache, self.lengths))
+                self.logits = self._head(self.engine.decoder.decode(last, self.cache, self.lengths, self.shared))
                 self.lengths = [length + 1 for length in self.lengths]
             own = logits = self.logits[: len(self.rows)]
             if self.sampling.guided:
@@ -189,6 +195,7 @@ class Beams:
             self.said = self.said[places]
             self.logits = None if self.logits is None else self.logits[both]
             self.lengths = [self.lengths[place] for place in both]
+            self.shared = [self.shared[place] for place in both] if self.shared else []
         self.rows = rows
 
     def _close(self, going: list[int]) -> None:
@@ -203,8 +210,11 @@ class Beams:
             self.cache[:, :, hole, :, :length] = self.cache[:, :, mover, :, :length]
             self.said[hole] = self.said[mover]
             self.rows[hole], self.lengths[hole] = self.rows[mover], length
+            if self.shared:
+                self.shared[hole] = self.shared[mover]
         self.cache, self.said = self.cache[:, :, : len(going)], self.said[: len(going)]
         self.rows, self.lengths = self.rows[: len(going)], self.lengths[: len(going)]
+        self.shared = self.shared[: len(going)]
 
     def _draw(self, places: list[int]) -> list[float]:
         return [self.streams[self.rows[place]].random() for place in places]

@@ -8,7 +8,7 @@ A corpus is a folder with `manifest*.jsonl`, one clip a line:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +190,8 @@ class Mixture:
     max_ids: int = 640  # rows longer than this are drawn again
     code_noise: float = 0.1  # share of the codes read (never of those to be said) that are replaced by others at random
     text_noise: float = 0.1  # the same of a transcript's characters
+    lingering: float = 0.3  # share of the speech rows whose background goes on after the end, END wanted all along
+    ragged: float = 0.5  # share of the voice prompts (clips before a row's last) with ends cut as visitors' clips are
     speakers: tuple[tuple[str, float], ...] = ()  # (beginning of a name, how often its clips are drawn; others: 1)
 
 
@@ -213,18 +215,22 @@ CLIP_STRIDE = 1000.0
 NOWHERE = -1e6
 
 
-def make_row(protocol, clips: list[Utterance], recognition: bool = False, unconditional: bool = False) -> Row:
+def make_row(
+    protocol, clips: list[Utterance], recognition: bool = False, unconditional: bool = False, ended: int = 0
+) -> Row:
     """Clips of one voice, joined as a voice prompt and its target are joined, as one training row.
 
-    `unconditional`: without the words of the last one, which is still said.
+    `unconditional`: without the words of the last one, which is still said. `ended`: so many codes of the last one come
+    after its end; each is read, and END is what it should have been.
     """
     told = clips[:-1] if unconditional else clips
     text = " ".join(c.text.strip() for c in told)
     codes = np.concatenate([c.codes for c in clips])
     example = protocol.asr_example(text, codes) if recognition else protocol.tts_example(text, codes, unconditional)
     ids = example.input_ids
+    labels = [*example.labels[: len(ids) - ended - 1], *[ids[-1]] * (ended + 1)]
     place, keys = [NOWHERE] * len(ids), [False] * len(ids)
-    answer = sum(label != IGNORE for label in example.labels)
+    answer = sum(label != IGNORE for label in labels)
     if recognition:
         at_text, at_speech = len(ids) - answer - 1, ids.index(protocol.code_offset + int(codes[0]))
     else:
@@ -241,7 +247,31 @@ def make_row(protocol, clips: list[Utterance], recognition: bool = False, uncond
                 keys[at : at + len(places)] = [is_key] * len(places)
         at_text += characters + 1  # and the space between two clips
         at_speech += len(clip.codes)
-    return Row(ids, example.labels, place, keys, int(recognition))
+    return Row(ids, labels, place, keys, int(recognition))
+
+
+ENDING = 8  # codes: clips are trimmed to end on about so much of their background
+
+
+def linger(clip: Utterance, random: np.random.Generator) -> tuple[Utterance, int]:
+    """A clip whose background goes on, and for how many codes.
+
+    Clips end on a few quiet codes, a trimmed edge, and END. A model that misses the edge, as it does when unlikely
+    codes are left out, has never seen a longer quiet and stays in it. The edge is left out here.
+    """
+    extra = int(random.integers(1, 3 * ENDING))
+    heard, background = clip.codes[:-2], clip.codes[-ENDING:-2]
+    codes = np.concatenate([heard, random.choice(background, extra)])
+    places = None if clip.alignment is None else np.pad(clip.alignment[:-2], (0, extra), "edge")
+    return replace(clip, codes=codes, alignment=places), extra
+
+
+def ragged(clip: Utterance, random: np.random.Generator) -> Utterance:
+    """A clip with up to 80 ms less at its beginning and up to 160 ms less at its end."""
+    most = min(ENDING, len(clip.codes) // 4)
+    kept = slice(random.integers(most // 2 + 1), len(clip.codes) - random.integers(most + 1))
+    places = None if clip.alignment is None else clip.alignment[kept]
+    return replace(clip, codes=clip.codes[kept], alignment=places)
 
 
 def _find(ids: list[int], part: list[int]) -> int:
@@ -273,7 +303,13 @@ class RowSampler:
             clips = [first, *(same[self.random.integers(len(same))] for _ in range(count - 1))]
             kind, recognised = self.random.random(), self.mixture.recognition
             unconditional = recognised <= kind < recognised + (1 - recognised) * self.mixture.unconditional
-            row = make_row(self.protocol, clips, kind < recognised, unconditional)
+            for i in np.flatnonzero(self.random.random(count - 1) < self.mixture.ragged):
+                clips[i] = ragged(clips[i], self.random)
+            ended = 0
+            lingers = self.random.random() < self.mixture.lingering and len(clips[-1].codes) > ENDING
+            if kind >= recognised and lingers:
+                clips[-1], ended = linger(clips[-1], self.random)
+            row = make_row(self.protocol, clips, kind < recognised, unconditional, ended)
             if len(row.input_ids) <= self.mixture.max_ids:
                 return row
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,32 @@ def can_int8(device: str) -> bool:
         return False
 
 
+def attend_part(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of q (rows, heads, t, dim) over some of its keys, and the logarithm of their part of the softmax:
+    (rows, heads, t, dim) and (rows, heads, t), by a private operator (CPU only)."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, keys, values)
+
+
+def join_parts(first, second) -> torch.Tensor:
+    """Two of `attend_part` -> attention over the keys of both: (rows, heads, t, dim)"""
+    (a, log_a), (b, log_b) = first, second
+    return torch.lerp(b, a, (log_a - log_b).sigmoid()[..., None].to(a.dtype))
+
+
+@functools.cache
+def can_share(device: str, dtype: torch.dtype) -> bool:
+    """Whether the private operator of `attend_part` is there and tells what it should."""
+    if device != "cpu":
+        return False
+    q, keys, values = torch.arange(3 * 2 * 2 * 5 * 8).sin().view(3, 2, 2, 5, 8).to(dtype).unbind()
+    try:
+        first, second = (attend_part(q, keys[:, :, k], values[:, :, k]) for k in (slice(2), slice(2, 5)))
+        both = join_parts(first, second)
+    except (RuntimeError, AttributeError):
+        return False
+    return torch.allclose(both, F.scaled_dot_product_attention(q, keys, values), rtol=0.05, atol=0.05)
+
+
 def fuse(linear: type, *layers: torch.nn.Linear) -> Linear | Linear8:
     """Several layers on one input as one product. The layers become views of it, so that nothing is held twice."""
     fused = linear(torch.cat([layer.weight for layer in layers]))
@@ -140,6 +167,10 @@ class Decoder:
         shape = (len(self.layers), 2, rows, self.kv_heads, length, self.dim)
         return torch.empty(shape, dtype=self.embedding.dtype, device=self.embedding.device)
 
+    def shares(self, rows: int) -> bool:
+        """Whether so many rows on one prompt are quicker with one cache of it between them (`prompts` of `decode`)."""
+        return rows >= 4 and can_share(self.embedding.device.type, self.embedding.dtype)
+
     def take(self, cache: torch.Tensor, rows: list[int], used: int) -> torch.Tensor:
         """A new cache of these rows, of which the first `used` ids are copied."""
         taken = self.new_cache(len(rows), cache.shape[4])
@@ -158,27 +189,39 @@ class Decoder:
 
         return self._layers(ids, slice(0, length), cache, attend)[-1:]
 
-    def decode(self, ids: torch.Tensor, cache: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        """One id for each row (rows,), each at the end of its own length -> hidden states (rows, hidden)."""
-        spans, first = [], 0  # rows of one length are attended together; a mask over several would change the rounding
-        for length, same in itertools.groupby(lengths):
-            rows = len(list(same))
-            spans.append((slice(first, first + rows), length))
-            first += rows
+    def decode(
+        self, ids: torch.Tensor, cache: torch.Tensor, lengths: list[int], prompts: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """One id for each row (rows,), each at the end of its own length -> hidden states (rows, hidden).
+
+        Args:
+            prompts: for each row the cache, of one row, that it goes on from, where its own holds only what came after
+                (`shares`): many rows on one prompt are bound by reading its keys.
+        """
+        spans = runs(lengths)  # rows of one length are attended together; a mask over several would change the rounding
+        shared = list({id(prompt): prompt for prompt in prompts}.values())
+        groups = runs([next(k for k, one in enumerate(shared) if one is prompt) for prompt in prompts])
 
         def attend(layer, q, k, v):
             # the query heads of a group are folded into the query length: keys are not repeated
             q = q.view(len(q), self.kv_heads, -1, self.dim)
-            keys, values = layer.unbind(0)
-            mixed = []
+            (keys, values), *read = layer
+            own = []
             for rows, length in spans:
                 keys[rows, :, length], values[rows, :, length] = k[rows], v[rows]
-                seen = slice(0, length + 1)
-                mixed.append(F.scaled_dot_product_attention(q[rows], keys[rows, :, seen], values[rows, :, seen]))
-            return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+                seen = q[rows], keys[rows, :, : length + 1], values[rows, :, : length + 1]
+                own.append(attend_part(*seen) if groups else [F.scaled_dot_product_attention(*seen)])
+            own = own[0] if len(own) == 1 else [torch.cat(parts) for parts in zip(*own)]
+            if not groups:
+                return own[0]
+            # keys of a prompt repeated with a stride of 0: read from memory once, and each row's arithmetic its own
+            of_prompt = [attend_part(q[rows], *read[k].expand(2, len(q[rows]), -1, -1, -1)) for rows, k in groups]
+            return join_parts([torch.cat(parts) for parts in zip(*of_prompt)], own)
 
-        positions = slice(lengths[0], lengths[0] + 1) if len(spans) == 1 else torch.tensor(lengths, device=ids.device)
-        return self._layers(ids, positions, cache, attend)
+        where = [length + prompt.shape[4] for length, prompt in zip(lengths, prompts)] or lengths
+        same = where.count(where[0]) == len(where)
+        positions = slice(where[0], where[0] + 1) if same else torch.tensor(where, device=ids.device)
+        return self._layers(ids, positions, zip(cache, *shared), attend)
 
     def new_static_cache(self, rows: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of each layer, (rows, kv heads, length, dim) each: one tensor for all would be copied whole
@@ -218,6 +261,12 @@ class Decoder:
             gate, up = gate_up(F.rms_norm(x, x.shape[-1:], norm_2, self.eps)).chunk(2, -1)
             x = x + down(F.silu(gate) * up)
         return F.rms_norm(x, x.shape[-1:], self.norm, self.eps)
+
+
+def runs(values: Sequence[int]) -> list[tuple[slice, int]]:
+    """Where equal values stand side by side, and which: [7, 7, 5] -> [(0:2, 7), (2:3, 5)]"""
+    ends = [k for k in range(1, len(values)) if values[k] != values[k - 1]]
+    return [(slice(a, b), values[a]) for a, b in itertools.pairwise([0, *ends, len(values)]) if a < b]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,9 @@ of different prompts for the same loop. `likeliest` is another loop, for answers
 
 A row's ids depend on its prompt, its seed and its number alone, not on its neighbours: each row draws from a stream of
 its own, attends over its own length, and on CPUs with packed weights even the arithmetic is the same bit for bit,
-whatever the number of rows. Where weights cannot be packed, products of one row and of many round differently, and a
-draw that falls within that rounding of a border may go the other way.
+whatever its neighbours are. What rounds differently: four rows or more opened on one prompt, which share its keys, than
+fewer; and where weights cannot be packed, products of one row than of many. A draw that falls within that rounding of a
+border may go the other way.
 
 On CUDA rows live in static buffers and a step is a captured graph (`graphs`); elsewhere it is a plain loop (`beams`).
 """
@@ -161,10 +162,14 @@ class Engine:
             raise ValueError(f"A beam needs a width and a length of at least 1, not {width} and {max_new}.")
         limit, allowed = min(max_new, self.room(prompt_ids)), self.answers[answer]
         width = min(width, len(allowed) - 1)
-        cache = self.decoder.new_cache(width, len(prompt_ids) + limit)
         ids = torch.as_tensor(np.asarray(prompt_ids), device=self.device)
-        hidden = self.decoder.prefill(ids, cache, 0)
-        cache[:, :, 1:, :, : len(ids)] = cache[:, :, :1, :, : len(ids)]
+        shares = self.decoder.shares(width)
+        read = 0 if shares else len(ids)  # ids at the beginning of every row of the cache
+        cache = self.decoder.new_cache(width, read + limit)
+        shared = [self.decoder.new_cache(1, len(ids))] if shares else []
+        hidden = self.decoder.prefill(ids, shared[0] if shares else cache, 0)
+        if not shares:
+            cache[:, :, 1:, :, :read] = cache[:, :, :1, :, :read]
         open_, best = [(0.0, Hypothesis([], [], RUNNING))], None  # each with the sum of its log-probabilities
         for step in range(limit):
             logs = self.heads[answer](hidden).float().log_softmax(-1)  # (hypotheses, choices)
@@ -188,8 +193,9 @@ class Engine:
                 break  # what is open can only become less likely
             if step + 1 < limit:
                 if parents != list(range(width)):
-                    cache = self.decoder.take(cache, parents, len(ids) + step)
-                hidden = self.decoder.decode(allowed[said], cache, [len(ids) + step] * len(parents))
+                    cache = self.decoder.take(cache, parents, read + step)
+                lengths = [read + step] * len(parents)
+                hidden = self.decoder.decode(allowed[said], cache, lengths, shared * len(parents))
         return (best or open_[0])[1]
 
     def room(self, prompt_ids: Sequence[int]) -> int:

@@ -137,7 +137,7 @@ def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, pr
         save_every=every,
         evaluate_every=every,
         recognition_weight=1.0,  # this and the mixture as in the grid that ships: its cells compare loss on speech
-        mixture=Mixture(recognition=0.2, unconditional=0.0, text_noise=0.0),
+        mixture=Mixture(recognition=0.2, unconditional=0.0, text_noise=0.0, lingering=0.0, ragged=0.0),
         seed=ladder.seed,
     )
     train_lm([*learned, *held_out], levels, folder, settings, width, layers, progress=progress)

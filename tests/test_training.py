@@ -22,8 +22,10 @@ from llasa_lite.data import (
     RowSampler,
     Utterance,
     encode_corpus,
+    linger,
     make_row,
     pad_rows,
+    ragged,
     read_corpus,
     read_tokens,
     write_tokens,
@@ -190,6 +192,54 @@ def test_as_many_rows_are_unconditional_as_asked_for(protocol):
     found = [row.input_ids[: len(empty)] == empty for row in rows]
     assert 0.25 < np.mean(found) < 0.35  # 0.75 x 0.4
     assert 0.2 < np.mean([row.task for row in rows]) < 0.3
+
+
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_a_background_that_goes_on_is_read_and_answered_with_end(protocol, unconditional):
+    clips = utterances()[:2]
+    last, extra = linger(clips[1], np.random.default_rng(4))
+    spoken = len(clips[1].codes) - 2
+    assert len(last.codes) == len(last.alignment) == spoken + extra and extra > 1
+    assert (last.codes[:spoken] == clips[1].codes[:-2]).all()
+    assert set(last.codes[spoken:]) <= set(clips[1].codes[-8:-2])
+    row = make_row(protocol, [clips[0], last], unconditional=unconditional, ended=extra)
+    said = protocol.codes_to_ids(np.concatenate([clips[0].codes, last.codes]))
+    assert row.input_ids[-len(said) - 1 :] == [*said, protocol.speech_end]
+    wanted = [i for i in row.labels if i != IGNORE]
+    assert wanted == said[: len(said) - extra] + [protocol.speech_end] * (extra + 1)
+
+
+def test_a_ragged_clip_is_a_part_of_itself_and_never_all_gone():
+    clip, random = utterances()[0], np.random.default_rng(0)
+    for known in (clip, replace(clip, alignment=None), replace(clip, codes=clip.codes[:3], alignment=None)):
+        lengths = set()
+        for _ in range(200):
+            cut = ragged(known, random)
+            start = next(k for k in range(5) if (known.codes[k : k + len(cut.codes)] == cut.codes).all())
+            assert 0 <= len(known.codes) - len(cut.codes) <= 12 and len(cut.codes) > 0
+            assert cut.alignment is None or (cut.alignment == known.alignment[start:][: len(cut.codes)]).all()
+            lengths.add(len(cut.codes))
+        assert len(lengths) > 5 or len(known.codes) < 20
+
+
+def test_a_mixture_says_how_many_rows_linger_and_how_many_prompts_are_ragged(protocol):
+    def rows(**shares):
+        mixture = Mixture(recognition=0.25, clips_per_row=(0.0, 1.0), **shares)
+        sampler = RowSampler(utterances(), protocol, mixture, seed=3)
+        return [sampler.row() for _ in range(400)]
+
+    def lingers(row):
+        return row.labels[-2:] == [protocol.speech_end] * 2
+
+    assert 0.3 < np.mean([lingers(row) for row in rows(lingering=0.5)]) < 0.45  # 0.75 x 0.5
+    assert not any(lingers(row) for row in rows(lingering=0.0))
+    whole = {protocol.codes_to_ids(u.codes)[0] for u in utterances()}  # where no clip's beginning is cut
+
+    def begins_whole(row):
+        return next(i for i in row.input_ids if i >= protocol.code_offset) in whole
+
+    assert all(begins_whole(row) for row in rows(ragged=0.0))
+    assert 0.05 < 1 - np.mean([begins_whole(row) for row in rows(ragged=1.0)])
 
 
 def test_rows_repeat_with_their_seed(protocol):
