@@ -48,6 +48,11 @@ class Patience:
         return None
 
 
+def left_range(dtype: str) -> ValueError:
+    """What to raise where a probability is not a number."""
+    return ValueError(f"The model's numbers left the range of {dtype}. Use dtype='bfloat16' or 'float32'.")
+
+
 class Beams:
     """Rows growing together. Made by `Engine.start` and `Engine.start_batch`.
 
@@ -173,9 +178,7 @@ class Beams:
     def _hear(self, row: int, index: int, token: int, log: float) -> bool:
         """A row said the choice `index`, which is the id `token`; whether it goes on."""
         if math.isnan(log):
-            raise ValueError(
-                f"The model's numbers left the range of {self.engine.dtype}. Use dtype='bfloat16' or 'float32'."
-            )
+            raise left_range(self.engine.dtype)
         self.log_probabilities[row].append(log)
         if index == 0:
             self.stopped[row] = END

@@ -142,6 +142,7 @@ def train_tokens(o) -> None:
         if files or o.align_steps:
             raise ValueError("Many workers encode clips and align nothing: give clips and --align-steps 0.")
         clips = [clip for source in o.data for clip in read_clips(source)]
+        clips += repitched(clips, o)
         made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
         told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
         told["dropped"] = sum(part["dropped"] for part in made)

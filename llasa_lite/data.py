@@ -46,6 +46,7 @@ class Repitched:
     clip: Clip
     pitch: float
 
+    id = property(lambda self: f"{self.clip.id} at {self.pitch:g}")
     text = property(lambda self: self.clip.text)
     split = property(lambda self: self.clip.split)
     speaker = property(lambda self: f"{self.clip.speaker}_{self.pitch:g}")

@@ -21,13 +21,14 @@ On CUDA rows live in static buffers and a step is a captured graph (`graphs`); e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .beams import END, LENGTH, REPETITION, RUNNING, SILENCE, Beams, Patience
+from .beams import END, LENGTH, REPETITION, RUNNING, SILENCE, Beams, Patience, left_range
 from .decoder import Decoder, Linear, Linear8, can_int8
 from .graphs import StaticBeams, Stock
 from .sampling import Sampling
@@ -179,6 +180,8 @@ class Engine:
             places = total.flatten().topk(min(2 * width, total.numel())).indices
             parents, said, grown = [], [], []
             for rank, (place, log) in enumerate(zip(places.tolist(), logs.flatten()[places].tolist())):
+                if math.isnan(log):
+                    raise left_range(self.dtype)
                 parent, choice = divmod(place, len(allowed))
                 score, one = open_[parent]
                 score, so_far = score + log, [*one.log_probabilities, log]

@@ -3,8 +3,8 @@
     python -m llasa_lite train ladder --data TOKENS.safetensors --out runs/ladder --judge openai/whisper-base
 
 A cell is one size on one share, a folder of its own: weights, `log.jsonl`, `cell.jsonl` (its losses), `heard.jsonl`
-(what a judge heard). A finished cell is not made again, a stopped one goes on; cells can be made by several processes
-or machines, and the table is made of whatever cells lie in the folder.
+(what a judge heard). A finished cell is not made again, a stopped one goes on; cells can be made by several processes,
+one each at a time, and the table is made of whatever cells lie in the folder.
 
 All cells take the same number of steps at the same rate on batches of the same size. So compute grows with the size
 alone, and more speech means fewer rounds over each clip: the shares show what unheard speech is worth at equal cost.
@@ -98,6 +98,8 @@ def run_ladder(
     Raises:
         ValueError: nothing held out, an unknown cell, or a folder begun with other settings.
     """
+    from filelock import FileLock, Timeout
+
     out, grid = Path(out), cell_names() if cells is None else list(cells)
     for name in grid:
         _size_and_share(name)
@@ -105,19 +107,26 @@ def run_ladder(
     held_out = sorted((u for u in utterances if u.split == "test"), key=_order)[: ladder.clips]
     if not train or not held_out:
         raise ValueError("A ladder needs clips to learn (split 'train') and clips held out (split 'test').")
+    out.mkdir(parents=True, exist_ok=True)
     for place, name in enumerate(grid, 1):
-        size, share = _size_and_share(name)
-        learned = nested_share(train, share)
-        settings = asdict(ladder) | {"utterances": len(learned), "held_out": len(held_out)}
-        made = Records(out / name / "cell.jsonl", settings=settings)
-        if name in made:
-            log.info("cell %s (%d of %d) is there already", name, place, len(grid))
-        else:
-            log.info("cell %s (%d of %d): %d clips", name, place, len(grid), len(learned))
-            made.add({"id": name} | _cell(size, learned, held_out, levels, out / name, ladder, progress))
-            shutil.rmtree(out / name / "checkpoints")
-        if judge:
-            _hear(out / name, judge, sentences, ladder)
+        try:
+            mine = FileLock(out / f"{name}.lock").acquire(timeout=0)  # the system frees it if its process dies
+        except Timeout:
+            log.info("cell %s (%d of %d) is being made by another process", name, place, len(grid))
+            continue
+        with mine:
+            size, share = _size_and_share(name)
+            learned = nested_share(train, share)
+            settings = asdict(ladder) | {"utterances": len(learned), "held_out": len(held_out)}
+            made = Records(out / name / "cell.jsonl", settings=settings)
+            if name in made:
+                log.info("cell %s (%d of %d) is there already", name, place, len(grid))
+            else:
+                log.info("cell %s (%d of %d): %d clips", name, place, len(grid), len(learned))
+                made.add({"id": name} | _cell(size, learned, held_out, levels, out / name, ladder, progress))
+                shutil.rmtree(out / name / "checkpoints")
+            if judge:
+                _hear(out / name, judge, sentences, ladder)
     return write_ladder(out)
 
 

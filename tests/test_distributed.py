@@ -10,7 +10,7 @@ pytest.importorskip("ray", reason="pip install 'ray[data]'")
 
 from llasa_lite import audio
 from llasa_lite.batch import Line
-from llasa_lite.data import read_corpus, read_tokens
+from llasa_lite.data import Repitched, read_corpus, read_tokens
 from llasa_lite.distributed import encode_parts, speak_parts
 from llasa_lite.sources import read_utterances
 
@@ -42,6 +42,10 @@ def test_parts_are_the_codes_and_are_made_once(cluster, codec, tmp_path):
     (out / "part-00001.safetensors").unlink()
     assert [t["part"] for t in encode_parts(clips, "nano", out, workers=2, clips_per_part=2)] == [1]
     assert list(encode_parts(clips, "nano", out, workers=2, clips_per_part=2)) == []
+    high = [Repitched(clip, 1.25) for clip in clips[:2]]
+    assert [t["clips"] for t in encode_parts(clips[:2] + high, "nano", tmp_path / "both")] == [4]
+    told = [(u.speaker, len(u.codes)) for u in read_utterances(tmp_path / "both", None)]
+    assert told == [("s", 30), ("s", 30), ("s_1.25", 24), ("s_1.25", 24)]
     with pytest.raises(ValueError, match="holds the codes of other clips"):
         next(encode_parts(clips[:4], "nano", out, clips_per_part=2))
 

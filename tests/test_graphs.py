@@ -224,6 +224,8 @@ def test_numbers_out_of_range_are_a_sentence(tiny_llama):
         engine = Engine(model, ANSWERS, static=static)
         with pytest.raises(ValueError, match="left the range of float16. Use dtype='bfloat16' or 'float32'"):
             engine.start(PROMPT, 2, sampling=FREE).advance(9)
+        with pytest.raises(ValueError, match="left the range of float16"):
+            engine.likeliest(PROMPT, 3, "speech", 9)
 
 
 @pytest.mark.parametrize("name", SHAPES_RELEASED)

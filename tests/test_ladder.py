@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from test_training import utterances
 
 pytest.importorskip("accelerate", reason="pip install accelerate")
@@ -52,6 +53,14 @@ def test_a_share_depends_on_its_clips_not_on_their_order():
     assert [u.text for u in backwards] == [u.text for u in nested_share(CORPUS, 0.5)]
     others = nested_share([replace(u, speaker="another") for u in utterances(9, seed=5)] + CORPUS, 0.5)
     assert {u.text for u in backwards} <= {u.text for u in others}
+
+
+def test_a_cell_that_another_process_makes_is_left_to_it(tmp_path):
+    other = FileLock(tmp_path / "1M-0.5.lock")
+    with other:
+        rows = run_ladder(CORPUS, [4] * 6, tmp_path, TINY, ["1M-0.5", "3M-1"])
+    assert [row["size"] for row in rows] == ["3M"] and not (tmp_path / "1M-0.5").exists()
+    assert [row["size"] for row in run_ladder(CORPUS, [4] * 6, tmp_path, TINY, ["1M-0.5", "3M-1"])] == ["1M", "3M"]
 
 
 def test_a_grid_names_its_cells_and_refuses_others():
