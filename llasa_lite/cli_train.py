@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
     many(sub)
     pitches(sub)
+    told = "share of the training clips also heard through a room, a narrow band or noise, as voice prompts (default: 0)"
+    sub.add_argument("--disturbed", type=float, default=0.0, help=told)
     told = "steps of the aligner's training; 0: no alignment (default: 2500, ten minutes on one core)"
     sub.add_argument("--align-steps", type=int, default=2500, help=told)
     sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
@@ -97,6 +100,11 @@ def pitches(sub) -> None:
     sub.add_argument("--pitches", nargs="+", type=float, default=[], help=told)
 
 
+def check_disturbed(o) -> None:
+    if not 0 <= o.disturbed <= 1:
+        raise ValueError(f"--disturbed is a share, 0 to 1, not {o.disturbed}.")
+
+
 def check_pitches(o) -> None:
     """Before anything is read."""
     if any(not 0.5 <= pitch <= 2 for pitch in o.pitches):
@@ -109,13 +117,23 @@ def repitched(clips: list, o) -> list:
     return [Repitched(clip, pitch) for pitch in o.pitches for clip in clips if clip.split == "train"]
 
 
+def clips_of(o) -> list:
+    """What `train tokens` encodes: clips as they are, at other speeds, and as others hear them."""
+    from .data import Heard
+    from .sources import read_clips
+
+    clips = [clip for source in o.data for clip in read_clips(source)]
+    learned = [clip for clip in clips if clip.split == "train"]
+    some = random.Random(0).sample(learned, round(o.disturbed * len(learned)))  # the same ones when it goes on
+    return clips + repitched(clips, o) + [Heard(clip) for clip in some]
+
+
 def train_codec(o) -> None:
     from .codec_training import CodecTraining, note_silent_codes, train_codec
     from .data import read_corpus
 
     clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
-    if not 0 <= o.disturbed <= 1:
-        raise ValueError(f"--disturbed is a share, 0 to 1, not {o.disturbed}.")
+    check_disturbed(o)
     given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "learning_rate")}
     given = {k: value for k, value in given.items() if value is not None}
     settings = CodecTraining(train_encoder=not o.freeze_codes, **given)
@@ -127,10 +145,9 @@ def train_codec(o) -> None:
 def train_tokens(o) -> None:
     from .alignment import align_corpus
     from .data import encode_corpus, read_tokens, write_tokens
-    from .sources import read_clips
     from .tokens import character_tokenizer
 
-    check_pitches(o)
+    check_pitches(o), check_disturbed(o)
     codec = common.load_codec(o)
     files = [data for data in o.data if data.endswith(".safetensors")]
     if files and len(files) < len(o.data):
@@ -141,8 +158,7 @@ def train_tokens(o) -> None:
 
         if files or o.align_steps:
             raise ValueError("Many workers encode clips and align nothing: give clips and --align-steps 0.")
-        clips = [clip for source in o.data for clip in read_clips(source)]
-        clips += repitched(clips, o)
+        clips = clips_of(o)
         made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
         told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
         told["dropped"] = sum(part["dropped"] for part in made)
@@ -150,8 +166,7 @@ def train_tokens(o) -> None:
     if files:  # encoded already: only aligned anew
         utterances = [u for file in files for u in read_tokens(file)]
     else:
-        clips = [clip for source in o.data for clip in read_clips(source)]
-        clips += repitched(clips, o)
+        clips = clips_of(o)
         with common.counting("encoding", o, total=len(clips)) as bar:
             encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
         utterances = read_tokens(o.out)

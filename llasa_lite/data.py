@@ -2,7 +2,8 @@
 
 A corpus is a folder with `manifest*.jsonl`, one clip a line:
     {"id": 2, "text": "...", "speaker": "emma", "seconds": 2.5, "split": "train", "audio": "clips/000/00002.ogg"}
-`audio` may be left out: it is `clips/<id // 1000>/<id>.ogg` then. Splits: train, test, test_speaker (voices kept out).
+`audio` may be left out: it is `clips/<id // 1000>/<id>.ogg` then. Splits: train, test, test_speaker (voices kept out);
+among tokens also heard (clips that are read as voice prompts and for recognition, and never learned to be said).
 """
 
 from __future__ import annotations
@@ -56,6 +57,22 @@ class Repitched:
         from . import audio
 
         return audio.resample(self.clip.load(), SAMPLE_RATE, round(SAMPLE_RATE / self.pitch))
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A training clip as another microphone, room or line would have brought it: always the same for the same clip."""
+
+    clip: Clip | Repitched
+
+    id = property(lambda self: f"{self.clip.id}, heard")
+    text = property(lambda self: self.clip.text)
+    speaker = property(lambda self: self.clip.speaker)
+    split = "heard"
+
+    def load(self) -> np.ndarray:
+        """(samples,) float32, mono, 16 kHz."""
+        return disturbed(self.clip.load(), np.random.default_rng(list(str(self.id).encode())))
 
 
 def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
@@ -221,6 +238,8 @@ def make_row(
 ) -> Row:
     """Clips of one voice, joined as a voice prompt and its target are joined, as one training row.
 
+    Codes of a clip that was only `heard` are read and not learned to be said.
+
     `unconditional`: without the words of the last one, which is still said. `ended`: so many codes of the last one come
     after its end; each is read, and END is what it should have been.
     """
@@ -246,6 +265,8 @@ def make_row(
             ):
                 place[at : at + len(places)] = places.tolist()
                 keys[at : at + len(places)] = [is_key] * len(places)
+        if clip.split == "heard" and not recognition:
+            labels[at_speech + 1 : at_speech + 1 + len(clip.codes)] = [IGNORE] * len(clip.codes)
         at_text += characters + 1  # and the space between two clips
         at_speech += len(clip.codes)
     return Row(ids, labels, place, keys, int(recognition))
@@ -287,8 +308,8 @@ class RowSampler:
 
     def __init__(self, utterances: list[Utterance], protocol, mixture: Mixture, seed: int = 0):
         self.protocol, self.mixture, self.random = protocol, mixture, np.random.default_rng(seed)
-        self.utterances = utterances
-        weights = [next((w for name, w in mixture.speakers if u.speaker.startswith(name)), 1.0) for u in utterances]
+        self.said = [u for u in utterances if u.split != "heard"]
+        weights = [next((w for name, w in mixture.speakers if u.speaker.startswith(name)), 1.0) for u in self.said]
         self.cumulative = np.cumsum(weights)
         self.by_speaker: dict[str, list[Utterance]] = {}
         for utterance in utterances:
@@ -297,12 +318,14 @@ class RowSampler:
     def row(self) -> Row:
         while True:
             draw = self.random.random() * self.cumulative[-1]
-            first = self.utterances[int(self.cumulative.searchsorted(draw, side="right"))]
+            drawn = self.said[int(self.cumulative.searchsorted(draw, side="right"))]
             shares = np.array(self.mixture.clips_per_row)
             count = 1 + self.random.choice(len(shares), p=shares / shares.sum())
-            same = self.by_speaker[first.speaker]
-            clips = [first, *(same[self.random.integers(len(same))] for _ in range(count - 1))]
+            same = self.by_speaker[drawn.speaker]
             kind, recognised = self.random.random(), self.mixture.recognition
+            clips = [same[self.random.integers(len(same))] for _ in range(count)]
+            if kind >= recognised:
+                clips[-1] = drawn  # a prompt may be one that was only heard, its target may not
             unconditional = recognised <= kind < recognised + (1 - recognised) * self.mixture.unconditional
             for i in np.flatnonzero(self.random.random(count - 1) < self.mixture.ragged):
                 clips[i] = ragged(clips[i], self.random)

@@ -232,7 +232,7 @@ def train_lm(
     log is `out/log.jsonl` (`read_log`).
 
     Args:
-        utterances: token corpus; `train` is learned, `test` watched.
+        utterances: token corpus; `train` and `heard` are learned from, `test` is watched.
         levels: FSQ levels of the codec the codes came from.
         init: checkpoint folder of the same shape to start from; None starts from scratch.
         init_data: clips of the corpus in the codes that `init` was trained on, where its codec was another.
@@ -255,7 +255,7 @@ def train_lm(
     last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
     begun = int(last.rsplit("-", 1)[1]) if last else 0
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
-    learned = [u for u in utterances if u.split == "train"]
+    learned = [u for u in utterances if u.split in ("train", "heard")]
     watched = [u for u in utterances if u.split == "test"][:32]
 
     class Rows(torch.utils.data.IterableDataset):

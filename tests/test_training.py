@@ -17,6 +17,8 @@ from llasa_lite.codec_training import CodecTraining, new_codec, silence_acoustic
 from llasa_lite.data import (
     CLIP_STRIDE,
     NOWHERE,
+    Clip,
+    Heard,
     Mixture,
     Repitched,
     RowSampler,
@@ -240,6 +242,40 @@ def test_a_mixture_says_how_many_rows_linger_and_how_many_prompts_are_ragged(pro
 
     assert all(begins_whole(row) for row in rows(ragged=0.0))
     assert 0.05 < 1 - np.mean([begins_whole(row) for row in rows(ragged=1.0)])
+
+
+def test_a_clip_that_was_only_heard_is_a_prompt_and_never_a_target(protocol):
+    said, other = utterances()[:2]
+    heard = replace(other, split="heard", speaker=said.speaker)
+    row = make_row(protocol, [heard, said])
+    both, plain = protocol.codes_to_ids(np.concatenate([heard.codes, said.codes])), make_row(protocol, [other, said])
+    assert row.input_ids == plain.input_ids and row.place == plain.place and row.keys == plain.keys
+    assert [i for i in row.labels if i != IGNORE] == [*both[len(heard.codes) :], protocol.speech_end]
+    read = make_row(protocol, [heard, said], recognition=True)
+    assert read.labels == make_row(protocol, [other, said], recognition=True).labels
+
+    mixture = Mixture(recognition=0.5, clips_per_row=(0.5, 0.5), lingering=0.0, ragged=0.0)
+    sampler = RowSampler([said, heard], protocol, mixture, seed=0)
+    first = {tuple(protocol.codes_to_ids(u.codes[:5])): u.split for u in (said, heard)}
+    seen = set()
+    for row in (sampler.row() for _ in range(200)):
+        ids = row.input_ids
+        splits = [first[tuple(ids[k : k + 5])] for k in range(len(ids)) if tuple(ids[k : k + 5]) in first]
+        seen.add((row.task, *splits))
+        answer = [i for i in row.labels if i != IGNORE]
+        said_too = protocol.codes_to_ids(heard.codes)[2] in answer  # its third code: none of the other's
+        assert row.task or (splits[-1] == "train" and not said_too)
+    assert {(0, "train"), (0, "heard", "train"), (0, "train", "train")} <= seen
+    assert {(1, "heard"), (1, "train"), (1, "heard", "train"), (1, "train", "heard")} <= seen
+
+
+def test_a_clip_is_always_heard_alike_and_not_as_it_is(tmp_path):
+    audio.save(buzz(1.2), tmp_path / "clip.wav")
+    clip = Clip(7, "oh", "s", 1.2, "train", tmp_path / "clip.wav")
+    first, again, other = (Heard(one).load() for one in (clip, clip, replace(clip, id=8)))
+    assert first.dtype == np.float32 and len(first) == len(clip.load()) and (first == again).all()
+    assert np.abs(first - clip.load()).max() > 0.01 and np.abs(first - other).max() > 0.01
+    assert Heard(Repitched(clip, 1.25)).speaker == "s_1.25" and Heard(clip).split == "heard"
 
 
 def test_rows_repeat_with_their_seed(protocol):
