@@ -152,6 +152,8 @@ def train_tokens(o) -> None:
     files = [data for data in o.data if data.endswith(".safetensors")]
     if files and len(files) < len(o.data):
         raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
+    if files and (o.pitches or o.disturbed):
+        raise ValueError("--pitches and --disturbed change sound: give clips, not token corpora.")
     if o.workers:
         from .checkpoints import find
         from .distributed import encode_parts

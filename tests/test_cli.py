@@ -264,6 +264,23 @@ def test_a_token_corpus_is_aligned_anew(here, capsys):
     assert "not both" in capsys.readouterr().err
 
 
+def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them(here, codec, capsys):
+    clips = [{"id": k, "text": f"oh {k}.", "speaker": "s", "seconds": 1.5, "audio": "clip.wav"} for k in range(4)]
+    clips.append(clips[0] | {"id": 4, "split": "test"})
+    (here / "manifest.jsonl").write_text("\n".join(map(json.dumps, clips)))
+    given = ("train", "tokens", "--data", ".", "--align-steps", "0")
+    told = row(capsys, *given, "--pitches", "1.25", "--disturbed", "0.5", "--out", "made.safetensors")
+    made = read_tokens(here / "made.safetensors")
+    assert told["clips"] == len(made) == 5 + 4 + 2
+    assert [(u.split, u.speaker) for u in made[4:]] == [("test", "s"), *[("train", "s_1.25")] * 4, *[("heard", "s")] * 2]
+    assert {len(u.codes) for u in made[5:9]} == {60} and {len(u.codes) for u in made[9:]} == {75}
+    assert all((u.codes != made[0].codes).mean() > 0.05 for u in made[9:])
+    for wrong in (("--disturbed", "1.5"), ("--pitches", "3")):
+        assert refused(capsys, *given, *wrong, "--out", "no.safetensors").startswith(wrong[0])
+    given = ("train", "tokens", "--data", "made.safetensors", "--disturbed", "1", "--out", "no.safetensors")
+    assert "give clips, not token corpora" in refused(capsys, *given)
+
+
 def test_search_writes_the_best_and_every_candidate(here, loaded_once, capsys):
     given = ("search", "Oh.", "--voice", "clip.wav", "--voice-text", "Hello.", "--outcome", "likelihood")
     told = row(capsys, *given, "--n", "3", "--seed", "1", "--keep", "all", "-o", "best.flac")
