@@ -33,7 +33,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
     many(sub)
     pitches(sub)
-    told = "share of the training clips also heard through a room, a narrow band or noise, as voice prompts (default: 0)"
+    told = "share of the training clips also heard through a room, a line or noise, as voice prompts (default: 0)"
     sub.add_argument("--disturbed", type=float, default=0.0, help=told)
     told = "steps of the aligner's training; 0: no alignment (default: 2500, ten minutes on one core)"
     sub.add_argument("--align-steps", type=int, default=2500, help=told)
