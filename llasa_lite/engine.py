@@ -2,7 +2,7 @@
 
 One loop serves everything:
 
-    beams = engine.start(prompt_ids, n=4, answer="speech")   # one prefill, its cache copied to n rows
+    beams = engine.start(prompt_ids, n=4, answer="speech")   # one prefill for n rows
     new = beams.advance(25)                                  # 25 more ids in every row
     beams.select([0, 2])                                     # keep these rows, in this order; a row may come twice
     beams.fork(8)                                            # every row becomes 8
