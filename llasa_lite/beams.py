@@ -91,21 +91,17 @@ class Beams:
         engine = self.engine
         self.new = 0  # ids every running row has got
         self.rows = list(range(len(self.ids)))
-        shared = engine.decoder.shares(n)
         self.shared: list[torch.Tensor] = []  # for each row the cache of its prompt, or nothing at all
-        self.lengths = [0 if shared else len(prompt) for prompt in prompts for _ in range(n)]  # ids in its own
+        shares = engine.decoder.shares(n)
+        self.lengths = [0 if shares else len(prompt) for prompt in prompts for _ in range(n)]  # ids in its own
         length = max(length + limit for length, limit in zip(self.lengths, self.twice * self.limits))
         self.cache = engine.decoder.new_cache(len(self.lengths), length)
         hidden = []
         for index, prompt in enumerate(prompts):  # one by one: a prompt fills the processor, and padding costs
             ids = torch.as_tensor(np.asarray(prompt), device=engine.device)
-            if shared:
-                self.shared += [engine.decoder.new_cache(1, len(prompt))] * n
-                hidden.append(engine.decoder.prefill(ids, self.shared[-1], 0))
-                continue
-            hidden.append(engine.decoder.prefill(ids, self.cache, index * n))
-            for row in range(index * n + 1, index * n + n):
-                self.cache[:, :, row, :, : len(ids)] = self.cache[:, :, index * n, :, : len(ids)]
+            last, shared = engine.decoder.read(ids, self.cache, range(index * n, index * n + n))
+            hidden.append(last)
+            self.shared += shared
         self.logits = self._head(torch.cat(hidden)).repeat_interleave(n, 0)  # None: the last ids are still to be read
         self.said = torch.zeros(len(self.ids), self.max_new, dtype=torch.int64, device=engine.device)  # among `answers`
 

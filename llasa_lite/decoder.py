@@ -189,6 +189,20 @@ class Decoder:
 
         return self._layers(ids, slice(0, length), cache, attend)[-1:]
 
+    def read(self, ids: torch.Tensor, cache: torch.Tensor, rows: range) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Read a prompt (p,) once for some rows of the cache.
+
+        Returns:
+            The last hidden state (1, hidden), and `prompts` of `decode`: for each row the cache that they share; empty
+            where they do not (`shares`), and the prompt stands at the beginning of each.
+        """
+        if self.shares(len(rows)):
+            prompt = self.new_cache(1, len(ids))
+            return self.prefill(ids, prompt, 0), [prompt] * len(rows)
+        hidden = self.prefill(ids, cache, rows.start)
+        cache[:, :, rows.start + 1 : rows.stop, :, : len(ids)] = cache[:, :, rows.start, None, :, : len(ids)]
+        return hidden, []
+
     def decode(
         self, ids: torch.Tensor, cache: torch.Tensor, lengths: list[int], prompts: Sequence[torch.Tensor] = ()
     ) -> torch.Tensor:

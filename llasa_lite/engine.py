@@ -164,13 +164,9 @@ class Engine:
         limit, allowed = min(max_new, self.room(prompt_ids)), self.answers[answer]
         width = min(width, len(allowed) - 1)
         ids = torch.as_tensor(np.asarray(prompt_ids), device=self.device)
-        shares = self.decoder.shares(width)
-        read = 0 if shares else len(ids)  # ids at the beginning of every row of the cache
-        cache = self.decoder.new_cache(width, read + limit)
-        shared = [self.decoder.new_cache(1, len(ids))] if shares else []
-        hidden = self.decoder.prefill(ids, shared[0] if shares else cache, 0)
-        if not shares:
-            cache[:, :, 1:, :, :read] = cache[:, :, :1, :, :read]
+        begun = 0 if self.decoder.shares(width) else len(ids)  # ids at the beginning of every row of the cache
+        cache = self.decoder.new_cache(width, begun + limit)
+        hidden, shared = self.decoder.read(ids, cache, range(width))
         open_, best = [(0.0, Hypothesis([], [], RUNNING))], None  # each with the sum of its log-probabilities
         for step in range(limit):
             logs = self.heads[answer](hidden).float().log_softmax(-1)  # (hypotheses, choices)
@@ -196,9 +192,9 @@ class Engine:
                 break  # what is open can only become less likely
             if step + 1 < limit:
                 if parents != list(range(width)):
-                    cache = self.decoder.take(cache, parents, read + step)
-                lengths = [read + step] * len(parents)
-                hidden = self.decoder.decode(allowed[said], cache, lengths, shared * len(parents))
+                    cache = self.decoder.take(cache, parents, begun + step)
+                lengths = [begun + step] * len(parents)
+                hidden = self.decoder.decode(allowed[said], cache, lengths, shared[: len(parents)])
         return (best or open_[0])[1]
 
     def room(self, prompt_ids: Sequence[int]) -> int:
