@@ -74,6 +74,28 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--seed", type=int, default=0)
     more = "any field of Transformers' TrainingArguments, the value as JSON or text; may come several times"
     sub.add_argument("--trainer", action="append", default=[], metavar="NAME=VALUE", help=more)
+    sub = kinds.add_parser("pairs", help="a search's best and worst takes, to learn from", parents=[model, output])
+    sub.set_defaults(handler=pairs)
+    told_pairs = "token corpora made by `train tokens`: their training clips are the voice prompts"
+    sub.add_argument("--data", required=True, nargs="+", help=told_pairs)
+    sub.add_argument("--sentences", help="text file, one a line (default: the transcripts of --data)")
+    sub.add_argument("--out", required=True, help="JSON lines; an unfinished file goes on")
+    sub.add_argument("--draws", type=int, default=2000, help="sentences said (default: %(default)s)")
+    sub.add_argument("--n", type=int, default=8, help="takes of each (default: %(default)s)")
+    sub.add_argument("--outcome", default="likelihood", help="verifier that ranks them (default: %(default)s)")
+    told_gap = "how far best and worst must be apart, in its unit (default: %(default)s)"
+    sub.add_argument("--gap", type=float, default=0.05, help=told_gap)
+    sub.add_argument("--seed", type=int, default=0)
+    sub = kinds.add_parser("preferences", help="any checkpoint, to prefer the best takes (DPO)", parents=[output])
+    sub.set_defaults(handler=preferences)
+    sub.add_argument("--base", default="nano", help="the checkpoint that said the takes: short name, hub id or folder")
+    sub.add_argument("--pairs", required=True, nargs="+", help="made by `train pairs`")
+    sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
+    sub.add_argument("--epochs", type=float, help="default: 1")
+    sub.add_argument("--learning-rate", type=float, help="at the start (default: 1e-4)")
+    sub.add_argument("--beta", type=float, help="how close the model stays to what it was (default: 0.1)")
+    sub.add_argument("--pairs-at-once", type=int, default=4, help="of one pass (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0)
     sub = kinds.add_parser("rows", help="codes to the authors' memmap rows", parents=[model, output])
     sub.set_defaults(handler=rows)
     sub.add_argument("--data", required=True, nargs="+", help=told)
@@ -228,6 +250,30 @@ def finetune(o) -> None:
     )
     if os.environ.get("RANK", "0") == "0":  # under torchrun, one process speaks
         common.tell({"model": str(out)}, o, f"model in {out}; speak --model {out}")
+
+
+def pairs(o) -> None:
+    from .cli_evaluate import sentences
+    from .data import read_tokens
+    from .preferences import collect_pairs
+
+    utterances = [u for file in o.data for u in read_tokens(file)]
+    said = sentences(o) if o.sentences else [u.text for u in utterances if u.split == "train"]
+    llasa = common.load(o)
+    with common.counting("saying", o, total=o.draws) as bar:
+        told = (o.n, o.outcome, o.gap, o.seed, lambda done, total: bar.update(done - bar.n))
+        count = collect_pairs(llasa, utterances, said, o.out, o.draws, *told)
+    common.tell({"pairs": o.out, "count": count}, o, f"{count} pairs in {o.out}")
+
+
+def preferences(o) -> None:
+    from .preferences import Preferences, read_pairs, train_preferences
+
+    given = {k: getattr(o, k) for k in ("epochs", "learning_rate", "beta", "seed") if getattr(o, k) is not None}
+    common.no_loading_bars()
+    learned = [pair for file in o.pairs for pair in read_pairs(file)]
+    out = train_preferences(o.base, learned, o.out, Preferences(**given), o.pairs_at_once)
+    common.tell({"model": str(out), "pairs": len(learned)}, o, f"model in {out}; speak --model {out}")
 
 
 def rows(o) -> None:

@@ -178,13 +178,8 @@ def finetune(
             f"{recipe.rows_per_step} rows a step are not shared evenly by {processes} processes of {rows_at_once} rows "
             "at once. Change --rows-at-once or --rows-per-step."
         )
-    own = Sampling.of(model.config, model.generation_config)
-    model.generation_config = transformers.GenerationConfig(
-        do_sample=True, temperature=own.temperature, top_p=own.top_p, eos_token_id=protocol.speech_end
-    )
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
-    model.config.llasa = config_facts(checkpoint, [*checkpoint.tasks, *learned]) | {"guidance": own.guidance}
-    model.config.use_cache = False  # nothing is generated in training
+    dress(model, checkpoint, protocol, learned)
     on_gpu = torch.cuda.is_available()
     arguments = dict(
         output_dir=str(out / "checkpoints"),
@@ -248,9 +243,6 @@ def finetune(
     if trainer.is_world_process_zero():
         if recipe.lora:
             _merge_adapter(base, out, model.config, model.generation_config)
-        for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
-            file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
-        protocol.tokenizer.save_pretrained(out)
         told = {
             "Base": f"`{checkpoint.source if checkpoint.name != 'nano' else 'nano'}`",
             "Recipe": recipe.source + (", LoRA " + str(asdict(recipe.lora)) if recipe.lora else ", all weights"),
@@ -259,10 +251,34 @@ def finetune(
             "Steps": f"{trainer.state.global_step:,} of {recipe.rows_per_step} rows, seed {seed}",
             "Learning rate": f"{recipe.learning_rate:g}, cosine to {recipe.final_share:.0%}",
         }
-        (out / "README.md").write_text(card(out.name, checkpoint, told), encoding="utf-8")
+        finish(out, checkpoint, protocol, told)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # a process group left open can hang the interpreter's exit
     return out
+
+
+def dress(model, checkpoint: Checkpoint, protocol: Protocol, learned: Sequence[str] = ()) -> None:
+    """Note in a model that is to be trained what its folder tells `Llasa.from_pretrained`: sampling, tasks and more.
+
+    Args:
+        learned: tasks that the checkpoint did not have.
+    """
+    from transformers import GenerationConfig
+
+    own = Sampling.of(model.config, model.generation_config)
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=own.temperature, top_p=own.top_p, eos_token_id=protocol.speech_end
+    )
+    model.config.llasa = config_facts(checkpoint, [*checkpoint.tasks, *learned]) | {"guidance": own.guidance}
+    model.config.use_cache = False  # nothing is generated in training
+
+
+def finish(out: Path, checkpoint: Checkpoint, protocol: Protocol, told: dict[str, str]) -> None:
+    """Tokenizer and model card beside the weights that Trainer has saved."""
+    for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
+        file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
+    protocol.tokenizer.save_pretrained(out)
+    (out / "README.md").write_text(card(out.name, checkpoint, told), encoding="utf-8")
 
 
 def card(name: str, checkpoint: Checkpoint, told: dict[str, str]) -> str:
