@@ -180,6 +180,7 @@ def finetune(
         )
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
     dress(model, checkpoint, protocol, learned)
+    model.config.use_cache = False  # nothing is generated in training
     on_gpu = torch.cuda.is_available()
     arguments = dict(
         output_dir=str(out / "checkpoints"),
@@ -239,6 +240,7 @@ def finetune(
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     checkpoints = Path(arguments.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    model.config.use_cache = True
     trainer.save_model(str(out / "adapter" if recipe.lora else out))  # gathers what DeepSpeed and FSDP have spread
     if trainer.is_world_process_zero():
         if recipe.lora:
@@ -270,7 +272,6 @@ def dress(model, checkpoint: Checkpoint, protocol: Protocol, learned: Sequence[s
         do_sample=True, temperature=own.temperature, top_p=own.top_p, eos_token_id=protocol.speech_end
     )
     model.config.llasa = config_facts(checkpoint, [*checkpoint.tasks, *learned]) | {"guidance": own.guidance}
-    model.config.use_cache = False  # nothing is generated in training
 
 
 def finish(out: Path, checkpoint: Checkpoint, protocol: Protocol, told: dict[str, str]) -> None:

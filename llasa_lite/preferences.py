@@ -244,7 +244,10 @@ def train_preferences(
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     checkpoints = Path(arguments.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
-    trainer.save_model(str(out))
+    # as the base was kept; a small one in files that plain git takes
+    kept = transformers.AutoConfig.from_pretrained(checkpoint.source).dtype
+    size = {"max_shard_size": "9MB"} if model.num_parameters() < 20e6 else {}
+    model.to(kept or torch.float32).save_pretrained(out, **size)
     told = {
         "Base": f"`{checkpoint.source if checkpoint.name != 'nano' else 'nano'}`",
         "Recipe": "direct preference optimisation on its own takes",

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent
 SPACES = PACKAGE.parent / "spaces"
 KINDS = ("zerogpu", "cpu")
 # What a page never reads: training material, and figures of other pages.
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "tokens.safetensors", "training_log.csv", "*.png")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "tokens.safetensors", "*_log.csv", "*.png")
 
 
 def build_space(kind: str, out: str | os.PathLike, repo: str | None = None) -> Path:
