@@ -206,7 +206,9 @@ def train_preferences(
             super().log(logs, *args, **kwargs)
             with open(out / "log.jsonl", "a", encoding="utf-8") as record:
                 record.write(json.dumps({"step": self.state.global_step} | logs) + "\n")
-            log.info("step %d of %d: %s", self.state.global_step, self.state.max_steps, logs)
+            if "agreed" in logs:
+                at = f"step {self.state.global_step} of {self.state.max_steps}"
+                log.info("%s: loss %.3f, %.0f %% of the pairs agreed", at, logs["loss"], 100 * logs["agreed"])
 
     class Told(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
