@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NANO = Path(__file__).parent / "nano"  # ships with the package: lm/, codec/, voices/
+PLAIN_GIT = "9MB"  # of a file of weights: the hub takes up to 10 without LFS
 
 CC_BY_NC = "CC BY-NC 4.0"
 RELEASED_CODEC = "HKUSTAudio/xcodec2-hf"

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .audio import HOP_LENGTH, SAMPLE_RATE
+from .checkpoints import PLAIN_GIT
 from .codec import Codec, semantic_features
 from .data import Clip, disturbed
 from .training import cosine_rate
@@ -257,7 +258,7 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
     def checkpoint():
         torch.save({n: p.state_dict() for n, p in parts.items()} | {"step": step, "seconds": spent}, state_file)
         half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-        model.save_pretrained(out, state_dict=half, max_shard_size="9MB")  # plain git on the hub takes 10
+        model.save_pretrained(out, state_dict=half, max_shard_size=PLAIN_GIT)
 
     crops = Crops(clips, settings.seed + step)
     model.train()

@@ -245,8 +245,9 @@ def finetune(
     if trainer.is_world_process_zero():
         if recipe.lora:
             _merge_adapter(base, out, model.config, model.generation_config)
+        for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
+            file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
         told = {
-            "Base": f"`{checkpoint.source if checkpoint.name != 'nano' else 'nano'}`",
             "Recipe": recipe.source + (", LoRA " + str(asdict(recipe.lora)) if recipe.lora else ", all weights"),
             "Rows": f"{len(rows):,} ({rows.ids:,} ids of text and speech), {rows.dropped:,} too long and left out",
             "From speech to text": f"{recognition:.0%} of the rows",
@@ -275,11 +276,10 @@ def dress(model, checkpoint: Checkpoint, protocol: Protocol, learned: Sequence[s
 
 
 def finish(out: Path, checkpoint: Checkpoint, protocol: Protocol, told: dict[str, str]) -> None:
-    """Tokenizer and model card beside the weights that Trainer has saved."""
-    for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
-        file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
+    """Tokenizer and model card beside weights that were saved; `told` is what the card says after the base."""
     protocol.tokenizer.save_pretrained(out)
-    (out / "README.md").write_text(card(out.name, checkpoint, told), encoding="utf-8")
+    base = {"Base": f"`{checkpoint.source if checkpoint.name != 'nano' else 'nano'}`"}
+    (out / "README.md").write_text(card(out.name, checkpoint, base | told), encoding="utf-8")
 
 
 def card(name: str, checkpoint: Checkpoint, told: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from .audio import FRAME_RATE
-from .checkpoints import cpu_has_bf16
+from .checkpoints import PLAIN_GIT, cpu_has_bf16
 from .data import Utterance
 from .finetuning import dress, finish, load_base
 from .records import Records
@@ -175,13 +175,13 @@ def train_preferences(
     dress(model, checkpoint, protocol)
     on_gpu = torch.cuda.is_available()
     bf16 = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16()
-    allowed = torch.as_tensor(protocol.speech_ids())  # what the engine lets follow
     device = "cuda" if on_gpu else "cpu"
+    allowed = torch.as_tensor(protocol.speech_ids(), device=device)  # what the engine lets follow
     model.to(device).eval()
     with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
         for row in rows:
             batch = {name: value.to(device) for name, value in _collate([row], protocol.pad).items()}
-            row["before"] = _log_likelihoods(model, allowed.to(device), **batch)[0].tolist()
+            row["before"] = _log_likelihoods(model, allowed, **batch)[0].tolist()
     if on_gpu:
         torch.cuda.empty_cache()
 
@@ -190,7 +190,7 @@ def train_preferences(
 
         def compute_loss(self, model, inputs, return_outputs=False, **_):
             before = inputs.pop("before").flatten()
-            sums, lengths = _log_likelihoods(model, allowed.to(before.device), **inputs)
+            sums, lengths = _log_likelihoods(model, allowed, **inputs)
             chosen, rejected = (sums - before).view(-1, 2).unbind(1)
             margins = settings.beta * (chosen - rejected)
             plain = -(sums / lengths).view(-1, 2)[:, 0].mean()  # nats a code
@@ -248,10 +248,9 @@ def train_preferences(
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     # as the base was kept; a small one in files that plain git takes
     kept = transformers.AutoConfig.from_pretrained(checkpoint.source).dtype
-    size = {"max_shard_size": "9MB"} if model.num_parameters() < 20e6 else {}
+    size = {"max_shard_size": PLAIN_GIT} if model.num_parameters() < 20e6 else {}
     model.to(kept or torch.float32).save_pretrained(out, **size)
     told = {
-        "Base": f"`{checkpoint.source if checkpoint.name != 'nano' else 'nano'}`",
         "Recipe": "direct preference optimisation on its own takes",
         "Pairs": f"{len(rows):,}, {len(pairs) - len(rows):,} too long and left out",
         "Steps": f"{trainer.state.global_step:,} of {settings.pairs_per_step} pairs, seed {settings.seed}",

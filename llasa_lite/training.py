@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoints import CHECKPOINTS, config_facts
+from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows
 from .tokens import IGNORE, Protocol, character_tokenizer
@@ -387,5 +387,5 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
         "context": plain.config.max_position_embeddings,
         "guidance": GUIDANCE,
     }
-    plain.save_pretrained(out, max_shard_size="9MB")
+    plain.save_pretrained(out, max_shard_size=PLAIN_GIT)
     protocol.tokenizer.save_pretrained(out)
