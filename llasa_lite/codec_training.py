@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from .audio import HOP_LENGTH, SAMPLE_RATE
 from .checkpoints import PLAIN_GIT
@@ -32,6 +33,11 @@ log = logging.getLogger(__name__)
 
 # (FFT size, hop, mel bands) of the reconstruction losses
 RESOLUTIONS = ((256, 64, 40), (512, 128, 80), (1024, 256, 80), (2048, 512, 80))
+# What is fainter counts as silence: about -75 dB of full scale. The slope of a logarithm grows towards nothing, and with
+# a lower floor the gradient would be that of the pauses between words.
+FLOOR, MEL_FLOOR = 1e-2, 1e-3
+SLOPE = 0.1  # of the discriminators' leaky rectifiers
+PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class CodecTraining:
     weight_decay: float = 0.01
     train_acoustic: bool = False
     adversarial_after: float = math.inf  # minutes after which discriminators join; inf: never
+    judged_seconds: float = 0.5  # of every crop that discriminators hear: they take most of a step
+    judge_learning_rate: float = 5e-4
+    judges_share: float = 0.5  # of the gradient that reaches the wave; the reconstruction has the rest
     train_encoder: bool = True  # False: codes stay what they are and only the decoder learns
     disturbed: float = 0.0  # share of crops heard through a room, a line or noise, and drawn clean: one code for both
     save_every: int = 500  # steps
@@ -143,7 +152,11 @@ def decode_latents(model, latents: torch.Tensor) -> torch.Tensor:
 
 
 class SpectralLoss(nn.Module):
-    """Log-mel L1 + half log-magnitude L1 + half spectral convergence, averaged over the resolutions."""
+    """Log-mel L1 + half log-magnitude L1 + half spectral convergence, averaged over the resolutions.
+
+    Beside discriminators the log-mel part alone (as Vocos has it): what the others like best, where codes leave the
+    detail open, is its blurred mean.
+    """
 
     def __init__(self):
         super().__init__()
@@ -153,15 +166,17 @@ class SpectralLoss(nn.Module):
             bank = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands).astype(np.float32)
             self.register_buffer(f"bank_{n_fft}", torch.from_numpy(bank), persistent=False)
 
-    def forward(self, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    def forward(self, made: torch.Tensor, real: torch.Tensor, mel_only: bool = False) -> torch.Tensor:
         total = made.new_zeros(())
         for n_fft, hop, _ in RESOLUTIONS:
             bank = getattr(self, f"bank_{n_fft}")
             a, b = stft(made, n_fft, hop).abs(), stft(real, n_fft, hop).abs()  # (batch, bins, frames)
-            log_a, log_b = a.clamp(min=1e-4).log(), b.clamp(min=1e-4).log()
-            mel_a, mel_b = (bank @ a).clamp(min=1e-4).log(), (bank @ b).clamp(min=1e-4).log()
-            convergence = ((a - b).norm(dim=(1, 2)) / (b.norm(dim=(1, 2)) + 1e-3)).mean()
-            total = total + (mel_a - mel_b).abs().mean() + 0.5 * (log_a - log_b).abs().mean() + 0.5 * convergence
+            mel_a, mel_b = (bank @ a).clamp(min=MEL_FLOOR).log(), (bank @ b).clamp(min=MEL_FLOOR).log()
+            total = total + (mel_a - mel_b).abs().mean()
+            if not mel_only:
+                log_a, log_b = a.clamp(min=FLOOR).log(), b.clamp(min=FLOOR).log()
+                convergence = ((a - b).norm(dim=(1, 2)) / (b.norm(dim=(1, 2)) + 1e-3)).mean()
+                total = total + 0.5 * (log_a - log_b).abs().mean() + 0.5 * convergence
         return total / len(RESOLUTIONS)
 
 
@@ -169,26 +184,56 @@ def stft(wav: torch.Tensor, n_fft: int, hop: int) -> torch.Tensor:
     return torch.stft(wav, n_fft, hop, n_fft, torch.hann_window(n_fft, device=wav.device), return_complex=True)
 
 
-class Discriminator(nn.Module):
-    """One complex-STFT discriminator (EnCodec's MS-STFT, small)."""
+class SpectrumJudge(nn.Module):
+    """A discriminator of complex spectra (EnCodec's MS-STFT, small): (batch, samples) -> verdict, features.
+
+    Magnitudes are compressed (to the power of 0.3): it hears faint partials, and learns in a hundred steps what takes
+    thousands on spectra as they are.
+    """
 
     def __init__(self, n_fft: int, hop: int, width: int = 16):
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
-        plan = [(2, width, (1, 1)), (width, width, (2, 1)), (width, 2 * width, (2, 2)), (2 * width, 2 * width, (2, 1))]
-        self.layers = nn.ModuleList(
-            nn.utils.parametrizations.weight_norm(nn.Conv2d(i, o, (9, 3), stride, (4, 1))) for i, o, stride in plan
-        )
+        plan = [(2, width, (2, 1)), (width, width, (2, 1)), (width, 2 * width, (2, 2)), (2 * width, 2 * width, (2, 1))]
+        self.layers = nn.ModuleList(_normed(nn.Conv2d(i, o, (9, 3), stride, (4, 1))) for i, o, stride in plan)
         self.out = nn.Conv2d(2 * width, 1, 3, 1, 1)
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        spectrum = stft(wav, self.n_fft, self.hop)
-        x = torch.stack([spectrum.real, spectrum.imag], 1) / self.n_fft**0.5
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.1)
+        spectrum = stft(wav, self.n_fft, self.hop) / self.n_fft**0.5
+        spectrum = spectrum * spectrum.abs().clamp(min=1e-4) ** -0.7
+        return _judged(self, torch.stack([spectrum.real, spectrum.imag], 1))
+
+
+class PeriodJudge(nn.Module):
+    """A discriminator of every p-th sample (HiFi-GAN's MPD, small): (batch, samples) -> verdict, features."""
+
+    def __init__(self, period: int, widths: tuple[int, ...] = (16, 64, 128, 128)):
+        super().__init__()
+        self.period = period
+        self.layers = nn.ModuleList(
+            _normed(nn.Conv1d(i, o, 5, 3 if i < o else 1, 2)) for i, o in zip((1, *widths), widths)
+        )
+        self.out = nn.Conv1d(widths[-1], 1, 3, 1, 1)
+
+    def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        folded = wav[:, : wav.shape[1] // self.period * self.period].unflatten(1, (-1, self.period))
+        return _judged(self, folded.transpose(1, 2).flatten(0, 1)[:, None])  # (batch x period, 1, samples / period)
+
+
+def _normed(layer: nn.Module) -> nn.Module:
+    """Weight norm on weights that keep the size of what passes; PyTorch's own shrink it, and nothing is told apart."""
+    nn.init.kaiming_normal_(layer.weight, SLOPE)
+    nn.init.zeros_(layer.bias)
+    return weight_norm(layer)
+
+
+def _judged(judge, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    features = []
+    with torch.autocast(x.device.type, torch.bfloat16):
+        for layer in judge.layers:
+            x = F.leaky_relu(layer(x), SLOPE)
             features.append(x)
-        return self.out(x), features
+        return judge.out(x).float(), features
 
 
 class Crops:
@@ -212,6 +257,12 @@ class Crops:
             start = self.random.integers(len(wav) - samples + 1)
             rows.append(wav[start : start + samples])
         return torch.from_numpy(np.stack(rows))
+
+    def part(self, samples: int, seconds: float) -> slice:
+        """So many seconds of `samples`, anywhere."""
+        length = min(samples, int(seconds * SAMPLE_RATE))
+        start = int(self.random.integers(samples - length + 1))
+        return slice(start, start + length)
 
     def disturb(self, wavs: torch.Tensor, share: float) -> torch.Tensor:
         """The same crops, (count, samples), a share of them as other microphones, rooms and lines bring them."""
@@ -241,12 +292,13 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
             part.requires_grad_(False)
     if not settings.train_acoustic:
         model.acoustic_encoder.requires_grad_(False)
-    judges = nn.ModuleList(Discriminator(n_fft, hop) for n_fft, hop, _ in RESOLUTIONS[1:]).to(device)
+    spectra = (SpectrumJudge(n_fft, hop) for n_fft, hop, _ in RESOLUTIONS[1:])
+    judges = nn.ModuleList([*spectra, *map(PeriodJudge, PERIODS)]).to(device)
     spectral = SpectralLoss().to(device)
     betas, decay = (0.8, 0.99), settings.weight_decay
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, betas, weight_decay=decay)
-    judge_optimizer = torch.optim.AdamW(judges.parameters(), 3e-4, betas, weight_decay=decay)
+    judge_optimizer = torch.optim.AdamW(judges.parameters(), settings.judge_learning_rate, betas, weight_decay=decay)
     parts = {"model": model, "judges": judges, "optimizer": optimizer, "judge_optimizer": judge_optimizer}
     step, spent = 0, 0.0  # steps, seconds
     if state_file.exists():
@@ -263,6 +315,7 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
     crops = Crops(clips, settings.seed + step)
     model.train()
     losses: list[float] = []
+    judged: list[tuple[float, float]] = []  # the discriminators' mean loss, and how far features are apart
     (out / "settings.json").write_text(json.dumps(asdict(settings) | {"clips": len(clips)}, indent=1, default=str))
     with open(out / "log.jsonl", "a") as record:
         while spent < settings.minutes * 60:
@@ -277,17 +330,24 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
             heard = crops.disturb(real, settings.disturbed)
             latents, codes = encode_latents(model, heard, settings.train_acoustic)
             made = decode_latents(model, latents)
-            loss = reconstruction = spectral(made, real)
-            if spent / 60 >= settings.adversarial_after:
+            adversarial = spent / 60 >= settings.adversarial_after
+            reconstruction = spectral(made, real, mel_only=adversarial)
+            gradient = _unit(reconstruction, made)
+            if adversarial:
+                part = crops.part(real.shape[1], settings.judged_seconds)
                 judge_loss = sum(
-                    F.relu(1 - judge(real)[0]).mean() + F.relu(1 + judge(made.detach())[0]).mean() for judge in judges
+                    F.relu(1 - judge(real[:, part])[0]).mean() + F.relu(1 + judge(made[:, part].detach())[0]).mean()
+                    for judge in judges
                 )
                 judge_optimizer.zero_grad()
                 judge_loss.backward()
                 judge_optimizer.step()
-                loss = loss + adversarial_loss(judges, made, real)
+                deceit, matching = adversarial_losses(judges, made[:, part], real[:, part])
+                share = settings.judges_share
+                gradient = (1 - share) * gradient + share * _unit(deceit + matching, made)
+                judged.append((judge_loss.item() / len(judges), matching.item()))
             optimizer.zero_grad()
-            loss.backward()
+            made.backward(gradient)
             nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
             losses.append(reconstruction.item())
@@ -301,6 +361,9 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
                     "codes_in_batch": int(codes.unique().numel()),
                     "learning_rate": optimizer.param_groups[0]["lr"],
                 }
+                if judged:
+                    judge, matching = np.mean(judged[-50:], 0).round(4).tolist()
+                    row |= {"judges": judge, "matching": matching}
                 record.write(json.dumps(row) + "\n")
                 record.flush()
                 log.info("%s", row)
@@ -317,13 +380,20 @@ def note_silent_codes(folder: str | Path) -> None:
     codec.model.config.save_pretrained(folder)
 
 
-def adversarial_loss(judges: nn.ModuleList, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Hinge generator loss x 0.1 + relative feature matching, averaged over discriminators."""
-    total = made.new_zeros(())
+def adversarial_losses(judges: nn.ModuleList, made: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Means over discriminators: the hinge loss of what was made, and how far its features are from the real ones'."""
+    deceit = matching = made.new_zeros(())
     for judge in judges:
         verdict, made_features = judge(made)
         with torch.no_grad():
             _, real_features = judge(real)
-        matching = sum((a - b).abs().mean() / (b.abs().mean() + 1e-4) for a, b in zip(made_features, real_features))
-        total = total - 0.1 * verdict.mean() + matching / len(made_features)
-    return total / len(judges)
+        apart = sum((a - b).abs().mean() / (b.abs().mean() + 1e-4) for a, b in zip(made_features, real_features))
+        deceit, matching = deceit - verdict.mean(), matching + apart / len(made_features)
+    return deceit / len(judges), matching / len(judges)
+
+
+def _unit(loss: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """The loss' gradient at the wave that was made, of length 1: so that losses of any size can be given shares
+    (EnCodec's balancer, arXiv 2210.13438)."""
+    gradient = torch.autograd.grad(loss, made, retain_graph=True)[0]
+    return gradient / (gradient.norm() + 1e-12)

@@ -27,6 +27,8 @@ from .training import cosine_rate
 
 log = logging.getLogger(__name__)
 
+PHASES = 4  # in which each filter of the bank comes: rectified, they add up to its band's envelope
+
 
 @dataclass(frozen=True)
 class VerifierTraining:
@@ -47,12 +49,19 @@ class VerifierTraining:
 
 
 def small_verifier_config():
-    """nano's verifier: 1.3M parameters. One long convolution stands for a filter bank (see `new_verifier`)."""
+    """nano's verifier: 1.1M parameters. One long convolution stands for a filter bank (see `new_verifier`).
+
+    Nothing is dropped and nothing masked: a model this small has more voices before it than it can hold.
+    """
     from transformers import WavLMConfig
 
     return WavLMConfig(
+        **dict.fromkeys(
+            ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout"), 0.0
+        ),
+        apply_spec_augment=False,
         hidden_size=128,
-        num_hidden_layers=4,
+        num_hidden_layers=1,
         num_attention_heads=4,
         intermediate_size=384,
         feat_extract_norm="layer",  # so that padding does not change what is heard
@@ -64,38 +73,46 @@ def small_verifier_config():
         do_stable_layer_norm=True,
         num_conv_pos_embeddings=32,
         num_conv_pos_embedding_groups=8,
-        tdnn_dim=(128, 128, 128, 128, 256),
+        tdnn_dim=(192, 192, 192, 192, 384),
         xvector_output_dim=128,
         layerdrop=0.0,
         num_labels=2,
     )
 
 
-def new_verifier(config=None):
+def new_verifier(config=None, speech: torch.Tensor | None = None):
     """A fresh `WavLMForXVector` whose first convolution is a bank of 64 mel-spaced filters in four phases each.
 
-    From random filters a model of this size would spend its few minutes on finding the frequencies. Each filter is
-    raised with its frequency (pre-emphasis), as speech falls.
+    From random filters a model of this size would spend its few minutes on finding the frequencies.
+
+    Args:
+        speech: (batch, samples), normalised; the bands are made as loud as each other in it, and loud enough for the
+            rectifier behind them. Speech falls by some 40 dB over them, and a faint band's four phases pass a GELU
+            almost straight and cancel: the model would hear little above 2 kHz. None: as the filters are.
     """
     import librosa
     from transformers import WavLMForXVector
 
     model = WavLMForXVector(config or small_verifier_config())
-    conv = model.wavlm.feature_extractor.conv_layers[0].conv
-    channels, _, length = conv.weight.shape
-    frequencies = librosa.mel_frequencies(channels // 4 + 2, fmin=60.0, fmax=7600.0)[1:-1]
+    first = model.wavlm.feature_extractor.conv_layers[0]
+    channels, _, length = first.conv.weight.shape
+    frequencies = librosa.mel_frequencies(channels // PHASES + 2, fmin=60.0, fmax=7600.0)[1:-1]
     seconds = (torch.arange(length) - length / 2) / SAMPLE_RATE
     bank = []
     for index, frequency in enumerate(frequencies):
         gap = frequencies[min(index + 1, len(frequencies) - 1)] - frequencies[max(index - 1, 0)]  # Hz
         width = min(1.0, 2 * SAMPLE_RATE / (gap * length))  # of the window: wider bands have shorter filters
         window = torch.exp(-0.5 * (seconds / (width * length / SAMPLE_RATE / 5)) ** 2)
-        for phase in range(4):
-            wave = window * torch.cos(2 * math.pi * frequency * seconds + phase * math.pi / 2)
-            bank.append(wave / wave.norm() * (frequency / 1000) ** 0.5)
+        for phase in range(PHASES):
+            wave = window * torch.cos(2 * math.pi * frequency * seconds + phase * 2 * math.pi / PHASES)
+            bank.append(wave / wave.norm())
     with torch.no_grad():
-        conv.weight.copy_(torch.stack(bank)[:, None])
-        conv.bias.zero_()
+        first.conv.weight.copy_(torch.stack(bank)[:, None])
+        first.conv.bias.zero_()
+        if speech is not None:
+            loudness = first.conv(speech[:, None]).square().mean((0, 2)).view(-1, PHASES).mean(1).sqrt()  # of each band
+            first.conv.weight.div_(loudness.repeat_interleave(PHASES)[:, None, None])
+            first.layer_norm.weight.fill_(3.0)
     return model
 
 
@@ -168,7 +185,12 @@ def train_verifier(
     crops = VoiceCrops(clips, codec, settings)
     if len(crops.clips) < 2:
         raise ValueError("A speaker verifier needs clips of at least two voices.")
-    model = WavLMForXVector.from_pretrained(init, dtype=torch.float32) if init else new_verifier()
+    if init:
+        model = WavLMForXVector.from_pretrained(init, dtype=torch.float32)
+    else:
+        model = new_verifier(speech=crops.batch()[0])
+    # the bank stays: its gradient would take a third of a step
+    model.wavlm.feature_extractor.conv_layers[0].conv.requires_grad_(False)
     model.objective = type(model.objective)(model.config.xvector_output_dim, len(crops.clips), margin=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
@@ -176,7 +198,8 @@ def train_verifier(
     if state.exists():
         model.load_state_dict(load_file(state))
         begun = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["minutes"]
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=settings.weight_decay)
     step, spent, losses = 0, begun * 60, []
 
     def checkpoint(record):
@@ -207,7 +230,7 @@ def train_verifier(
             loss = model.objective(vectors.float(), voices.to(device))
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
             losses.append(loss.item())
             step += 1

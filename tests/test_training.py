@@ -13,7 +13,14 @@ from conftest import buzz
 from llasa_lite import Llasa, audio, codec_training
 from llasa_lite.alignment import ALPHABET, BLANK, align, align_corpus, best_path, letters
 from llasa_lite.codec import Codec
-from llasa_lite.codec_training import CodecTraining, new_codec, silence_acoustic, train_codec
+from llasa_lite.codec_training import (
+    CodecTraining,
+    PeriodJudge,
+    SpectrumJudge,
+    new_codec,
+    silence_acoustic,
+    train_codec,
+)
 from llasa_lite.data import (
     CLIP_STRIDE,
     NOWHERE,
@@ -613,8 +620,38 @@ def test_two_codec_steps_give_a_codec_that_loads(monkeypatch, corpus, tmp_path):
 
 def test_a_codec_run_goes_on_and_discriminators_join(monkeypatch, corpus, tmp_path):
     out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
+    judges = torch.load(out / "state.pt", weights_only=True)["judges"]
     codec_run(monkeypatch, corpus, out, 2, adversarial_after=0.0)
-    assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
+    state = torch.load(out / "state.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all((state["judges"][name] != weights).any() for name, weights in judges.items() if "original1" in name)
+
+
+@pytest.mark.parametrize("make", [lambda: SpectrumJudge(512, 128), lambda: PeriodJudge(5)], ids=["spectrum", "period"])
+def test_a_discriminator_tells_a_blurred_wave_within_a_few_steps(make):
+    """A decoder has minutes to learn from it, not days."""
+    torch.manual_seed(0)
+    judge = make()
+    real = torch.from_numpy(np.stack([buzz(0.5, seed=k) for k in range(4)]))
+    blurred = torch.nn.functional.avg_pool1d(real[:, None], 9, 1, 4)[:, 0]
+    optimizer = torch.optim.AdamW(judge.parameters(), 1e-3)
+    losses = []
+    for _ in range(60):
+        loss = (1 - judge(real)[0]).relu().mean() + (1 + judge(blurred)[0]).relu().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 1.5 and np.mean(losses[-5:]) < 1
+
+
+def test_losses_of_any_size_pull_alike():
+    """The slope of a spectral loss at the wave is a thousand times a discriminator's."""
+    made = torch.from_numpy(buzz(0.5))[None].requires_grad_()
+    loss = (made**2).sum()
+    small, large = (codec_training._unit(scale * loss, made) for scale in (1e-3, 1e3))
+    torch.testing.assert_close(small, large)
+    assert small.norm().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_crops_are_disturbed_where_they_are_heard_and_clean_where_they_are_drawn():

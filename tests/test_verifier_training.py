@@ -10,9 +10,11 @@ from conftest import buzz
 from llasa_lite.audio import save
 from llasa_lite.data import Clip, disturbed
 from llasa_lite.verifier_training import (
+    PHASES,
     VerifierTraining,
     equal_error_rate,
     new_verifier,
+    normalized,
     small_verifier_config,
     train_verifier,
     trials,
@@ -54,6 +56,31 @@ def test_the_first_filters_follow_frequency():
     spectra = np.abs(np.fft.rfft(bank, 4096))
     peaks = spectra.argmax(1).reshape(-1, 4) * 16000 / 4096
     assert (np.diff(peaks[:, 0]) > 0).all() and np.ptp(peaks, axis=1).max() < 40
+
+
+def test_bands_are_as_loud_as_each_other_in_the_speech_given():
+    """Or the faint ones pass the rectifier straight, their phases cancel, and the model hears only the lowest."""
+    speech = np.stack([np.convolve(disturbed(buzz(1.0, seed=k), np.random.default_rng(k)), [1, 0.9]) for k in range(4)])
+    speech = torch.from_numpy(np.stack([normalized(wav) for wav in speech]).astype(np.float32))
+    first = new_verifier(speech=speech).wavlm.feature_extractor.conv_layers[0]
+    with torch.no_grad():
+        loudness = first.conv(speech[:, None]).square().mean((0, 2)).sqrt().view(-1, PHASES).mean(1)
+        plain = new_verifier().wavlm.feature_extractor.conv_layers[0].conv(speech[:, None]).square().mean((0, 2)).sqrt()
+    assert loudness.min() > 0.9 and loudness.max() < 1.1
+    assert plain.max() > 10 * plain.min()
+
+
+def test_the_bank_stays_what_it_is(tmp_path):
+    from transformers import WavLMForXVector
+
+    settings = VerifierTraining(minutes=0.02, batch=4, crop_seconds=(0.8, 1.0), warmup_steps=1)
+    out = train_verifier(clips(tmp_path), tmp_path / "out", settings)
+    again = train_verifier(clips(tmp_path), tmp_path / "again", settings, init=out)
+    first, second = (
+        WavLMForXVector.from_pretrained(folder).wavlm.feature_extractor.conv_layers[0] for folder in (out, again)
+    )
+    assert torch.equal(first.conv.weight, second.conv.weight)
+    assert not torch.equal(first.layer_norm.weight, second.layer_norm.weight)  # and what reads it learns
 
 
 def test_equal_error_rate_knows_its_ends():
