@@ -22,7 +22,9 @@ SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # no font is fetche
 
 # How the page is opened, by `launch` and by app.py alike.
 LAUNCH = {
-    "theme": gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=SYSTEM_FONTS),
+    "theme": gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=SYSTEM_FONTS).set(
+        body_text_color_subdued="*neutral_500"  # a shade darker than Gradio's: notes and warnings are to be read
+    ),
     "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
     "i18n": I18N,
     "max_file_size": UPLOAD_BYTES,

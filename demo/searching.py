@@ -7,6 +7,7 @@ import re
 import threading
 import zipfile
 from functools import partial
+from importlib.util import find_spec
 
 import gradio as gr
 
@@ -20,8 +21,11 @@ from .words import t
 MAX_N, MAX_BRANCH = 32, 8
 MAX_SEARCH_CHARS = 300  # every candidate says all of it
 LIKELIHOOD, ASR, SPEAKER = "likelihood", "asr", "speaker"
-OUTCOMES = [LIKELIHOOD, ASR, SPEAKER, "asr, speaker", "0.7 * asr + 0.3 * speaker", "quality", "emotion"]
-PROCESSES = [SPEAKER, "quality", "emotion"]
+# `quality` where its package is; `emotion` would be fetched from the hub, so that one has to know and write it
+EXTRA = ["quality"] if find_spec("speechmos") else []
+OUTCOMES = [LIKELIHOOD, ASR, SPEAKER, "likelihood, speaker", "0.7 * likelihood + 0.3 * speaker", *EXTRA]
+PROCESSES = [SPEAKER, *EXTRA]
+MAX_WORK = 20_000  # characters x candidates: three minutes of nano's on two cores, while others wait
 # Work of one candidate in plain takes, since candidates share their passes: measured with 8 of nano's on two cores, its
 # own recognition as verifier. After a search the page knows better.
 CANDIDATE = 0.7
@@ -141,6 +145,11 @@ def start(
         if not isinstance(value, (int, float)) or not 1 <= value <= most:
             raise ValueError(f"{name} must lie in 1..{most}, not {value!r}.")
     guided = method in ("beam_search", "partial_prm")
+    if len(text) * n * (branch if guided else 1) > MAX_WORK:
+        raise ValueError(
+            f"{len(text)} characters times {n * (branch if guided else 1):g} candidates would keep everybody waiting "
+            "for minutes. Give a shorter text, or fewer candidates or continuations."
+        )
     llasa = models.get(model)
     return llasa.search_events(
         text,

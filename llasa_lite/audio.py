@@ -157,6 +157,18 @@ def trim(wav: np.ndarray, top_db: float = QUIET_DB, margin_seconds: float = 0.1)
     return wav[max(0, start - margin) : min(len(wav), end + margin)]
 
 
+def shorten_pauses(wav: np.ndarray, most_seconds: float = 0.6) -> np.ndarray:
+    """What is quiet for longer than that is quiet for so long: (samples,) -> (fewer samples,)."""
+    import librosa
+
+    around = int(most_seconds / 2 * SAMPLE_RATE)
+    spoken = librosa.effects.split(wav, top_db=QUIET_DB, frame_length=512, hop_length=128)
+    kept = np.zeros(len(wav), bool)
+    for start, end in spoken:
+        kept[max(0, start - around) : end + around] = True
+    return wav[kept]
+
+
 def normalize(wav: np.ndarray, peak: float = 0.7) -> np.ndarray:
     """Scale to a peak of `peak`, the level of the built-in codec's training clips; a silent wave stays as it is."""
     top = float(np.abs(wav).max(initial=0.0))

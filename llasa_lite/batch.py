@@ -30,19 +30,20 @@ class Line:
 
 
 def read_list(path: str | Path) -> list[Line]:
-    """Lines of a list, blank ones left out; unnamed ones are named by their place.
+    """Lines of a list; those without a letter or digit are left out. Unnamed ones are named by their place.
 
     Raises:
         ValueError: no such file, a line that is none, an id that is no plain file name or comes twice.
     """
     try:
-        rows = Path(path).read_text(encoding="utf-8").splitlines()
+        # -sig: without the mark some editors put first; \n: other breaks may stand inside a JSON string
+        rows = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read a list from '{path}': {error}.") from error
     lines = []
     for place, row in enumerate(rows):
-        if not row.strip():
-            continue
+        if not any(c.isalnum() for c in row):
+            continue  # blank, or a break between scenes
         line = Line(f"{place:06d}", row.strip())
         if str(path).endswith(".jsonl"):
             try:
@@ -50,6 +51,8 @@ def read_list(path: str | Path) -> list[Line]:
                 line = Line(str(told.get("id", line.id)), told["text"], told.get("voice"), told.get("seed"))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {place + 1}, needs at least a text: {error!r}.") from error
+            if not isinstance(line.text, str) or not any(c.isalnum() for c in line.text):
+                raise ValueError(f"{path}, line {place + 1}: there is nothing to say in the text {line.text!r}.")
         if not re.fullmatch(r"\w[\w.-]*", line.id):
             raise ValueError(f"{path}, line {place + 1}: the id '{line.id}' is no plain file name.")
         lines.append(line)

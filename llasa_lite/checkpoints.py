@@ -64,7 +64,8 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             chunk_seconds=8.0,
             context=1024,
             spell_out=True,
-            note="Small: about seven of its words in eight are understood, and its transcripts need correcting.",
+            note="Small, English only: one word in ten is not understood, transcripts need correcting, and a person's "
+            "voice is hardly followed.",
         ),
         _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 6),
         _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),
@@ -216,7 +217,7 @@ def pick_dtype(device: str, dtype: str | None = None, small: bool = False):
     if dtype not in (None, "auto"):
         name = str(dtype).removeprefix("torch.")
         if name not in names:
-            raise ValueError(f"Unknown dtype '{dtype}'. Choose from: {', '.join(names)}.")
+            raise ValueError(f"Unknown dtype '{dtype}'. Choose from: {', '.join(names)}, and int8 on CPUs.")
         return names[name]
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16

@@ -70,7 +70,10 @@ def parser() -> argparse.ArgumentParser:
         "--method", default=SearchSettings.method, help=f"{', '.join(SEARCH_METHODS)} (default: %(default)s)"
     )
     sub.add_argument("--n", type=int, default=SearchSettings.n, help="candidates, or beams (default: %(default)s)")
-    sub.add_argument("--outcome", help=f"what chooses: asr, 'asr, speaker', '0.7*asr + 0.3*speaker' ({known})")
+    told_outcome = (
+        "what chooses: likelihood (the default), asr (where the model cannot listen), 'asr, speaker', weights"
+    )
+    sub.add_argument("--outcome", help=f"{told_outcome} ({known})")
     sub.add_argument("--process", help="what prunes beams in beam_search and partial_prm (default: speaker)")
     sub.add_argument("--branch", type=int, help="continuations of every beam at every step")
     sub.add_argument("--step-tokens", type=int, help="tokens between two prunings")

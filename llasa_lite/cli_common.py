@@ -63,6 +63,8 @@ def given_voice(o):
         return Voice.load(o.voice)
     if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
         return cloned(Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem))
+    if o.voice_text:
+        raise ValueError(f"--voice-text belongs to a clip; the built-in voice '{o.voice}' has its own.")
     return o.voice
 
 

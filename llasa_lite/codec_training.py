@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 # (FFT size, hop, mel bands) of the reconstruction losses
 RESOLUTIONS = ((256, 64, 40), (512, 128, 80), (1024, 256, 80), (2048, 512, 80))
-# What is fainter counts as silence: about -75 dB of full scale. The slope of a logarithm grows towards nothing, and with
-# a lower floor the gradient would be that of the pauses between words.
+# What is fainter counts as silence: about -75 dB of full scale. The slope of a logarithm grows towards nothing, and
+# with a lower floor the gradient would be that of the pauses between words.
 FLOOR, MEL_FLOOR = 1e-2, 1e-3
 SLOPE = 0.1  # of the discriminators' leaky rectifiers
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)

@@ -180,20 +180,20 @@ class Stock:
                 if (slots.rows, slots.guided) == (rows, guided) and slots.length >= length:
                     self.free.remove(slots)
                     return slots
-            self.free = [slots for slots in self.free if slots.rows != rows]  # too short: their place is needed
+            # those like it are too short: their place is needed
+            self.free = [slots for slots in self.free if (slots.rows, slots.guided) != (rows, guided)]
         return Slots(self.decoder, rows, length, guided)
 
     def give(self, slots: Slots) -> None:
         with self.lock:
             self.free.append(slots)
 
-    def clear(self) -> bool:
-        """Throw away what is not lent; whether there was any."""
+    def clear(self) -> None:
+        """Throw away what is not lent."""
         with self.lock:
-            cleared, self.free = bool(self.free), []
+            self.free = []
         if self.captures:
             torch.cuda.empty_cache()
-        return cleared
 
     def runner(self, slots: Slots, kind: Kind, window: int) -> Callable[[], object]:
         """The step on these slots, captured where there is CUDA; what was loaded stays as it is."""

@@ -29,6 +29,7 @@ MAX_TEXT_CHARS = 20_000
 # Speech that is sure to be too long for its text is stopped: slow reading takes 0.12 s a character.
 SECONDS_PER_CHARACTER = 0.2
 SECONDS_TO_SPARE = 2.0
+MIN_SECONDS_HEARD = 0.1  # of a clip to transcribe
 # So is a row that goes nowhere. In 20,225 clips of nano's corpus the longest silence takes 1.2 s, and no loop 0.4 s.
 SILENCE_SECONDS = 2.0
 REPETITION_SECONDS = 1.0
@@ -196,6 +197,12 @@ class Llasa:
         own, codes = self._spoken(voice.text) if voice else "", self._codes_of(voice)
         ids = self.protocol.tts_prompt(text.join(own, pieces[index]) if voice else pieces[index], codes, speaker)
         without = self.protocol.unconditional_prompt(own, codes, speaker)
+        room = (self.engine.max_ids - len(ids)) / audio.FRAME_RATE
+        if voice and 0 < room < SECONDS_PER_CHARACTER / 4 * len(pieces[index]):  # of none at all the engine tells
+            raise ValueError(
+                f"The clip of '{voice.name}' leaves {room:.1f} s of what this model can hold, too little to say "
+                f"'{pieces[index]}'. Give a shorter clip; 3 to 8 s work best."
+            )
         return ids, piece_seed(seed, index), self._limit(pieces[index]), without
 
     def _speech(self, receipt: dict, pieces: list[str], whole, speaker: str | None) -> Speech:
@@ -255,6 +262,10 @@ class Llasa:
         if isinstance(clip, np.ndarray):
             clip = (audio.SAMPLE_RATE, clip)
         wav = audio.normalize(audio.trim(audio.load(clip, name="clip to transcribe")))
+        seconds = len(wav) / audio.SAMPLE_RATE
+        if seconds < MIN_SECONDS_HEARD:
+            raise ValueError(f"The clip to transcribe holds {1000 * seconds:.0f} ms of sound, too little for a word.")
+        wav = audio.shorten_pauses(wav)  # in a long silence a small model hears words
         texts, words, logs, complete = [], [], [], True
         # even parts, so that the last one is never a splinter
         parts = math.ceil(len(wav) / (self.checkpoint.chunk_seconds * audio.SAMPLE_RATE))
@@ -267,7 +278,7 @@ class Llasa:
             complete &= heard.stopped == END
         probability = math.exp(float(np.mean(logs))) if logs else 0.0
         text_ = " ".join(t for t in texts if t)
-        return Transcript(text_, probability, len(wav) / audio.SAMPLE_RATE, complete, words)
+        return Transcript(text_, probability, seconds, complete, words)
 
     def _sure_words(self, ids: list[int], logs: list[float]) -> list[tuple[str, float]]:
         """Words of a transcript with the geometric mean of their ids' probabilities; an id that opens a word with its
@@ -320,7 +331,8 @@ class Llasa:
             n: candidates, and beams under the process verifier.
             process: verifier that prunes beams in beam_search and partial_prm, as `verifiers.criterion` reads it:
                 "speaker", "speaker:HUB_ID", "speaker, quality" or "0.7*speaker + 0.3*quality". Default: speaker.
-            outcome: verifier that chooses among whole candidates. Default: asr; in beam_search the process verifier.
+            outcome: verifier that chooses among whole candidates. Default: likelihood where the checkpoint can
+                transcribe, else asr; in beam_search the process verifier.
             stop: asked between two steps; true ends the search with the best so far.
             settings: other fields of `SearchSettings` than their defaults (branch, process_seconds, reference ...).
         Returns:
@@ -387,7 +399,8 @@ class Llasa:
         voice = None
         if receipt["voice"] is not None:
             voice = Voice(receipt["voice"], receipt["voice_text"], codes={receipt["codec"]: receipt["voice_codes"]})
-        if "search" in receipt and not len(receipt.get("codes", ())) == len(receipt.get("stopped", ())) > 0:
+        # one that was stopped has codes of its first pieces only
+        if "search" in receipt and not 0 < len(receipt.get("codes", ())) <= len(receipt.get("stopped", ())):
             raise ValueError("This is not a receipt: a search names the codes it found and why each piece stopped.")
         if receipt.get("device") == "vllm":
             raise ValueError("This was made on vLLM, which draws other random numbers: our engine cannot replay it.")
@@ -429,7 +442,7 @@ class Llasa:
             raise ValueError("There is no text to speak.")
         if len(text_) > MAX_TEXT_CHARS:
             raise ValueError(f"The text has {len(text_):,} characters; at most {MAX_TEXT_CHARS:,} are spoken at once.")
-        spoken = self._spoken(text_)
+        spoken = self._spoken(self.protocol.checked(text_))
         if len(spoken) > MAX_TEXT_CHARS:
             raise ValueError(
                 f"Put into words the text has {len(spoken):,} characters; at most {MAX_TEXT_CHARS:,} are spoken."
@@ -438,6 +451,14 @@ class Llasa:
         pieces = [piece for piece in pieces if any(c.isalnum() for c in piece)]
         if not pieces:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
+        unknown = self.protocol.unknown_letters(spoken)
+        for piece in pieces:
+            letters = [c for c in piece if c.isalnum()]
+            if 3 * sum(c in unknown for c in letters) > len(letters):
+                raise ValueError(
+                    f"'{self.checkpoint.name}' cannot read '{piece[:40]}': its languages are "
+                    f"{', '.join(self.checkpoint.languages)}. Write it in one of them, or choose another model."
+                )
         return pieces
 
     def _spoken(self, text_: str) -> str:

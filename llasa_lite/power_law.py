@@ -38,7 +38,7 @@ class PowerLaw:
         return (losses[0], *np.percentile(losses[1:], [2.5, 97.5], axis=0))
 
     def __str__(self) -> str:
-        told = [f"{name}^-{a:.3f} ({low:.3f} to {high:.3f})" for name, (a, low, high) in self.exponents.items()]
+        told = [f"{name}^-{a:.3f} ({-high:+.3f} to {-low:+.3f})" for name, (a, low, high) in self.exponents.items()]
         floor = "" if self.floor is None else f"{self.floor:.3g} + "
         return f"{floor}{self.scale:.3g} {' '.join(told)}; {self.n} points, {self.spare} to spare"
 
@@ -56,7 +56,7 @@ def fit_power_law(loss, **factors) -> PowerLaw:
     Example:
         >>> hours = np.array([1.0, 2, 4, 8])
         >>> print(fit_power_law(3 * hours**-0.5, hours=hours))
-        3 hours^-0.500 (0.500 to 0.500); 4 points, 2 to spare
+        3 hours^-0.500 (-0.500 to -0.500); 4 points, 2 to spare
     """
     from scipy.stats import t
 

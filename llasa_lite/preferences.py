@@ -87,7 +87,8 @@ def collect_pairs(
             by_voice.setdefault(one.speaker, []).append(one)
     if not by_voice:
         raise ValueError("There are no training clips of 1.5 to 6 s to take as voice prompts.")
-    texts = [pieces[0] for one in sentences if len(pieces := llasa._pieces(one)) == 1]
+    texts = [one for one in sentences if any(c.isalnum() for c in one)]
+    texts = [pieces[0] for one in texts if len(pieces := llasa._pieces(one)) == 1]
     if not texts:
         raise ValueError(f"There are no sentences of at most {llasa.checkpoint.chunk_chars} characters to say.")
     settings = {"model": llasa.checkpoint.name, "codec": llasa.codec.name, "n": n, "outcome": outcome, "seed": seed}

@@ -42,7 +42,9 @@ def to_comment(receipt: dict, kind: str = "wav") -> str:
         k: v for k, v in receipt.items() if k != "seconds_taken"
     }  # same seed, same file
     known = builtin_voices().get(str(receipt.get("voice")))
-    if known is None or receipt.get("voice_codes") not in known.codes.values():
+    if (
+        known is None or receipt.get("voice_text") != known.text
+    ):  # by its words: its codes are another codec's elsewhere
         private = [key for key in ("voice_text", "voice_codes") if told.get(key) is not None]
         told |= dict.fromkeys(private) | ({"left_out": private} if private else {})
     if kind == "ogg" and len(json.dumps(told, ensure_ascii=False).encode()) > audio.MAX_OGG_COMMENT:

@@ -24,6 +24,7 @@ from .audio import FRAME_RATE
 from .verifiers import NO_LLASA, Criterion, Own, Target, criterion
 
 MAX_PROCESS_SECONDS = 600  # of speech under PRM: more than any answer has
+MAX_ROWS = 4096  # candidates at once: 16 times the paper's 16 x 16
 END, RUNNING = "end", "running"  # the engine's words for a row that closed itself, and for one that did not stop yet
 
 SEARCH_METHODS = {
@@ -64,6 +65,8 @@ class SearchSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if self.n * (self.branch if self.guided_tokens else 1) * self.continuations > MAX_ROWS:
+            raise ValueError(f"More than {MAX_ROWS:,} candidates at once are asked for. Make n or branch smaller.")
         seconds = self.process_seconds
         if not isinstance(seconds, (int, float)) or not seconds > 0:
             raise ValueError(f"process_seconds must be above 0, not {seconds!r}; without PRM: best_of_n.")
@@ -104,7 +107,7 @@ class SearchSettings:
                 )
         if self.method == "beam_search":
             return process, criterion(outcome, own) if outcome else process
-        return process, None if self.method == "sample" else criterion(outcome or "asr", own)
+        return process, None if self.method == "sample" else criterion(outcome or own.ear, own)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
     sentences = sorted({take.sentence for take in takes})
     rows = []
     plain = [[t for t in takes if t.sentence == k and t.method == "sample"] for k in sentences]
+    chance = _errors([[block] for block in plain])
     for name, one in [(RANDOM, None), *zip(bench.choosers, choosers(bench, own, {})), (ORACLE, None)]:
         for n in powers(bench.n):
             chosen = []
@@ -142,7 +143,7 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
             cost = np.mean(seconds[("sample", n)])
             for verifier in one.verifiers if one else ():
                 cost += np.mean(seconds[("verify", verifier.name)]) * n / bench.n
-            rows.append({"method": "best_of_n", "chooser": name, "n": n, "branch": 1} | _figures(chosen, cost))
+            rows.append({"method": "best_of_n", "chooser": name, "n": n, "branch": 1} | _figures(chosen, cost, chance))
     for n, branch in bench.guided:
         for method, chooser in (
             ("beam_search", bench.process),
@@ -155,7 +156,9 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
             # takes are best first: the best was chosen; at random, each may be
             chosen = [[[take] for take in m] if chooser == RANDOM else [[m[0]]] for m in mine]
             cost = np.mean(seconds[(method, n, branch)])
-            rows.append({"method": method, "chooser": chooser, "n": n, "branch": branch} | _figures(chosen, cost))
+            rows.append(
+                {"method": method, "chooser": chooser, "n": n, "branch": branch} | _figures(chosen, cost, chance)
+            )
     return rows
 
 
@@ -168,13 +171,25 @@ def _choose(name: str, one: Criterion | None, block: list[Take]) -> list[Take]:
     return [max(block, key=lambda t: replace(t.candidate, order=one.order(t.candidate.scores)).rank)]
 
 
-def _figures(chosen: list[list[list[Take]]], cost: float) -> dict:
-    """Sentences > blocks > takes: corpus WER and mean similarity with 95 % bootstrap intervals over sentences."""
-    wrong = np.array([np.mean([np.mean([t.edits for t in block]) for block in blocks]) for blocks in chosen])
+def _errors(chosen: list[list[list[Take]]]) -> np.ndarray:
+    """Sentences > blocks > takes: mean word errors of each sentence."""
+    return np.array([np.mean([np.mean([t.edits for t in block]) for block in blocks]) for blocks in chosen])
+
+
+def _figures(chosen: list[list[list[Take]]], cost: float, chance: np.ndarray) -> dict:
+    """Sentences > blocks > takes: corpus WER and mean similarity with 95 % bootstrap intervals over sentences.
+
+    `wer_change` is against a take at random, sentence by sentence (`chance`: word errors of each): sentences differ
+    more than choosers do, so that two intervals beside each other say little of their difference.
+    """
+    wrong = _errors(chosen)
     words = np.array([blocks[0][0].words for blocks in chosen])
     rows = np.random.default_rng(0).integers(len(wrong), size=(2000, len(wrong)))
-    row = {"wer": wrong.sum() / words.sum()}
-    row["wer_low"], row["wer_high"] = np.percentile(wrong[rows].sum(1) / words[rows].sum(1), [2.5, 97.5])
+    row = {}
+    for name, errors in (("wer", wrong), ("wer_change", wrong - chance)):
+        row[name] = errors.sum() / words.sum()
+        low, high = np.percentile(errors[rows].sum(1) / words[rows].sum(1), [2.5, 97.5])
+        row |= {f"{name}_low": low, f"{name}_high": high}
     row |= dict.fromkeys(("similarity", "similarity_low", "similarity_high"))
     if chosen[0][0][0].similarity is not None:
         like = np.array([np.mean([np.mean([t.similarity for t in block]) for block in blocks]) for blocks in chosen])

@@ -20,14 +20,13 @@ import queue
 import secrets
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Literal
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request
-from fastapi.concurrency import iterate_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -168,10 +167,10 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         made = waves(asked, gone)
         first = next(made)  # what is wrong with the request is said before the answer begins
         if asked.stream_format == "sse":
-            return StreamingResponse(_until(gone, _events(first, made)), media_type="text/event-stream")
+            return Streamed(gone, _events(first, made), media_type="text/event-stream")
         if asked.stream_format == "audio":
             opening = _wav_header() if asked.response_format == "wav" else b""
-            return StreamingResponse(_until(gone, _bytes(opening, first, made)), media_type=media)
+            return Streamed(gone, _bytes(opening, first, made), media_type=media)
         if kind is None:
             return Response(_pcm(first.wav), media_type=media)
         file = io.BytesIO()
@@ -214,13 +213,19 @@ def _wav_header() -> bytes:
     return struct.pack("<4sI4s", b"RIFF", ENDLESS, b"WAVE") + form + struct.pack("<4sI", b"data", ENDLESS)
 
 
-async def _until(gone: threading.Event, parts: Iterator) -> AsyncIterator:
-    """Pass the parts on; when the client has had them all or hung up, say so to the thread that makes them."""
-    try:
-        async for part in iterate_in_threadpool(parts):
-            yield part
-    finally:
-        gone.set()
+class Streamed(StreamingResponse):
+    """Parts as they come. When the client has had them all or hung up, be it before the first, the thread that makes
+    them is told."""
+
+    def __init__(self, gone: threading.Event, parts: Iterator, media_type: str):
+        super().__init__(parts, media_type=media_type)
+        self.gone = gone
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.gone.set()
 
 
 def _bytes(opening: bytes, first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[bytes]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from functools import lru_cache
 
 # Where a cut is heard least, best first: sentence, clause, word.
-_BOUNDARIES = (r"(?<=[.!?…])[\"')\]]*\s+|(?<=[。！？])", r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=[-–—(])", r"\s+")
+_BOUNDARIES = (
+    r"(?<=[.!?…])[\"')\]]*\s+|(?<=[。！？])(?![”’」』）])|(?<=[。！？][”’」』）])",
+    r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=[-–—(])",
+    r"\s+",
+)
 
 
 def split(text: str, max_chars: int = 100) -> list[str]:
@@ -41,13 +46,12 @@ def _nearest_cut(text: str, target: float, max_chars: int) -> int:
         cuts = [c for c in cuts if 0.4 * target <= c and len(text[:c].strip()) <= max_chars]
         if cuts:
             return min(cuts, key=lambda c: abs(c - target))
-    return min(max_chars, len(text))
+    return math.ceil(target)
 
 
 def normalize_transcript(text: str) -> str:
     """Lower case, no punctuation, single spaces: what is compared for a word error rate (as seed-tts-eval does)."""
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
-    text = re.sub(r"(?<=\w)'(?=\w)", "'", text)
     text = "".join(" " if unicodedata.category(c)[0] in "PSZ" and c != "'" else c for c in text)
     return " ".join(word.strip("'") for word in text.split() if word.strip("'"))
 
@@ -65,6 +69,13 @@ _LETTER_NAMES = (
 )
 _LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _LETTER_NAMES.split()))
 _CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
+_CURRENCY_NAMES = {"$": "dollars", "£": "pounds", "€": "euros"}
+_LARGE = "thousand|million|billion|trillion"
+# Words that are written in capitals to stress them, and would pass for initials.
+_STRESSED = set(
+    "ALL AND ARE BUT CAN DID DO FOR GET GO HAS HE HER HIM HIS HOW IN IS ME MY NEW NO NOT NOW OFF ON ONE OUR OUT SEE SHE "
+    "SO STOP THAT THE THEY THIS TO TOO TWO UP WAS WE WHO WHY WILL WITH YES YOU YOUR".split()
+)
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 
 
@@ -78,8 +89,10 @@ def spell_out(text: str) -> str:
         >>> spell_out("Dr. Lee paid $3.50 at 9:30 in 1999.")
         'doctor Lee paid three dollars, fifty cents at nine thirty in nineteen ninety-nine.'
     """
+    text = re.sub(r"(?i)(?<=\d)\s?([ap])m\b", r" \1.m.", text)
     text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
     text = re.sub(r"(?i)\bno\.\s?(?=\d)", "number ", text)
+    text = re.sub(rf"([$£€])\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}", text)
     text = re.sub(rf"([$£€])\s?({_NUMBER})(?!\w)", _money, text)
     text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
     text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", lambda m: _in_words(m[1], to="ordinal"), text)
@@ -97,7 +110,7 @@ def spell_out(text: str) -> str:
 def _in_words(number: str, to: str = "cardinal", **more) -> str:
     from num2words import num2words
 
-    if len(number) > 15:  # a serial number: digit by digit
+    if len(number) > 15 or re.match(r"0\d", number):  # a serial number: digit by digit
         return " ".join(_in_words(digit) for digit in number if digit.isdigit())
     return num2words(number, to=to, **more).replace("thousand,", "thousand").replace("million,", "million")
 
@@ -125,8 +138,11 @@ def _year(match) -> str:
 
 
 def _letter_by_letter(match) -> str:
-    """Initials; what has a vowel and four letters or more is taken for a word (NASA, ASAP)."""
+    """Initials; what has a vowel and four letters or more is taken for a word (NASA, ASAP), and so is one that is
+    stressed (do NOT touch)."""
     letters = match[0].replace(".", "")
+    if match[0] in _STRESSED:
+        return match[0].lower()
     if "." not in match[0] and len(letters) > 3 and set(letters) & set("AEIOU"):
         return match[0]
     return " ".join(_LETTERS[letter] for letter in letters)

@@ -87,7 +87,7 @@ class Protocol:
         Raises:
             ValueError: empty text, a token of the protocol inside it, or a code out of range.
         """
-        return self._tts(self._checked(text), codes, speaker)
+        return self._tts(self.checked(text), codes, speaker)
 
     def unconditional_prompt(self, text: str = "", codes: Sequence[int] = (), speaker: str | None = None) -> list[int]:
         """As `tts_prompt`, without the words that are still to be said: what guidance compares with.
@@ -95,10 +95,10 @@ class Protocol:
         Args:
             text: the transcript of `codes` alone; empty where there are none.
         """
-        return self._tts(self._checked(text) if text else "", codes, speaker)
+        return self._tts(self.checked(text) if text else "", codes, speaker)
 
     def _tts(self, text: str, codes: Sequence[int], speaker: str | None) -> list[int]:
-        opening = f"Speaker {self._checked(speaker)}" if speaker else ""
+        opening = f"Speaker {self.checked(speaker)}" if speaker else ""
         user = f"{TTS_INSTRUCTION}{TEXT_UNDERSTANDING_START}{text}{TEXT_UNDERSTANDING_END}"
         return self._chat(user, opening + SPEECH_GENERATION_START) + self.codes_to_ids(codes)
 
@@ -117,10 +117,14 @@ class Protocol:
         )
         return list(encoded["input_ids"])
 
-    def _checked(self, text: str) -> str:
+    def checked(self, text: str) -> str:
+        """The text without surrounding space. Raises ValueError where it is blank, holds a token of the protocol or is
+        no text at all."""
         text = text.strip()
         if not text:
             raise ValueError("There is no text to speak.")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError("The text holds a broken character (half of a surrogate pair). Type it again.")
         # A user's text must not hold a token of the protocol, or it would rewrite its own prompt.
         for found in re.findall(r"<\|[^<>|]*\|>", text):
             if found in self._reserved:
@@ -140,7 +144,7 @@ class Protocol:
 
     def asr_example(self, text: str, codes: Sequence[int]) -> Example:
         """Speech in, text out: the loss covers the text and its END."""
-        return _example(self.asr_prompt(codes), [*self.text_to_ids(self._checked(text)), self.text_end])
+        return _example(self.asr_prompt(codes), [*self.text_to_ids(self.checked(text)), self.text_end])
 
     # -- ids <-> codes, ids <-> text -------------------------------------------------------------------------------
 
@@ -162,6 +166,11 @@ class Protocol:
 
     def text_to_ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def unknown_letters(self, text: str) -> set[str]:
+        """Letters and digits of a text that the tokenizer has no id for: a small one knows those of its language."""
+        unknown = self.tokenizer.unk_token_id
+        return {c for c in set(text) if c.isalnum() and unknown is not None and unknown in self.text_to_ids(c)}
 
     def ids_to_text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()

@@ -41,8 +41,8 @@ class VerifierTraining:
     warmup_steps: int = 200
     weight_decay: float = 0.01
     margin: float = 0.2  # of the softmax; grows from 0 over the first fifth
-    through_codec: float = 0.4  # share of crops taken from the clip's resynthesis
-    disturbed: float = 0.4  # share of crops with noise, a room or a narrow band
+    through_codec: float = 0.3  # share of crops taken from the clip's resynthesis
+    disturbed: float = 0.3  # share of crops with noise, a room or a narrow band
     clips_per_voice: int = 60  # at most; bounds memory and decoding time
     save_every: int = 500  # steps
     seed: int = 0

@@ -7,9 +7,9 @@
 
 For those who outgrow one GPU: batching across requests, paged memory, tensor and data parallelism are vLLM's. A row is
 asked for again with all it has said so far, which vLLM's prefix cache makes cheap, so that beams can be selected and
-forked as on our own engine. What differs: rows that fall silent or repeat themselves are not stopped before their
-limit, and log-probabilities are over the whole vocabulary. Greedy ids are the same; sampled ones come from the same
-distribution, by other random numbers, drawn anew at every `advance`.
+forked as on our own engine. What differs: rows that fall silent or repeat themselves are cut there only after vLLM has
+made the rest, and log-probabilities are over the whole vocabulary. Greedy ids are the same; sampled ones come from the
+same distribution, by other random numbers, drawn anew at every `advance`.
 
 On a CPU, give the server --no-enable-chunked-prefill: vLLM 0.32 dies there of a seeded row whose prompt it cuts.
 """
@@ -274,16 +274,17 @@ def connect(model=None, url: str | None = None, codec: str | None = None, device
     from .tokens import Protocol
 
     checkpoint = find(model)
-    with reaching(checkpoint.source):
-        protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source))
-        config = AutoConfig.from_pretrained(checkpoint.source)
-        sampling = Sampling.of(config, GenerationConfig.from_pretrained(checkpoint.source))
+    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    with reaching(checkpoint.source, checkpoint.revision):
+        protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source, **hub))
+        config = AutoConfig.from_pretrained(checkpoint.source, **hub)
+        sampling = Sampling.of(config, GenerationConfig.from_pretrained(checkpoint.source, **hub))
         sampling = replace(sampling, guidance=1.0)  # vLLM has none
     if (facts := getattr(config, "llasa", None)) and checkpoint.name not in CHECKPOINTS:
         checkpoint = described(checkpoint.name, checkpoint.source, facts)
     device = pick_device(device)
     own_codec = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))
-    vllm = Server(url, **arguments) if url else InProcess(checkpoint.source, checkpoint.context, **arguments)
+    vllm = Server(url, **arguments) if url else InProcess(checkpoint.source, checkpoint.context, **hub, **arguments)
     answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}
     engine = VllmEngine(vllm, answers, checkpoint.context, patience_with(protocol, own_codec))
     return Llasa(checkpoint, protocol, engine, own_codec, sampling)

@@ -111,6 +111,8 @@ class Voice:
             partial.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
             if self.wav is not None:
                 audio.save(self.wav, path.with_suffix(".clip.ogg"))  # never the recording it was made from
+            else:  # nor another voice's, saved here before
+                path.with_suffix(".clip.ogg").unlink(missing_ok=True)
         return path
 
     def replace(self, **changes) -> Voice:

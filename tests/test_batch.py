@@ -49,6 +49,10 @@ def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
 def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
     (tmp_path / "book.txt").write_text("Oh.\n\nYes.\n")
     assert [(n.id, n.text) for n in read_list(tmp_path / "book.txt")] == [("000000", "Oh."), ("000002", "Yes.")]
+    (tmp_path / "book.txt").write_text("\ufeffOh.\n* * *\n---\nYes.\r\n", encoding="utf-8")  # breaks say nothing
+    assert [(n.id, n.text) for n in read_list(tmp_path / "book.txt")] == [("000000", "Oh."), ("000003", "Yes.")]
+    (tmp_path / "book.jsonl").write_text('{"text": "Oh.\u2028Yes."}', encoding="utf-8")
+    assert [n.text for n in read_list(tmp_path / "book.jsonl")] == ["Oh.\u2028Yes."]
     (tmp_path / "book.jsonl").write_text('{"text": "Oh.", "id": 7, "voice": "emma", "seed": 1}\n{"text": "Yes."}')
     assert read_list(tmp_path / "book.jsonl") == [Line("7", "Oh.", "emma", 1), Line("000001", "Yes.")]
 
@@ -57,6 +61,7 @@ def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
     "rows, sentence",
     [
         ('{"id": "x"}', "line 1, needs at least a text"),
+        ('{"text": "Oh."}\n{"text": "..."}', "line 2: there is nothing to say in the text '...'"),
         ('"just a string"', "line 1, needs at least a text"),
         ('{"text": "Oh.", "id": "../x"}', "the id '../x' is no plain file name"),
         ('{"text": "Oh.", "id": 1}\n{"text": "Oh.", "id": 1}', "An id comes twice"),

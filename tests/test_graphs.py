@@ -162,6 +162,15 @@ def test_slots_are_lent_again(static):
     assert slots() == first
 
 
+def test_a_plain_row_takes_no_place_of_guided_ones(static):
+    """A search speaks with guidance and reads back without: each finds its slots again."""
+    stock = static.stock
+    guided = stock.lease(4, 32, guided=True)
+    stock.give(guided)
+    stock.give(stock.lease(4, 32))
+    assert stock.lease(4, 32, guided=True) is guided
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 

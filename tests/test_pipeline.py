@@ -212,6 +212,20 @@ def test_transcription_of_a_wave_a_file_and_a_voice_agree(nano, tmp_path):
     assert nano.transcribe(Voice.from_audio((16_000, wav))).text == heard.text
 
 
+def test_a_long_silence_in_a_clip_is_not_heard_as_words(nano):
+    wav = buzz(1.5)
+    gap = np.random.default_rng(0).normal(0, 1e-4, 20 * 16_000).astype(np.float32)
+    short, long = (np.concatenate([wav, gap[: int(s * 16_000)], wav]) for s in (0.6, 20))
+    first, second = (nano.transcribe((16_000, clip)) for clip in (short, long))
+    assert len(second.text) < 1.5 * len(first.text) + 10
+    assert second.seconds == pytest.approx(23, abs=0.3)  # of the clip as it was given
+
+
+def test_a_click_is_not_transcribed(nano):
+    with pytest.raises(ValueError, match="holds 6 ms of sound, too little for a word"):
+        nano.transcribe((16_000, buzz(1.5)[:100]))
+
+
 def test_speech_can_be_read_back(nano, speech):
     heard = nano.transcribe(speech)
     assert "<|" not in heard.text and heard.seconds <= speech.seconds + 1e-3
@@ -284,8 +298,9 @@ def test_what_is_no_receipt_gives_its_sentence(wrong):
         ("?!...", "There is nothing to say"),
         ("a" * (MAX_TEXT_CHARS + 1), "The text has 20,001 characters; at most 20,000"),
         ("hello <|SPEECH_GENERATION_END|>", "which the model reads as a command"),
+        ("caf\udce9", "The text holds a broken character"),
     ],
-    ids=["empty", "blank", "none", "emoji", "punctuation", "long", "marker"],
+    ids=["empty", "blank", "none", "emoji", "punctuation", "long", "marker", "surrogate"],
 )
 def test_text_that_cannot_be_spoken_gives_its_sentence(nano, text, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -302,6 +317,14 @@ def test_a_voice_that_fills_the_context_gives_its_sentence(nano):
     codes = {"nano": [1] * (nano.engine.max_ids - 20)}
     with pytest.raises(ValueError, match="leaves no room for an answer. Use a shorter voice clip or text"):
         nano.tts(SHORT, Voice("long", "hello.", codes=codes))
+
+
+def test_a_voice_that_leaves_no_room_for_this_text_gives_its_sentence(nano):
+    """Or the text would be broken off in the middle, whatever the seed."""
+    voice = Voice("long", "hello.", codes={"nano": [1] * (nano.engine.max_ids - 120)})
+    assert nano.tts("Oh.", voice, seed=1).seconds > 0
+    with pytest.raises(ValueError, match="clip of 'long' leaves .* too little to say 'A whole sentence.*shorter clip"):
+        nano.tts("A whole sentence of some length needs more.", voice, seed=1)
 
 
 def test_the_longest_voice_leaves_room_for_an_answer(nano):

@@ -311,6 +311,12 @@ def test_long_text_is_searched_piece_by_piece_in_one_voice(nano, voice, with_voi
     next(event for event in search if event.chunk == 1)
     cut = search.close()
     assert cut.stopped_early and len(cut.best.codes) == 2 and cut.best.stopped[1] == "running" and not cut.best.complete
+    # and before it
+    search = nano.search_events(**given)
+    next(event for event in search if isinstance(event, Finished))
+    cut = search.close()
+    assert cut.best.stopped[1] == "running" and not cut.best.complete
+    np.testing.assert_allclose(Llasa.replay(cut.best.receipt).wav, cut.best.wav, atol=1e-5)
 
 
 def test_partial_prm_by_any_speaker_model(nano, voice, speaker_folder):

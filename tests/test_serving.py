@@ -1,5 +1,6 @@
 """Laws of the server: OpenAI's own client is understood, streams are the whole, what is wrong is one sentence."""
 
+import asyncio
 import base64
 import io
 import json
@@ -128,6 +129,35 @@ def test_who_hangs_up_lets_the_next_one_in_and_too_many_are_sent_away(plain_repl
     assert len(answers[0].content) == 6
     steps.release(3)
     assert len(client.post("/v1/audio/speech", json=body).content) == 6
+
+
+def test_who_hangs_up_before_the_answer_begins_is_not_spoken_to_for_long(plain_replace):
+    """Where a server cancels an answer that was never asked for its first part, nothing inside that answer runs."""
+    made, done = [], threading.Event()
+
+    def stream(*_):
+        for k in range(200):
+            made.append(k)
+            yield np.zeros(1, np.float32)
+            time.sleep(0.01)
+        done.set()
+
+    app = serving.build(SimpleNamespace(sampling=SimpleNamespace(), stream=stream))
+    body = json.dumps({"input": "Oh.", "response_format": "pcm", "stream_format": "audio"}).encode()
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+    scope |= {"method": "POST", "path": "/v1/audio/speech", "raw_path": b"/v1/audio/speech", "root_path": ""}
+    scope |= {"scheme": "http", "query_string": b"", "server": ("a", 1), "client": ("b", 2)}
+    scope |= {"headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]}
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive():
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message):
+        await asyncio.sleep(0.05)  # long enough to hear that the client is gone
+
+    asyncio.run(app(scope, receive, send))
+    assert not done.wait(timeout=0.5) and len(made) < 50
 
 
 def test_openais_client_speaks_with_a_running_server(nano, voice, whole, tmp_path):

@@ -67,7 +67,12 @@ def test_number_of_pieces_follows_the_papers_rule():
 
 def test_text_without_spaces_is_cut():
     pieces = text.split("a" * 1234, 100)
-    assert "".join(pieces) == "a" * 1234 and max(map(len, pieces)) == 100
+    assert "".join(pieces) == "a" * 1234 and max(map(len, pieces)) <= 100
+
+
+def test_no_splinter_is_left_where_there_is_no_boundary():
+    assert [len(piece) for piece in text.split("字" * 201, 100)] == [67, 67, 67]
+    assert text.split("他说：“你好。”" + "字" * 5 + "。", 8) == ["他说：“你好。”", "字字字字字。"]
 
 
 def test_five_thousand_characters_are_cut_quickly():
@@ -137,6 +142,10 @@ def test_error_rate_is_of_words_or_characters():
         ("No. 5 said no. None of it.", "number five said no. None of it."),
         ("The BBC, NASA and the U.S. agree.", "The bee bee see, NASA and the you ess agree."),
         ("WE WON!", "WE WON!"),
+        ("$5 million and £1.5 billion.", "five million dollars and one point five billion pounds."),
+        ("10:30am, 5 PM and 6pm.", "ten thirty ay em, five pee em and six pee em."),
+        ("Agent 007 has 0.5 l.", "Agent zero zero seven has zero point five l."),
+        ("Do NOT touch, YES?", "Do not touch, yes?"),
         ("10kg of 07123456789012345", "ten kg of zero seven one two three four five six seven eight nine zero one two"),
     ],
 )

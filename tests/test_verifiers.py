@@ -105,6 +105,13 @@ def test_likelihood_is_what_the_recognition_mode_gives_each_id(nano, own):
     assert whole == pytest.approx(sum(beams.log_probabilities[0][: len(again)]) + end, abs=1e-2)
 
 
+def test_what_cannot_be_written_does_not_count(nano, own):
+    """An unknown character is no END in the middle of the text."""
+    likelihood, codes = verifier("likelihood", own), codes_of([buzz(1.0)])
+    plain, marked = (likelihood.score([buzz(1.0)], Target(t), codes)[0] for t in ("one two", "one ♫two"))
+    assert plain == marked
+
+
 def test_what_the_model_reads_is_likelier_than_other_words(nano, own):
     codes = codes_of([buzz(1.0)])
     heard = nano.protocol.ids_to_text(nano.read_codes(codes[0]).ids[0])

@@ -20,6 +20,12 @@ def test_a_voice_without_its_clip_survives_too(tmp_path, voice):
     assert back.codes == voice.codes and back.wav is None
 
 
+def test_a_voice_saved_over_another_does_not_take_its_sound(tmp_path, voice):
+    voice.replace(wav=buzz(1.0)).save(tmp_path / "voice.json")
+    back = Voice.load(voice.replace(name="other", wav=None).save(tmp_path / "voice.json"))
+    assert back.name == "other" and back.wav is None
+
+
 def test_saving_a_voice_leaves_the_recording_it_was_made_from(tmp_path, nano):
     from llasa_lite import audio
 

@@ -57,6 +57,12 @@ class Own:
     protocol: object = None
     read: Callable[[list[np.ndarray]], list[str]] | None = None
 
+    @property
+    def ear(self) -> str:
+        """The verifier that chooses where none is named: its own likelihood, which on nano finds better words than
+        its transcripts do (results/search.csv), or a recogniser where it cannot listen."""
+        return "likelihood" if self.read and self.model is not None else "asr"
+
 
 NO_LLASA = Own()
 

@@ -52,7 +52,7 @@ class Recogniser:
                 if self.is_ctc:
                     ids = self.model(**inputs).logits.argmax(-1)
                 else:
-                    ids = self.model.generate(**inputs, max_length=124, **decoding)
+                    ids = self.model.generate(**inputs, **decoding)
             heard += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [words.strip() for words in heard]
 

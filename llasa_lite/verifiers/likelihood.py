@@ -41,8 +41,9 @@ class Likelihood(Verifier):
         if codes is None:
             raise ValueError("The verifier 'likelihood' listens to codes: give those of each wave.")
         model, protocol = self.own.model, self.own.protocol
-        answer = [*protocol.text_to_ids(target.text), protocol.text_end]
         allowed = torch.as_tensor(protocol.text_ids(), device=model.device)  # what the recognition mode chooses from
+        written = set(allowed.tolist())  # an unknown character is not among them: nothing that is heard says it
+        answer = [*(i for i in protocol.text_to_ids(target.text) if i in written), protocol.text_end]
         column = torch.searchsorted(allowed.sort().values, torch.tensor(answer, device=model.device))
         column = allowed.argsort()[column]  # where each id of the answer stands among the allowed
         scores: list[float] = []
