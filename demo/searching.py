@@ -23,7 +23,7 @@ MAX_SEARCH_CHARS = 300  # every candidate says all of it
 LIKELIHOOD, ASR, SPEAKER = "likelihood", "asr", "speaker"
 # `quality` where its package is; `emotion` would be fetched from the hub, so that one has to know and write it
 EXTRA = ["quality"] if find_spec("speechmos") else []
-OUTCOMES = [LIKELIHOOD, ASR, SPEAKER, "likelihood, speaker", "0.7 * likelihood + 0.3 * speaker", *EXTRA]
+OUTCOMES = [LIKELIHOOD, ASR, SPEAKER, "asr, speaker", "0.7 * likelihood + 0.3 * speaker", *EXTRA]
 PROCESSES = [SPEAKER, *EXTRA]
 MAX_WORK = 20_000  # characters x candidates: three minutes of nano's on two cores, while others wait
 # Work of one candidate in plain takes, since candidates share their passes: measured with 8 of nano's on two cores, its

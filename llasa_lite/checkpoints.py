@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 NANO = Path(__file__).parent / "nano"  # ships with the package: lm/, codec/, voices/
+MAX_FINGERPRINTED = 100e6  # bytes: some 50 ms of reading
 PLAIN_GIT = "9MB"  # of a file of weights: the hub takes up to 10 without LFS
 
 CC_BY_NC = "CC BY-NC 4.0"
@@ -272,11 +275,28 @@ def _to(device: str, model, checkpoint: Checkpoint):
         ) from None
 
 
+def codec_source(name: str) -> str:
+    return str(NANO / "codec") if name == "nano" else name
+
+
+@lru_cache(64)
+def fingerprint(source: str) -> str | None:
+    """What tells the weights in a folder from others of the same name: 12 hex digits. None for large ones, which would
+    take seconds to read, and for those of the hub."""
+    files = sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []
+    if not files or sum(file.stat().st_size for file in files) > MAX_FINGERPRINTED:
+        return None
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()[:12]
+
+
 def load_codec(name: str, device: str, dtype):
     """A codec by name: "nano", a folder or a hub id. Raises NotReachable as `load_lm` does."""
     from .codec import Codec
 
-    source = str(NANO / "codec") if name == "nano" else name
+    source = codec_source(name)
     revision = RELEASED_CODEC_REVISION if name == RELEASED_CODEC else None
     with reaching(source, revision):
         codec = Codec.from_pretrained(source, device, dtype, **({"revision": revision} if revision else {}))

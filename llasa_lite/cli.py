@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = space.add_subparsers(dest="kind", required=True, metavar="WHAT")
     sub = kinds.add_parser("build", help="a folder that can be pushed as it is", parents=[output])
     sub.set_defaults(handler=space_build)
-    sub.add_argument("space", metavar="KIND", help="zerogpu (the released 1B) or cpu (nano)")
+    sub.add_argument("space", metavar="KIND", help="zerogpu (the released multilingual 1B) or cpu (nano)")
     sub.add_argument("out", metavar="OUT", help="new or empty folder")
     sub.add_argument("--repo", metavar="OWNER/NAME", help="where it will be pushed: gives its thumbnail an address")
     return top

@@ -27,6 +27,7 @@ def add(verbs, verb, many, model, output) -> None:
     told = "share of crops heard through a room, a narrow band or noise, and drawn clean (default: 0.2)"
     sub.add_argument("--disturbed", type=float, default=0.2, help=told)
     sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
+    sub.add_argument("--kept", type=float, help="share of the weights of --init in what is saved (default: 0)")
     sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
     sub.set_defaults(handler=train_tokens)
     sub.add_argument("--data", required=True, nargs="+", help="corpora, hub:owner/name; or token corpora, to align")
@@ -156,7 +157,9 @@ def train_codec(o) -> None:
 
     clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
     check_disturbed(o)
-    given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "learning_rate")}
+    if o.kept is not None and not 0 <= o.kept <= 1:
+        raise ValueError(f"--kept is a share, 0 to 1, not {o.kept}.")
+    given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "kept", "learning_rate")}
     given = {k: value for k, value in given.items() if value is not None}
     settings = CodecTraining(train_encoder=not o.freeze_codes, **given)
     out = train_codec(clips, o.out, settings, o.init)

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__, audio, receipts, text
-from .checkpoints import CHECKPOINTS, Checkpoint, find, load_codec, load_lm, pick_device, pick_dtype
+from .checkpoints import (
+    CHECKPOINTS,
+    Checkpoint,
+    codec_source,
+    find,
+    fingerprint,
+    load_codec,
+    load_lm,
+    pick_device,
+    pick_dtype,
+)
 from .codec import CHUNK_CODES, Codec
 from .engine import END, Beams, Engine, Patience, Sampling
 from .search import SearchSettings
@@ -409,6 +419,13 @@ class Llasa:
             codec or _known("codec", receipt["codec"]),
             dtype=receipt["dtype"],
         )
+        here, there = llasa._weights(), receipt.get("weights", {})
+        for part in ("codec",) if "search" in receipt else ("model", "codec"):
+            if here[part] and there.get(part) and here[part] != there[part]:
+                raise ValueError(
+                    f"This was made by other weights of the {part} '{receipt[part]}' ({there[part]}) than those here "
+                    f"({here[part]}), which would say something else. Keep its wave."
+                )
         if "search" in receipt:  # what was found is in the receipt: it is not searched for again
             return llasa._found(receipt["codes"], receipt["stopped"], receipt, voice)
         return llasa.tts(receipt["text"], voice, receipt["seed"], sampling, receipt.get("speaker"))
@@ -485,6 +502,10 @@ class Llasa:
         wav = self.codec.decode([*prompt_codes, *codes])
         return wav[len(prompt_codes) * audio.HOP_LENGTH :]
 
+    def _weights(self) -> dict[str, str | None]:
+        """What tells the weights at work from others of their names, where that is known."""
+        return {"model": fingerprint(self.checkpoint.source), "codec": fingerprint(codec_source(self.codec.name))}
+
     def _receipt(self, task, text_, voice, seed, sampling, seconds) -> dict:
         import torch
         import transformers
@@ -497,6 +518,7 @@ class Llasa:
             "voice_codes": None if voice is None else list(voice.codes[self.codec.name]),
             "model": self.checkpoint.name if self.checkpoint.name in CHECKPOINTS else self.checkpoint.source,
             "codec": self.codec.name,
+            "weights": self._weights(),
             "licence": self.checkpoint.licence,
             "seed": seed,
             "sampling": asdict(sampling),

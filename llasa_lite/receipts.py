@@ -124,6 +124,10 @@ _FIELDS = {
     "device": (_NAME, "a name"),
     "dtype": (_NAME, "a name"),
     "speaker": (_or_none(_NAME), "a name or null"),
+    "weights": (
+        lambda v: isinstance(v, dict) and all(map(_or_none(_NAME), v.values())),
+        "an object of names or null",
+    ),
     "search": (lambda v: isinstance(v, dict), "an object"),
     "codes": (
         lambda v: isinstance(v, list) and len(v) <= 10_000 and all(whole_numbers(one, MAX_CODES) for one in v),
@@ -132,4 +136,4 @@ _FIELDS = {
     "left_out": (lambda v: isinstance(v, list) and all(map(_NAME, v)), "a list of words"),
     "stopped": (lambda v: isinstance(v, list) and all(map(_NAME, v)), "a list of words"),
 }
-_OPTIONAL = ("task", "device", "speaker", "search", "codes", "stopped", "left_out")
+_OPTIONAL = ("task", "device", "speaker", "weights", "search", "codes", "stopped", "left_out")

@@ -73,7 +73,7 @@ _CURRENCY_NAMES = {"$": "dollars", "£": "pounds", "€": "euros"}
 _LARGE = "thousand|million|billion|trillion"
 # Words that are written in capitals to stress them, and would pass for initials.
 _STRESSED = set(
-    "ALL AND ARE BUT CAN DID DO FOR GET GO HAS HE HER HIM HIS HOW IN IS ME MY NEW NO NOT NOW OFF ON ONE OUR OUT SEE SHE "
+    "ALL AND ARE BUT CAN DID DO FOR GET GO HAS HE HER HIM HIS HOW IN IS ME MY NO NOT NOW OFF ON ONE OUR OUT SEE SHE "
     "SO STOP THAT THE THEY THIS TO TOO TWO UP WAS WE WHO WHY WILL WITH YES YOU YOUR".split()
 )
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"

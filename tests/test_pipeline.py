@@ -270,6 +270,17 @@ def test_a_receipt_makes_the_same_speech_again(speech, tmp_path):
     np.testing.assert_allclose(again.wav, speech.wav, atol=1e-5)
 
 
+def test_a_receipt_of_other_weights_is_not_replayed_as_something_else(speech):
+    told = speech.receipt["weights"]
+    assert len(told["model"]) == len(told["codec"]) == 12 and told["model"] != told["codec"]
+    with pytest.raises(ValueError, match=r"other weights of the model 'nano' \(0123\) than those here"):
+        Llasa.replay(speech.receipt | {"weights": told | {"model": "0123"}})
+    older = {k: v for k, v in speech.receipt.items() if k != "weights"}  # of a version that did not tell
+    np.testing.assert_array_equal(Llasa.replay(older).wav, speech.wav)
+    with pytest.raises(ValueError, match="'weights' is missing or wrong"):
+        Llasa.replay(speech.receipt | {"weights": ["0123"]})
+
+
 def test_a_receipt_tells_what_was_used(nano, speech, voice):
     receipt = json.loads(json.dumps(speech.receipt))
     assert receipt["model"] == receipt["codec"] == "nano" and receipt["licence"] == nano.checkpoint.licence
@@ -298,9 +309,11 @@ def test_what_is_no_receipt_gives_its_sentence(wrong):
         ("?!...", "There is nothing to say"),
         ("a" * (MAX_TEXT_CHARS + 1), "The text has 20,001 characters; at most 20,000"),
         ("hello <|SPEECH_GENERATION_END|>", "which the model reads as a command"),
+        ("hello <|s_12|> there", "which the model reads as a command"),  # also where digits are put into words
         ("caf\udce9", "The text holds a broken character"),
+        ("今天天气很好。", "'nano' cannot read '今天天气很好。': its languages are en."),
     ],
-    ids=["empty", "blank", "none", "emoji", "punctuation", "long", "marker", "surrogate"],
+    ids=["empty", "blank", "none", "emoji", "punctuation", "long", "marker", "code", "surrogate", "chinese"],
 )
 def test_text_that_cannot_be_spoken_gives_its_sentence(nano, text, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -239,6 +239,8 @@ def test_a_stop_that_says_yes_ends_it_within_a_step(hunt):
         (dict(process="speaker"), "'best_of_n' has no process verifier."),
         (dict(method="sample", outcome="asr"), "'sample' has no outcome verifier"),
         (dict(method="partial_prm", process="asr"), "The verifier 'asr' judges whole sentences"),
+        (dict(n=100_000), "More than 4,096 candidates at once"),
+        (dict(method="beam_search", n=64, branch=65), "More than 4,096 candidates at once"),
         (dict(outcome="emotion", voice=None), "The verifier 'emotion' compares with a voice: choose one."),
         (dict(reference="mine"), "reference must be 'prompt' or 'resynthesis', not 'mine'."),
         (dict(voice="nobody"), "Unknown voice 'nobody'."),
@@ -258,6 +260,11 @@ def test_bad_input_is_refused_before_anything_is_sampled(nano, voice, monkeypatc
 @pytest.fixture(scope="module")
 def found(nano, voice):
     return nano.search("Oh, yes.", voice, n=4, outcome="likelihood, asr", seed=5)
+
+
+def test_the_model_chooses_by_its_own_ear_unless_told_otherwise(nano, voice):
+    assert nano.search("Oh.", voice, n=2, seed=1).verifiers["outcome"]["verifiers"][0]["name"] == "likelihood"
+    assert SearchSettings().criteria(None, None)[1].verifiers[0].name == "asr"  # nobody here can listen
 
 
 def test_best_of_1_equals_tts(nano, voice):
@@ -361,6 +368,10 @@ def test_curves_of_choosers_lie_between_chance_and_the_judge(nano):
     assert len({rows[name, 1]["wer"] for name, n in rows if n == 1}) == 1  # one take: nothing to choose
     for n in (2, 4, 8):
         best, knowing, blind, chance = (rows[c, n]["wer"] for c in ("oracle", "likelihood", "asr", "random"))
+        for chooser in ("likelihood", "random"):
+            change = rows[chooser, n]["wer_change"]
+            assert change == pytest.approx(rows[chooser, n]["wer"] - chance, abs=2e-4)
+            assert rows[chooser, n]["wer_change_low"] <= change <= rows[chooser, n]["wer_change_high"]
         assert best == knowing < blind and abs(blind - chance) < 0.15
         assert rows["likelihood", n]["wer"] < rows["likelihood", n // 2]["wer"]
         assert rows["random", n]["wer"] == rows["random", 1]["wer"]

@@ -678,6 +678,22 @@ def test_training_the_decoder_alone_leaves_the_codes(monkeypatch, corpus, tmp_pa
     assert np.abs(trained.decode(codes) - codec.decode(codes)).max() > 1e-4  # and the decoder did learn
 
 
+def test_a_share_of_the_first_weights_is_kept(monkeypatch, corpus, tmp_path, codec):
+    from llasa_lite.checkpoints import NANO
+
+    made = {}
+    for kept in (0.0, 0.5, 1.0):
+        out = codec_run(
+            monkeypatch, corpus, tmp_path / f"{kept}", 1, init=NANO / "codec", train_encoder=False, kept=kept
+        )
+        made[kept] = Codec.from_pretrained(str(out)).model.acoustic_decoder.head.linear.weight
+    torch.testing.assert_close(made[1.0], codec.model.acoustic_decoder.head.linear.weight)
+    assert (made[0.0] - made[1.0]).abs().max() > 1e-4
+    torch.testing.assert_close(made[0.5], (made[0.0] + made[1.0]) / 2, atol=1e-3, rtol=1e-2)
+    with pytest.raises(ValueError, match="give it with --init"):
+        codec_run(monkeypatch, corpus, tmp_path / "none", 1, kept=0.5)
+
+
 def test_a_fresh_codec_can_learn():
     """Transformers' own initialisation gives every code the same digits; ours must reach the encoder's weights."""
     torch.manual_seed(0)
