@@ -65,8 +65,6 @@ class SearchSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        if self.n * (self.branch if self.guided_tokens else 1) * self.continuations > MAX_ROWS:
-            raise ValueError(f"More than {MAX_ROWS:,} candidates at once are asked for. Make n or branch smaller.")
         seconds = self.process_seconds
         if not isinstance(seconds, (int, float)) or not seconds > 0:
             raise ValueError(f"process_seconds must be above 0, not {seconds!r}; without PRM: best_of_n.")
@@ -76,6 +74,8 @@ class SearchSettings:
             raise ValueError(f"context_codes must be a whole number of at least 0, not {self.context_codes!r}.")
         if self.reference not in ("prompt", "resynthesis"):
             raise ValueError(f"reference must be 'prompt' or 'resynthesis', not '{self.reference}'.")
+        if self.n * (self.branch if self.guided_tokens else 1) * self.continuations > MAX_ROWS:
+            raise ValueError(f"More than {MAX_ROWS:,} candidates at once are asked for. Make n or branch smaller.")
 
     @property
     def guided_tokens(self) -> float:
