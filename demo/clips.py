@@ -102,7 +102,8 @@ def look(models: Models, model: str, clip: str | None) -> tuple[dict, dict]:
         wav = wav_of(clip)
         llasa = models.get(model)
         trip = llasa.codec.resynthesize(Voice.from_audio((SAMPLE_RATE, wav)).wav)
-        told = [*checked(wav), *[f"ⓘ {name}: {note}" for name, note in [(model, llasa.checkpoint.note)] if note]]
+        note = llasa.checkpoint.note
+        told = [*checked(wav), *([f"ⓘ {model}: {note}"] if note else [])]
         report = "\n".join(f"- {line}" for line in told)
     except ValueError as error:
         return gr.update(value=f"- ✗ {html.escape(str(error))}", visible=True), gr.update(value=None, visible=False)

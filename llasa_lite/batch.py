@@ -17,6 +17,7 @@ from pathlib import Path
 from .pipeline import ROWS_AT_ONCE
 from .records import Records
 from .speech import Speech
+from .text import says_something
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read_list(path: str | Path) -> list[Line]:
         raise ValueError(f"Cannot read a list from '{path}': {error}.") from error
     lines = []
     for place, row in enumerate(rows):
-        if not any(c.isalnum() for c in row):
+        if not says_something(row):
             continue  # blank, or a break between scenes
         line = Line(f"{place:06d}", row.strip())
         if str(path).endswith(".jsonl"):
@@ -51,7 +52,7 @@ def read_list(path: str | Path) -> list[Line]:
                 line = Line(str(told.get("id", line.id)), told["text"], told.get("voice"), told.get("seed"))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {place + 1}, needs at least a text: {error!r}.") from error
-            if not isinstance(line.text, str) or not any(c.isalnum() for c in line.text):
+            if not isinstance(line.text, str) or not says_something(line.text):
                 raise ValueError(f"{path}, line {place + 1}: there is nothing to say in the text {line.text!r}.")
         if not re.fullmatch(r"\w[\w.-]*", line.id):
             raise ValueError(f"{path}, line {place + 1}: the id '{line.id}' is no plain file name.")

@@ -465,7 +465,7 @@ class Llasa:
                 f"Put into words the text has {len(spoken):,} characters; at most {MAX_TEXT_CHARS:,} are spoken."
             )
         pieces = text.split(spoken, self.checkpoint.chunk_chars)
-        pieces = [piece for piece in pieces if any(c.isalnum() for c in piece)]
+        pieces = [piece for piece in pieces if text.says_something(piece)]
         if not pieces:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
         unknown = self.protocol.unknown_letters(spoken)

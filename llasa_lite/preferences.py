@@ -28,7 +28,7 @@ from .data import Utterance
 from .finetuning import dress, finish, load_base
 from .records import Records
 from .search import END
-from .text import join
+from .text import join, says_something
 from .tokens import IGNORE, Protocol
 from .voices import Voice
 
@@ -87,8 +87,7 @@ def collect_pairs(
             by_voice.setdefault(one.speaker, []).append(one)
     if not by_voice:
         raise ValueError("There are no training clips of 1.5 to 6 s to take as voice prompts.")
-    texts = [one for one in sentences if any(c.isalnum() for c in one)]
-    texts = [pieces[0] for one in texts if len(pieces := llasa._pieces(one)) == 1]
+    texts = [pieces[0] for one in filter(says_something, sentences) if len(pieces := llasa._pieces(one)) == 1]
     if not texts:
         raise ValueError(f"There are no sentences of at most {llasa.checkpoint.chunk_chars} characters to say.")
     settings = {"model": llasa.checkpoint.name, "codec": llasa.codec.name, "n": n, "outcome": outcome, "seed": seed}

@@ -15,6 +15,11 @@ _BOUNDARIES = (
 )
 
 
+def says_something(text: str) -> bool:
+    """Whether there is a letter or digit in it: punctuation and emoji alone are not spoken."""
+    return any(c.isalnum() for c in text)
+
+
 def split(text: str, max_chars: int = 100) -> list[str]:
     """Cut text into pieces of at most about `max_chars` characters, as even as the boundaries allow.
 
