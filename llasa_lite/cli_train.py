@@ -123,15 +123,16 @@ def pitches(sub) -> None:
     sub.add_argument("--pitches", nargs="+", type=float, default=[], help=told)
 
 
-def check_disturbed(o) -> None:
-    if not 0 <= o.disturbed <= 1:
-        raise ValueError(f"--disturbed is a share, 0 to 1, not {o.disturbed}.")
-
-
 def check_pitches(o) -> None:
     """Before anything is read."""
     if any(not 0.5 <= pitch <= 2 for pitch in o.pitches):
         raise ValueError(f"--pitches are speeds from 0.5 to 2, not {o.pitches}.")
+
+
+def check_share(o, name: str) -> None:
+    value = getattr(o, name)
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"--{name} is a share, 0 to 1, not {value}.")
 
 
 def repitched(clips: list, o) -> list:
@@ -156,9 +157,8 @@ def train_codec(o) -> None:
     from .data import read_corpus
 
     clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
-    check_disturbed(o)
-    if o.kept is not None and not 0 <= o.kept <= 1:
-        raise ValueError(f"--kept is a share, 0 to 1, not {o.kept}.")
+    check_share(o, "disturbed")
+    check_share(o, "kept")
     given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "kept", "learning_rate")}
     given = {k: value for k, value in given.items() if value is not None}
     settings = CodecTraining(train_encoder=not o.freeze_codes, **given)
@@ -172,7 +172,7 @@ def train_tokens(o) -> None:
     from .data import encode_corpus, read_tokens, write_tokens
     from .tokens import character_tokenizer
 
-    check_pitches(o), check_disturbed(o)
+    check_pitches(o), check_share(o, "disturbed")
     codec = common.load_codec(o)
     files = [data for data in o.data if data.endswith(".safetensors")]
     if files and len(files) < len(o.data):
@@ -235,8 +235,7 @@ def finetune(o) -> None:
     from .sources import read_utterances
 
     given = {k: getattr(o, k) for k in ("epochs", "learning_rate", "rows_per_step") if getattr(o, k) is not None}
-    if not 0 <= o.recognition <= 1:
-        raise ValueError(f"--recognition is a share, 0 to 1, not {o.recognition}.")
+    check_share(o, "recognition")
     arguments = dict(_pair(text) for text in o.trainer)
     for source in o.data:
         if not Path(source).exists():

@@ -8,7 +8,8 @@ One loop serves everything:
     beams.fork(8)                                            # every row becomes 8
 
 Sampling one utterance, streaming, best-of-N and beam search are loops over these four calls; `start_batch` opens rows
-of different prompts for the same loop. `likeliest` is another loop, for answers of which one is right.
+of different prompts for the same loop. `likeliest` is another loop, for answers of which one is right; `weigh` says how
+likely given answers are.
 
 A row's ids depend on its prompt, its seed and its number alone, not on its neighbours: each row draws from a stream of
 its own, attends over its own length, and on CPUs with packed weights even the arithmetic is the same bit for bit,
@@ -21,6 +22,7 @@ On CUDA rows live in static buffers and a step is a captured graph (`graphs`); e
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,6 +38,7 @@ from .sampling import Sampling
 __all__ = ["END", "LENGTH", "REPETITION", "RUNNING", "SILENCE", "Beams", "Engine", "Hypothesis", "Patience", "Sampling"]
 
 DEFAULT_SAMPLING, DEFAULT_PATIENCE = Sampling(), Patience()
+WEIGHED_AT_ONCE = 16  # rows of one pass of `weigh`: bounds memory
 
 
 class Hypothesis(NamedTuple):
@@ -146,8 +149,10 @@ class Engine:
         return self._beams(prompts, n, answer, sampling, seeds, max_new, unconditional)
 
     @torch.inference_mode()
-    def likeliest(self, prompt_ids: Sequence[int], width: int, answer: str = "text", max_new: int = 1024) -> Hypothesis:
-        """The most probable answer that a beam search over ids finds: the first that ends with no likelier one open.
+    def likeliest(
+        self, prompt_ids: Sequence[int], width: int, answer: str = "text", max_new: int = 1024, within: float = 0.0
+    ) -> list[Hypothesis]:
+        """The most probable answers that a beam search over ids finds, the likeliest first.
 
         For answers of which one is right, as transcripts; speech that is always the likeliest drones. One wrong letter
         early on leads a greedy reader astray, `width` of them seldom all.
@@ -156,6 +161,9 @@ class Engine:
             prompt_ids: (p,) ids.
             width: hypotheses kept after every id, at least 1 (greedy).
             answer, max_new: as in `start`.
+            within: nats by which an answer may be less likely than the likeliest and is still wanted; 0: that alone.
+        Returns:
+            1 .. `width` that ended by themselves; where none did, the likeliest open one.
         Raises:
             ValueError: as `start`.
         """
@@ -167,7 +175,7 @@ class Engine:
         begun = 0 if self.decoder.shares(width) else len(ids)  # ids at the beginning of every row of the cache
         cache = self.decoder.new_cache(width, begun + limit)
         hidden, shared = self.decoder.read(ids, cache, range(width))
-        open_, best = [(0.0, Hypothesis([], [], RUNNING))], None  # each with the sum of its log-probabilities
+        open_, ended = [(0.0, Hypothesis([], [], RUNNING))], []  # each with the sum of its log-probabilities
         for step in range(limit):
             logs = self.heads[answer](hidden).float().log_softmax(-1)  # (hypotheses, choices)
             if step == 0:
@@ -182,20 +190,68 @@ class Engine:
                 score, one = open_[parent]
                 score, so_far = score + log, [*one.log_probabilities, log]
                 if choice == 0:  # an end below the first `width` is no better than those that go on
-                    if rank < width and (best is None or score > best[0]):
-                        best = score, Hypothesis(one.ids, so_far, END)
+                    if rank < width:
+                        ended.append((score, Hypothesis(one.ids, so_far, END)))
                 elif len(grown) < width:
                     parents.append(parent), said.append(choice)
                     grown.append((score, Hypothesis([*one.ids, int(self.ids_of[answer][choice])], so_far, LENGTH)))
             open_ = grown
-            if best and best[0] >= open_[0][0]:
-                break  # what is open can only become less likely
+            if ended:
+                ended.sort(key=lambda found: -found[0])
+                ended = [found for found in ended if found[0] >= ended[0][0] - within][:width]
+                least = ended[-1][0] if len(ended) == width else ended[0][0] - within
+                if open_[0][0] <= least:
+                    break  # what is open can only become less likely
             if step + 1 < limit:
                 if parents != list(range(width)):
                     cache = self.decoder.take(cache, parents, begun + step)
                 lengths = [begun + step] * len(parents)
                 hidden = self.decoder.decode(allowed[said], cache, lengths, shared[: len(parents)])
-        return (best or open_[0])[1]
+        return [one for _, one in ended or open_[:1]]
+
+    @torch.inference_mode()
+    def weigh(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], answer: str = "speech"
+    ) -> list[np.ndarray]:
+        """How likely given answers are, by one forward pass over several of them.
+
+        Args:
+            prompts: (p,) ids each; one that all share is read once. answers: what follows, (a,) ids each, with their
+                END if it is to count.
+            answer: which ids compete, a key of `answers`.
+        Returns:
+            For each answer the log-probability of every id of it: (a,) float32.
+        Raises:
+            ValueError: an id in an answer that is none of the choices.
+        """
+        allowed, llama = self.answers[answer], self.model.model
+        order = allowed.argsort()
+        head, found = self.model.lm_head.weight[allowed], []
+        prompts = [list(prompt) for prompt in prompts]
+        begun, known = 0, None  # ids that were read already, and their keys and values
+        if len(prompts) > 1 and all(prompt == prompts[0] for prompt in prompts):
+            begun = len(prompts[0]) - 1
+            known = llama(torch.tensor([prompts[0][:begun]], device=self.device), use_cache=True).past_key_values
+        for start in range(0, len(answers), WEIGHED_AT_ONCE):
+            said = answers[start : start + WEIGHED_AT_ONCE]
+            rows = [[*p[begun:], *a] for p, a in zip(prompts[start:], said)]
+            # The padding comes last, where causal attention hides it: no mask, and the same score in any company.
+            ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.int64)
+            for k, row in enumerate(rows):
+                ids[k, : len(row)] = torch.tensor(row)
+            cache = copy.deepcopy(known)  # the pass adds to it
+            if cache is not None:
+                cache.batch_repeat_interleave(len(rows))
+            hidden = llama(ids.to(self.device), past_key_values=cache, use_cache=cache is not None).last_hidden_state
+            for k, one in enumerate(said):
+                wanted = torch.tensor(one, device=self.device)
+                column = order[torch.searchsorted(allowed[order], wanted).clamp(max=len(order) - 1)]
+                if not torch.equal(allowed[column], wanted):
+                    raise ValueError(f"An answer holds an id that is none of the choices of '{answer}'.")
+                end = len(rows[k])
+                logs = (hidden[k, end - len(one) - 1 : end - 1] @ head.T).float().log_softmax(-1)  # each sees the past
+                found.append(logs.gather(1, column[:, None])[:, 0].cpu().numpy())
+        return found
 
     def room(self, prompt_ids: Sequence[int]) -> int:
         """Ids an answer to this prompt may have. Raises ValueError where there is no prompt or no room."""

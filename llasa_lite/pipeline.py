@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import __version__, audio, receipts, text
+from . import __version__, audio, receipts, recognition, text
 from .checkpoints import (
     CHECKPOINTS,
     Checkpoint,
@@ -25,7 +25,7 @@ from .checkpoints import (
     pick_dtype,
 )
 from .codec import CHUNK_CODES, Codec
-from .engine import END, Beams, Engine, Patience, Sampling
+from .engine import END, Engine, Patience, Sampling
 from .search import SearchSettings
 from .speech import GAP_SECONDS, Speech, Transcript, piece_seed
 from .tokens import Protocol
@@ -43,8 +43,6 @@ MIN_SECONDS_HEARD = 0.1  # of a clip to transcribe
 # So is a row that goes nowhere. In 20,225 clips of nano's corpus the longest silence takes 1.2 s, and no loop 0.4 s.
 SILENCE_SECONDS = 2.0
 REPETITION_SECONDS = 1.0
-TRANSCRIPT_MAX_IDS = 400
-TRANSCRIPT_BEAMS = 4  # 73 % of the words wrong with 1, 56 % with 4, 55 % with 8 (nano, 24 clips held out)
 ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
 
 
@@ -252,7 +250,7 @@ class Llasa:
     # -- speech to text --------------------------------------------------------------------------------------------
 
     def transcribe(self, clip) -> Transcript:
-        """Read speech back with the same model: the likeliest text that a beam search finds.
+        """Read speech back with the same model, asked in both of its directions: see `recognition`.
 
         Args:
             clip: path, bytes, `(sample_rate, samples)`, a `Voice`, a `Speech` or a wave at 16 kHz; a clip longer
@@ -280,39 +278,15 @@ class Llasa:
         # even parts, so that the last one is never a splinter
         parts = math.ceil(len(wav) / (self.checkpoint.chunk_seconds * audio.SAMPLE_RATE))
         for part in np.array_split(wav, parts):
-            prompt = self.protocol.asr_prompt(self.codec.encode(part)[:-1])
-            heard = self.engine.likeliest(prompt, TRANSCRIPT_BEAMS, "text", TRANSCRIPT_MAX_IDS)
+            hearings = [self.codec.encode(part[shift:])[:-1] for shift in recognition.SHIFTS]
+            heard = recognition.recognise(self.engine, self.protocol, hearings)
             texts.append(self.protocol.ids_to_text(heard.ids))
-            words += self._sure_words(heard.ids, heard.log_probabilities)
+            words += recognition.sure_words(self.protocol, heard.ids, heard.log_probabilities)
             logs += heard.log_probabilities
             complete &= heard.stopped == END
         probability = math.exp(float(np.mean(logs))) if logs else 0.0
         text_ = " ".join(t for t in texts if t)
         return Transcript(text_, probability, seconds, complete, words)
-
-    def _sure_words(self, ids: list[int], logs: list[float]) -> list[tuple[str, float]]:
-        """Words of a transcript with the geometric mean of their ids' probabilities; an id that opens a word with its
-        space belongs to that word."""
-        words, end = [], 0
-        for k, log in enumerate(logs[: len(ids)]):
-            new = self.protocol.ids_to_text(ids[: k + 1])[end:]
-            if not new:
-                continue  # a space alone: it comes with the word it opens
-            if new[0].isspace() or not words:
-                words.append([])
-            words[-1].append(log)
-            end += len(new)
-        means = [math.exp(float(np.mean(word))) for word in words]
-        return list(zip(self.protocol.ids_to_text(ids).split(), means))
-
-    def read_codes(self, *codes) -> Beams:
-        """Recognise codes greedily, several side by side, one row each: a quarter of the work of `transcribe`, for
-        search."""
-        prompts = [self.protocol.asr_prompt(one) for one in codes]
-        limits = [TRANSCRIPT_MAX_IDS] * len(prompts)
-        beams = self.engine.start_batch(prompts, "text", Sampling(temperature=0), max_new=limits)
-        beams.advance(beams.max_new)
-        return beams
 
     # -- search ----------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from . import audio
+from . import audio, recognition
 from .engine import RUNNING
 from .search import Candidate, ChunkSearch, Event, SearchSettings, Task
 from .speech import GAP_SECONDS, Speech
@@ -109,9 +110,10 @@ class Search:
         self.seed, self.sampling, self.speaker = seed, sampling, speaker
         self.stop: Callable[[], bool] = stop or (lambda: False)
         # names and needs first, then what takes time: models are fetched before anything is sampled
-        read = self._read if llasa.checkpoint.can_transcribe else None
-        model = getattr(llasa.engine, "model", None)  # elsewhere, where vLLM has it
-        self.own = Own(str(llasa.codec.device), llasa.checkpoint.languages, model, llasa.protocol, read)
+        reads = llasa.checkpoint.can_transcribe
+        read = partial(recognition.read_greedily, llasa.engine, llasa.protocol) if reads else None
+        engine = llasa.engine if hasattr(llasa.engine, "weigh") else None  # vLLM has the weights elsewhere
+        self.own = Own(str(llasa.codec.device), llasa.checkpoint.languages, engine, llasa.protocol, read)
         self.process, self.outcome = settings.criteria(process, outcome, self.own)
         for verifier in self._verifiers():
             if verifier.needs_reference and voice is None:
@@ -204,9 +206,6 @@ class Search:
             decode,
             Target(piece, reference),
         )
-
-    def _read(self, batch: list[np.ndarray]) -> list[str]:
-        return [self.llasa.protocol.ids_to_text(ids) for ids in self.llasa.read_codes(*batch).ids]
 
     def _verifiers(self):
         return {v.name: v for c in (self.process, self.outcome) if c for v in c.verifiers}.values()

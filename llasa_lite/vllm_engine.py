@@ -174,11 +174,13 @@ class VllmEngine:
         limits = [min(limit, self.max_ids - len(prompt)) for limit, prompt in zip(max_new, prompts)]
         return VllmBeams(self, [list(map(int, prompt)) for prompt in prompts], n, answer, sampling, seeds, limits)
 
-    def likeliest(self, prompt_ids, width: int, answer: str = "text", max_new: int = 1024) -> Hypothesis:
+    def likeliest(
+        self, prompt_ids, width: int, answer: str = "text", max_new: int = 1024, within: float = 0.0
+    ) -> list[Hypothesis]:
         """As `Engine.likeliest` of width 1, whatever the width: vLLM's beams know no `allowed_token_ids`."""
         beams = self.start(prompt_ids, 1, answer, Sampling(temperature=0), 0, max_new)
         beams.advance(beams.max_new)
-        return Hypothesis(beams.ids[0], beams.log_probabilities[0], beams.stopped[0])
+        return [Hypothesis(beams.ids[0], beams.log_probabilities[0], beams.stopped[0])]
 
 
 class VllmBeams:

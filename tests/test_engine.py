@@ -88,7 +88,7 @@ def test_the_likeliest_answer_is_what_transformers_beam_search_finds(tiny_llama,
     stopped = set()
     for seed in range(8):
         model = tiny_llama(100, seed)
-        found = Engine(model, {"any": every_id}).likeliest(PROMPT, width, "any", 24)
+        (found,) = Engine(model, {"any": every_id}).likeliest(PROMPT, width, "any", 24)
         more = dict(num_beams=width, **BY_SUM) if width > 1 else {}
         assert found.ids == generated(model, PROMPT, every_id, 24, **more)
         assert found.stopped == (END if len(found.log_probabilities) > len(found.ids) else LENGTH)
@@ -98,14 +98,38 @@ def test_the_likeliest_answer_is_what_transformers_beam_search_finds(tiny_llama,
 
 def test_the_likeliest_transcript_is_no_less_likely_than_a_greedy_one(nano, voice):
     prompt = nano.protocol.asr_prompt(voice.codes["nano"])
-    greedy = nano.engine.likeliest(prompt, 1, "text", 100)
+    (greedy,) = nano.engine.likeliest(prompt, 1, "text", 100)
     plain = nano.engine.start(prompt, 1, "text", GREEDY, max_new=100)
     plain.advance(100)
     assert greedy.ids == plain.ids[0] and greedy.stopped == plain.stopped[0] == END
     np.testing.assert_allclose(greedy.log_probabilities, plain.log_probabilities[0], atol=1e-4)
-    wide = nano.engine.likeliest(prompt, 8, "text", 100)
+    (wide,) = nano.engine.likeliest(prompt, 8, "text", 100)
     assert sum(wide.log_probabilities) >= sum(greedy.log_probabilities)
     assert wide.ids == generated(nano.engine.model, prompt, nano.protocol.text_ids(), 100, num_beams=8, **BY_SUM)
+
+
+def test_answers_nearly_as_likely_come_too(nano, voice):
+    prompt = nano.protocol.asr_prompt(voice.codes["nano"])
+    (best,) = nano.engine.likeliest(prompt, 8, "text", 100)
+    found = nano.engine.likeliest(prompt, 8, "text", 100, within=12.0)
+    assert found[0].ids == best.ids and 1 < len(found) <= 8
+    totals = [sum(one.log_probabilities) for one in found]
+    assert totals == sorted(totals, reverse=True) and totals[-1] >= totals[0] - 12
+    assert all(one.stopped == END for one in found) and len({tuple(one.ids) for one in found}) == len(found)
+
+
+def test_answers_weigh_what_the_beam_search_said_they_do(nano, voice):
+    prompt, end = nano.protocol.asr_prompt(voice.codes["nano"]), nano.protocol.text_end
+    found = nano.engine.likeliest(prompt, 8, "text", 100, within=12.0)
+    answers = [[*one.ids, end] for one in found]  # of different lengths: padding must change nothing
+    for one, logs in zip(found, nano.engine.weigh([prompt] * len(found), answers, "text")):
+        np.testing.assert_allclose(logs, one.log_probabilities, atol=1e-3)
+
+
+def test_an_answer_of_other_ids_is_not_weighed(nano, voice):
+    prompt = nano.protocol.asr_prompt(voice.codes["nano"])
+    with pytest.raises(ValueError, match="none of the choices of 'text'"):
+        nano.engine.weigh([prompt], [[nano.protocol.speech_end]], "text")
 
 
 @pytest.mark.parametrize("width, max_new", [(0, 5), (2, 0)])
@@ -116,7 +140,7 @@ def test_a_beam_of_nothing_is_refused(engine, width, max_new):
 
 def test_the_likeliest_answer_stays_within_the_context(engine):
     prompt = [3] * (engine.max_ids - 2)
-    assert len(engine.likeliest(prompt, 3, "text", 50).ids) <= 2
+    assert len(engine.likeliest(prompt, 3, "text", 50)[0].ids) <= 2
     with pytest.raises(ValueError, match="leaves no room"):
         engine.likeliest([3] * engine.max_ids, 3, "text", 50)
 
@@ -345,7 +369,7 @@ def test_rows_that_share_their_prompts_cache_say_what_rows_without_one_in_common
         beams.advance(7)
         beams.fork(2)
         beams.advance(50)
-        return beams.ids, beams.stopped, engine.likeliest(PROMPT, n, "speech", 20).ids
+        return beams.ids, beams.stopped, engine.likeliest(PROMPT, n, "speech", 20)[0].ids
 
     sharing = ids()
     monkeypatch.setattr(Decoder, "shares", lambda *_: False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import WHISPER, buzz
 
-from llasa_lite import Llasa, NotReachable, Sampling, Voice, builtin_voices
+from llasa_lite import Llasa, NotReachable, Sampling, Voice, builtin_voices, recognition
 from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, pick_device, pick_dtype
 from llasa_lite.codec import CHUNK_CODES
 from llasa_lite.pipeline import MAX_TEXT_CHARS
@@ -237,7 +237,8 @@ def test_a_transcript_tells_how_sure_it_is_of_each_word(nano, speech):
     assert all(0 < sure <= 1 for _, sure in heard.words)
     # a word is as likely as its letters; a space alone counts for neither
     ids, logs = nano.protocol.text_to_ids("one two."), [-1.0, -1.0, -1.0, -7.0, -2.0, -2.0, -2.0, -2.0]
-    assert nano._sure_words(ids, logs) == [("one", pytest.approx(np.exp(-1))), ("two.", pytest.approx(np.exp(-2)))]
+    words = recognition.sure_words(nano.protocol, ids, logs)
+    assert words == [("one", pytest.approx(np.exp(-1))), ("two.", pytest.approx(np.exp(-2)))]
 
 
 def test_a_checkpoint_that_was_not_taught_refuses_to_transcribe(nano):

@@ -362,9 +362,7 @@ def test_curves_of_choosers_lie_between_chance_and_the_judge(nano):
             candidate = Candidate(index, np.zeros(50), np.zeros(1), "end", scores)
             takes.append(Take(sentence, "sample", 8, 1, candidate, wrong, 10, random.random()))
     seconds = {("sample", n): [float(n)] for n in (1, 2, 4, 8)} | {("verify", v): [8.0] for v in ("likelihood", "asr")}
-    rows = {
-        (r["chooser"], r["n"]): r for r in summarise(takes, seconds, bench, Own(model=nano.engine.model, read=list))
-    }
+    rows = {(r["chooser"], r["n"]): r for r in summarise(takes, seconds, bench, Own(engine=nano.engine, read=list))}
     assert len({rows[name, 1]["wer"] for name, n in rows if n == 1}) == 1  # one take: nothing to choose
     for n in (2, 4, 8):
         best, knowing, blind, chance = (rows[c, n]["wer"] for c in ("oracle", "likelihood", "asr", "random"))

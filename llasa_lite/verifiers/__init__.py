@@ -45,7 +45,7 @@ class Own:
 
     Attributes:
         device: where models are put.
-        model: its `LlamaForCausalLM`; None where it is not in this process.
+        engine: which runs its language model; None where that is not in this process.
         protocol: its prompts and ids.
         read: list of codes -> transcripts by its recognition mode; None where it was never trained for that.
         languages: that it speaks.
@@ -53,7 +53,7 @@ class Own:
 
     device: str = "cpu"
     languages: tuple[str, ...] = ("en",)
-    model: object = None
+    engine: object = None
     protocol: object = None
     read: Callable[[list[np.ndarray]], list[str]] | None = None
 
@@ -61,7 +61,7 @@ class Own:
     def ear(self) -> str:
         """The verifier that chooses where none is named: its own likelihood, which on nano finds better words than
         its transcripts do (results/search.csv), or a recogniser where it cannot listen."""
-        return "likelihood" if self.read and self.model is not None else "asr"
+        return "likelihood" if self.read and self.engine is not None else "asr"
 
 
 NO_LLASA = Own()
