@@ -12,6 +12,13 @@ element.addEventListener('click', event => {
 });
 function choose() {
     for (const choice of element.querySelectorAll('input')) choice.checked = choice.value === (props.value ?? '');
+    const card = element.querySelector('input:checked')?.closest('.card');
+    if (card) show(card, card.parentElement);
+}
+function show(card, cards) {  // on a phone the cards are a strip to be scrolled
+    const left = card.offsetLeft - cards.offsetLeft;
+    const seen = cards.scrollLeft <= left && left + card.offsetWidth <= cards.scrollLeft + cards.clientWidth;
+    if (!seen) cards.scrollLeft = left;
 }
 async function hear(name) {
     if (playing === name) {

@@ -515,6 +515,9 @@ def test_a_phone_shows_every_tab_without_scrolling_sideways_and_every_control_ha
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         opened(page, server)
+        box = "document.querySelector('#speak-voice {}').getBoundingClientRect()"
+        card, cards = box.format(".card:has(input:checked)"), box.format(".cards")
+        assert until(page, f"{card}.left >= {cards}.left - 1 && {card}.right <= {cards}.right + 1")  # the chosen voice
         for tab in ("Speak", "Continue", "Transcribe", "Search", "Tokens", "About"):
             go_to(page, tab)
             assert page.execute_script("return document.documentElement.scrollWidth") <= 390, tab
