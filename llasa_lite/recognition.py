@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
 from .audio import HOP_LENGTH
-from .engine import Beams, Hypothesis, Sampling
+from .engine import END, Hypothesis, Sampling
 from .text import says_something
 from .tokens import Protocol
 
@@ -47,26 +48,27 @@ def recognise(engine, protocol: Protocol, hearings: Sequence[np.ndarray]) -> Hyp
     prompts = [protocol.asr_prompt(codes) for codes in hearings]
     if not hasattr(engine, "weigh"):
         return engine.likeliest(prompts[0], 1, "text", MAX_IDS)[0]
-    readings: dict[str, Hypothesis] = {}
-    for prompt in prompts:
-        for one in engine.likeliest(prompt, WIDTH, "text", MAX_IDS, WITHIN):
-            readings.setdefault(protocol.ids_to_text(one.ids), one)
-    # what was cut off has no END to weigh, and what says nothing cannot be spoken
-    readings = {text: one for text, one in readings.items() if one.stopped == "end" and says_something(text)}
-    if not readings:
-        return engine.likeliest(prompts[0], WIDTH, "text", MAX_IDS)[0]
-    answers = [[*one.ids, protocol.text_end] for one in readings.values()]
+    found = [engine.likeliest(prompt, WIDTH, "text", MAX_IDS, WITHIN) for prompt in prompts]
+    answers: dict[str, list[int]] = {}
+    for one in chain.from_iterable(found):
+        text = protocol.ids_to_text(one.ids)
+        # what was cut off has no END to weigh, and what says nothing cannot be spoken
+        if one.stopped == END and says_something(text):
+            answers.setdefault(text, [*one.ids, protocol.text_end])
+    if not answers:
+        return found[0][0]
+    texts, readings = zip(*answers.items())
     # the mean over the hearings of the log-probabilities of every id, a reading each
-    heard = [engine.weigh([prompt] * len(answers), answers, "text") for prompt in prompts]
+    heard = [engine.weigh([prompt] * len(readings), readings, "text") for prompt in prompts]
     logs = [np.mean(one, axis=0) for one in zip(*heard)]
     scores = [float(one.sum()) for one in logs]
     kept = sorted(range(len(scores)), key=lambda k: -scores[k])[:SPOKEN]
-    speaking = [protocol.tts_prompt(list(readings)[k]) for k in kept]
+    speaking = [protocol.tts_prompt(texts[k]) for k in kept]
     said = [*protocol.codes_to_ids(hearings[0]), protocol.speech_end]
     for k, spoken in zip(kept, engine.weigh(speaking, [said] * len(kept), "speech")):
         scores[k] += SPEAKING_WEIGHT * float(spoken.sum())
     best = max(kept, key=lambda k: scores[k])
-    return Hypothesis(answers[best][:-1], logs[best].tolist(), "end")
+    return Hypothesis(readings[best][:-1], logs[best].tolist(), END)
 
 
 def sure_words(protocol: Protocol, ids: list[int], logs: Sequence[float]) -> list[tuple[str, float]]:
@@ -86,10 +88,10 @@ def sure_words(protocol: Protocol, ids: list[int], logs: Sequence[float]) -> lis
 
 
 def read_greedily(engine, protocol: Protocol, codes: Sequence[np.ndarray]) -> list[str]:
-    """Transcripts of several pieces, side by side, each the likeliest id after the other: for search, where a hundredth
-    of the work must do."""
+    """Transcripts of several pieces, side by side, each the likeliest id after the other: for search, which hears many
+    candidates."""
     prompts = [protocol.asr_prompt(one) for one in codes]
     limits = [MAX_IDS] * len(prompts)
-    beams: Beams = engine.start_batch(prompts, "text", Sampling(temperature=0), max_new=limits)
+    beams = engine.start_batch(prompts, "text", Sampling(temperature=0), max_new=limits)
     beams.advance(beams.max_new)
     return [protocol.ids_to_text(ids) for ids in beams.ids]
