@@ -35,7 +35,7 @@ class Checkpoint:
     chunk_seconds: float = 25.0  # what a chunk may take before it is stopped
     context: int = 2048  # ids of prompt and answer together, as trained; the configs promise Llama's 131,072
     spell_out: bool = False  # numbers and abbreviations are put into words before it reads them (`text.spell_out`)
-    speakers: tuple[str, ...] = ()  # names of finetuned speakers
+    speakers: tuple[str, ...] | None = ()  # names that it was finetuned on; None: nobody wrote them down
     revision: str | None = None
     note: str = ""  # what a user should know before relying on it
 
@@ -89,7 +89,14 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             6,
             speakers=("kore", "puck"),
         ),
-        _hkust("llasa-1b-genshin", "Llasa-1B-multi-speakers-genshin-zh-en-ja-ko", ("zh", "en", "ja", "ko"), "1B", 6),
+        _hkust(
+            "llasa-1b-genshin",
+            "Llasa-1B-multi-speakers-genshin-zh-en-ja-ko",
+            ("zh", "en", "ja", "ko"),
+            "1B",
+            6,
+            speakers=None,
+        ),
         _hkust("llasa-3b-textchat", "Llasa-3B-Preserve-TextChat", _ZH_EN, "3B", 10),
     )
 }
@@ -175,7 +182,8 @@ def config_facts(checkpoint: Checkpoint, tasks: Sequence[str] | None = None) -> 
     """The "llasa" entry for the config of a checkpoint trained from this one: what `described` reads."""
     names = ("codec", "licence", "chunk_chars", "chunk_seconds", "context", "spell_out")
     told = {name: getattr(checkpoint, name) for name in names}
-    return told | {"tasks": list(tasks or checkpoint.tasks), "languages": list(checkpoint.languages)}
+    lists = {"tasks": list(tasks or checkpoint.tasks), "languages": list(checkpoint.languages)}
+    return told | lists | ({} if checkpoint.speakers is None else {"speakers": list(checkpoint.speakers)})
 
 
 def described(name: str, source: str, facts: dict) -> Checkpoint:
@@ -193,6 +201,7 @@ def described(name: str, source: str, facts: dict) -> Checkpoint:
         facts.get("chunk_seconds", 25.0),
         facts.get("context", 2048),
         facts.get("spell_out", False),
+        None if facts.get("speakers") is None else tuple(facts["speakers"]),
     )
 
 

@@ -203,6 +203,10 @@ class Llasa:
     def _opening(self, voice, pieces, index, seed, speaker) -> tuple[list[int], int, int, list[int]]:
         """What the engine needs to speak a piece: prompt, seed, limit, and the prompt without the piece's words."""
         own, codes = self._spoken(voice.text) if voice else "", self._codes_of(voice)
+        known = self.checkpoint.speakers
+        if speaker and known is not None and speaker not in known:
+            knows = f"knows these by name: {', '.join(known)}" if known else "knows none by name: give a voice"
+            raise ValueError(f"Unknown speaker '{speaker[:60]}'. '{self.checkpoint.name}' {knows}.")
         ids = self.protocol.tts_prompt(text.join(own, pieces[index]) if voice else pieces[index], codes, speaker)
         without = self.protocol.unconditional_prompt(own, codes, speaker)
         room = (self.engine.max_ids - len(ids)) / audio.FRAME_RATE

@@ -363,6 +363,19 @@ def test_unknown_voice_gives_its_sentence(nano):
         nano.tts(SHORT, "nobody")
 
 
+def test_a_speaker_by_name_is_for_checkpoints_that_know_some(nano, monkeypatch):
+    with pytest.raises(ValueError, match="Unknown speaker 'kore'. 'nano' knows none by name: give a voice."):
+        nano.tts(SHORT, speaker="kore")
+    known = CHECKPOINTS["llasa-1b-kore-puck"].speakers
+    monkeypatch.setattr(nano, "checkpoint", replace(nano.checkpoint, speakers=known))
+    with pytest.raises(ValueError, match="Unknown speaker 'korr'. 'nano' knows these by name: kore, puck."):
+        nano.search("Oh.", speaker="korr")
+    assert nano.tts("Oh.", seed=1, speaker="kore").receipt["speaker"] == "kore"
+    assert CHECKPOINTS["llasa-1b-genshin"].speakers is None is find("somebody/finetuned").speakers
+    monkeypatch.setattr(nano, "checkpoint", replace(nano.checkpoint, speakers=None))
+    assert nano.tts("Oh.", seed=1, speaker="Somebody").receipt["speaker"] == "Somebody"
+
+
 def test_unknown_model_names_those_there_are():
     with pytest.raises(ValueError, match="Unknown model 'lasa'. Choose from: nano, llasa-1b, .*or a folder"):
         Llasa.from_pretrained("lasa")
