@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, where type checkers and editors c
     from .engine import Engine as Engine
     from .engine import Sampling as Sampling
     from .pipeline import Llasa as Llasa
+    from .pipeline import Stopped as Stopped
     from .search import SEARCH_METHODS as SEARCH_METHODS
     from .search import Candidate as Candidate
     from .search import Extended as Extended
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, where type checkers and editors c
 
 _PUBLIC = {
     "Llasa": "pipeline",
+    "Stopped": "pipeline",
     "Speech": "speech",
     "Transcript": "speech",
     "Voice": "voices",

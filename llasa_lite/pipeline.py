@@ -44,6 +44,11 @@ MIN_SECONDS_HEARD = 0.1  # of a clip to transcribe
 SILENCE_SECONDS = 2.0
 REPETITION_SECONDS = 1.0
 ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
+STOP_STEPS = 100  # ids between two looks at `stop`
+
+
+class Stopped(RuntimeError):
+    """Whoever asked for the speech did not want it any more."""
 
 
 class Llasa:
@@ -110,6 +115,7 @@ class Llasa:
         seed: int | None = None,
         sampling: Sampling | None = None,
         speaker: str | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Speech:
         """Speak `text`. Long text is cut into pieces that are spoken one after the other in the same voice.
 
@@ -119,10 +125,13 @@ class Llasa:
             seed: the same seed gives the same speech on the same machine; None draws one (see `speech.seed`).
             sampling: other settings than the checkpoint's own (`llasa.sampling`).
             speaker: name of a speaker the checkpoint was finetuned on.
+            stop: asked every 2 s of speech; true gives up, at the latest after the 16 pieces at hand are decoded.
         Raises:
-            ValueError: no text, too long, unknown voice, a voice without transcript, or no room for an answer.
+            ValueError: no text, too long, unknown voice or speaker, a voice without transcript, or no room for an
+                answer.
+            Stopped: `stop` was true.
         """
-        return self.tts_batch([text], [voice], [seed], sampling, speaker)[0]
+        return self.tts_batch([text], [voice], [seed], sampling, speaker, stop)[0]
 
     def tts_batch(
         self,
@@ -131,13 +140,16 @@ class Llasa:
         seeds: Sequence[int | None] | None = None,
         sampling: Sampling | None = None,
         speaker: str | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> list[Speech]:
         """Speak several texts side by side: each as `tts` would with its voice and seed, in less time together.
 
         Args:
             voices, seeds: one a text; left out, the model chooses the voices, and seeds are drawn.
+            stop: as `tts`; nothing is kept then.
         Raises:
             ValueError: as `tts`, and another number of voices or seeds than texts. Nothing is spoken then.
+            Stopped: as `tts`.
         """
         began = time.perf_counter()
         voices = [None] * len(texts) if voices is None else list(voices)
@@ -157,7 +169,10 @@ class Llasa:
                 openings = [self._opening(voices[t], pieces[t], k, seeds[t], speaker) for t, k in group]
                 prompts, row_seeds, limits, without = zip(*openings)
                 beams = self.engine.start_batch(prompts, "speech", sampling, row_seeds, limits, unconditional=without)
-                beams.advance(beams.max_new)
+                while not beams.done:
+                    if stop and stop():
+                        raise Stopped("The speech was stopped before it was whole.")
+                    beams.advance(STOP_STEPS if stop else beams.max_new)
                 for row, (t, k) in enumerate(group):
                     codes = self.protocol.ids_to_codes(beams.ids[row])
                     said[t, k] = codes, beams.stopped[row], self._decode_answer(self._codes_of(voices[t]), codes)

@@ -13,6 +13,7 @@ OpenAI's has 24 kHz.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -20,18 +21,21 @@ import queue
 import secrets
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Literal
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__, audio, receipts
+from .pipeline import Stopped
 from .speech import Speech
 from .voices import Voice, builtin_voices
 
@@ -44,6 +48,7 @@ FORMATS = {
     "pcm": ("audio/pcm", None),
 }
 MAX_BODY = 2**20  # bytes of a request
+LOOK_SECONDS = 0.2  # between two looks whether a client that waits is still there
 ENDLESS = 0xFFFFFFFF  # length in the header of a wav that is still being made
 
 
@@ -106,7 +111,7 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         if key and not secrets.compare_digest(given.encode(), key.encode()):
             raise Refused(401, "Wrong or missing API key.", "authentication_error")
 
-    def speak(asked: SpeechRequest) -> Iterator[np.ndarray | Speech]:
+    def speak(asked: SpeechRequest, gone: threading.Event) -> Iterator[np.ndarray | Speech]:
         voice = None
         if asked.voice is not None:
             if asked.voice not in known:
@@ -117,16 +122,18 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         if asked.stream_format:
             yield from llasa.stream(asked.input, voice, asked.seed, sampling)
         else:
-            yield llasa.tts(asked.input, voice, asked.seed, sampling)
+            yield llasa.tts(asked.input, voice, asked.seed, sampling, stop=gone.is_set)
 
     def work(asked: SpeechRequest, made: queue.SimpleQueue, gone: threading.Event) -> None:
         """Make the waves of one request in a thread of their own: a client that reads slowly holds up nobody."""
         try:
             with turn:
-                for wav in () if gone.is_set() else speak(asked):
+                for wav in () if gone.is_set() else speak(asked, gone):
                     made.put(wav)
                     if gone.is_set():
                         break
+        except Stopped:
+            pass  # the client is gone
         except Exception as error:  # told to the client by the thread that answers it
             made.put(error)
         finally:
@@ -159,13 +166,16 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         return JSONResponse(_error(f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}."), 400)
 
     @app.post("/v1/audio/speech", dependencies=[Depends(allowed)])
-    def speech(asked: SpeechRequest) -> Response:
+    async def speech(asked: SpeechRequest, request: Request) -> Response:
         if asked.stream_format and asked.response_format not in ("wav", "pcm"):
             raise ValueError(f"'{asked.response_format}' cannot be streamed. Choose response_format wav or pcm.")
         media, kind = FORMATS[asked.response_format]
         gone = threading.Event()
         made = waves(asked, gone)
-        first = next(made)  # what is wrong with the request is said before the answer begins
+        # what is wrong with the request is said before the answer begins
+        first = await unless_gone(request, gone, partial(next, made, None))
+        if first is None:
+            return Response(status_code=499)  # nobody is there to read it
         if asked.stream_format == "sse":
             return Streamed(gone, _events(first, made), media_type="text/event-stream")
         if asked.stream_format == "audio":
@@ -173,8 +183,8 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
             return Streamed(gone, _bytes(opening, first, made), media_type=media)
         if kind is None:
             return Response(_pcm(first.wav), media_type=media)
-        file = io.BytesIO()
-        audio.write(file, first.wav, kind, receipts.to_comment(first.receipt, kind))
+        file, comment = io.BytesIO(), receipts.to_comment(first.receipt, kind)
+        await run_in_threadpool(audio.write, file, first.wav, kind, comment)
         return Response(file.getvalue(), media_type=media)
 
     @app.get("/v1/models", dependencies=[Depends(allowed)])
@@ -226,6 +236,21 @@ class Streamed(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.gone.set()
+
+
+async def unless_gone(request: Request, gone: threading.Event, work: Callable):
+    """What `work` returns, in a thread; who hangs up meanwhile sets `gone`, so that it can end early."""
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(LOOK_SECONDS)
+        gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await run_in_threadpool(work)
+    finally:
+        watching.cancel()
 
 
 def _bytes(opening: bytes, first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import WHISPER, buzz
 
-from llasa_lite import Llasa, NotReachable, Sampling, Voice, builtin_voices, recognition
+from llasa_lite import Llasa, NotReachable, Sampling, Stopped, Voice, builtin_voices, recognition
 from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, pick_device, pick_dtype
 from llasa_lite.codec import CHUNK_CODES
 from llasa_lite.pipeline import MAX_TEXT_CHARS
@@ -43,6 +43,14 @@ def test_same_seed_same_speech(nano, voice, speech):
 
 def test_other_seed_other_speech(nano, voice, speech):
     assert nano.tts(SHORT, voice, seed=8).codes[0].tolist() != speech.codes[0].tolist()
+
+
+def test_speech_that_is_not_wanted_any_more_is_given_up(nano, voice, speech):
+    asked = []
+    with pytest.raises(Stopped, match="stopped before it was whole"):
+        nano.tts("A long story, told again and again. " * 100, voice, stop=lambda: asked.append(1) or len(asked) > 1)
+    assert len(asked) == 2
+    np.testing.assert_array_equal(nano.tts(SHORT, voice, seed=7, stop=lambda: False).wav, speech.wav)
 
 
 def test_a_drawn_seed_is_told_and_repeats(nano):

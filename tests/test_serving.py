@@ -19,7 +19,7 @@ import soundfile
 import uvicorn
 from fastapi.testclient import TestClient
 
-from llasa_lite import builtin_voices, serving
+from llasa_lite import Stopped, builtin_voices, serving
 
 
 def pcm(content: bytes) -> np.ndarray:
@@ -131,6 +131,26 @@ def test_who_hangs_up_lets_the_next_one_in_and_too_many_are_sent_away(plain_repl
     assert len(client.post("/v1/audio/speech", json=body).content) == 6
 
 
+def hang_up_on(app, **body) -> list[dict]:
+    """What is sent to a client that asks, and hangs up as soon as it has asked."""
+    body = json.dumps(body).encode()
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+    scope |= {"method": "POST", "path": "/v1/audio/speech", "raw_path": b"/v1/audio/speech", "root_path": ""}
+    scope |= {"scheme": "http", "query_string": b"", "server": ("a", 1), "client": ("b", 2)}
+    scope |= {"headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]}
+    messages, sent = iter([{"type": "http.request", "body": body, "more_body": False}]), []
+
+    async def receive():
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message):
+        await asyncio.sleep(0.05)  # long enough to hear that the client is gone
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
 def test_who_hangs_up_before_the_answer_begins_is_not_spoken_to_for_long(plain_replace):
     """Where a server cancels an answer that was never asked for its first part, nothing inside that answer runs."""
     made, done = [], threading.Event()
@@ -143,21 +163,21 @@ def test_who_hangs_up_before_the_answer_begins_is_not_spoken_to_for_long(plain_r
         done.set()
 
     app = serving.build(SimpleNamespace(sampling=SimpleNamespace(), stream=stream))
-    body = json.dumps({"input": "Oh.", "response_format": "pcm", "stream_format": "audio"}).encode()
-    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
-    scope |= {"method": "POST", "path": "/v1/audio/speech", "raw_path": b"/v1/audio/speech", "root_path": ""}
-    scope |= {"scheme": "http", "query_string": b"", "server": ("a", 1), "client": ("b", 2)}
-    scope |= {"headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]}
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def receive():
-        return next(messages, {"type": "http.disconnect"})
-
-    async def send(message):
-        await asyncio.sleep(0.05)  # long enough to hear that the client is gone
-
-    asyncio.run(app(scope, receive, send))
+    hang_up_on(app, input="Oh.", response_format="pcm", stream_format="audio")
     assert not done.wait(timeout=0.5) and len(made) < 50
+
+
+def test_who_hangs_up_on_a_whole_answer_is_not_spoken_to_to_its_end(plain_replace):
+    def tts(*_, stop):
+        for _ in range(1000):
+            if stop():
+                raise Stopped
+            time.sleep(0.01)
+        return SimpleNamespace(wav=np.zeros(1, np.float32))
+
+    app = serving.build(SimpleNamespace(sampling=SimpleNamespace(), tts=tts), waiting=0)
+    for _ in range(2):  # the second would be sent away if the first still had its place
+        assert hang_up_on(app, input="Oh.", response_format="pcm")[0]["status"] == 499
 
 
 def test_openais_client_speaks_with_a_running_server(nano, voice, whole, tmp_path):
