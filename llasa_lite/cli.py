@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--branch", type=int, help="continuations of every beam at every step")
     sub.add_argument("--step-tokens", type=int, help="tokens between two prunings")
     sub.add_argument("--process-seconds", type=float, help="of speech under the process verifier in partial_prm")
+    sub.add_argument("--continuations", type=int, help="of every beam that partial_prm left, for the outcome verifier")
     sub.add_argument("--reference", choices=["prompt", "resynthesis"], help="what speaker and emotion compare with")
     sub.add_argument("--keep", choices=["best", "all"], default="best", help="all: every candidate with its receipt")
     sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
@@ -241,7 +242,7 @@ def stream(o) -> None:
 
 def search(o) -> None:
     llasa, words = common.load(o), common.given_text(o.text)
-    options = ("branch", "step_tokens", "process_seconds", "reference")
+    options = ("branch", "step_tokens", "process_seconds", "continuations", "reference")
     more = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
     more |= {"sampling": common.given_sampling(o, llasa), "seed": o.seed, "speaker": o.speaker}
     search = llasa.search_events(words, common.given_voice(o), o.method, o.n, o.process, o.outcome, **more)

@@ -82,6 +82,7 @@ def add(verbs, model, output) -> None:
             sub.add_argument("--process", default="speaker", help="prunes beams (default: speaker)")
             sub.add_argument("--outcome", default="asr", help="chooses after partial PRM (default: asr)")
             sub.add_argument("--guided", nargs="*", help="beams x branches of guided searches, e.g. 4x4 16x16")
+            sub.add_argument("--continuations", type=int, help="of every beam after partial PRM (default: 1)")
         if kind == "tts":
             sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
             sub.add_argument("--voices", nargs="+", default=[], help="sentence k is spoken by voice k modulo them")
@@ -264,6 +265,7 @@ def search(o) -> None:
     except (ValueError, AssertionError):
         raise ValueError(f"--guided takes beams x branches, as 4x4, not {' '.join(o.guided)}.") from None
     given = {"n": o.n, "process": o.process, "outcome": o.outcome, "seed": o.seed, "guided": guided}
+    given["continuations"] = o.continuations
     given["choosers"] = tuple(o.choosers) if o.choosers else None
     bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
     like = VoiceJudge()

@@ -36,6 +36,7 @@ class SearchBench:
     outcome: str = "asr"
     # (beams, branches): the paper's 16 x 16, and what two cores bear
     guided: tuple[tuple[int, int], ...] = ((4, 4), (8, 4))
+    continuations: int = 1  # of every beam that partial PRM left, for the outcome verifier
     seed: int = 0
     reference: str = "prompt"
 
@@ -105,7 +106,8 @@ def evaluate_search(
         # 3. guided searches
         for n, branch in bench.guided:
             for method in ("beam_search", "partial_prm"):
-                outcome = {"outcome": bench.outcome} if method == "partial_prm" else {}
+                ends = {"outcome": bench.outcome, "continuations": bench.continuations}
+                outcome = ends if method == "partial_prm" else {}
                 more = given | outcome | {"process": bench.process, "n": n, "branch": branch}
                 found = llasa.search(sentence, method=method, **more)
                 seconds.setdefault((method, n, branch), []).append(found.seconds)
@@ -145,20 +147,19 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
                 cost += np.mean(seconds[("verify", verifier.name)]) * n / bench.n
             rows.append({"method": "best_of_n", "chooser": name, "n": n, "branch": 1} | _figures(chosen, cost, chance))
     for n, branch in bench.guided:
-        for method, chooser in (
-            ("beam_search", bench.process),
-            ("partial_prm", RANDOM),
-            ("partial_prm", bench.outcome),
-        ):
+        for method in ("beam_search", "partial_prm"):
             mine = [
                 [t for t in takes if (t.sentence, t.method, t.n, t.branch) == (k, method, n, branch)] for k in sentences
             ]
-            # takes are best first: the best was chosen; at random, each may be
-            chosen = [[[take] for take in m] if chooser == RANDOM else [[m[0]]] for m in mine]
             cost = np.mean(seconds[(method, n, branch)])
-            rows.append(
-                {"method": method, "chooser": chooser, "n": n, "branch": branch} | _figures(chosen, cost, chance)
-            )
+            # what PRM left is chosen from at random, by the outcome verifier, and by all who need no other scores
+            scored = set(mine[0][0].candidate.scores)
+            names = [bench.process] if method == "beam_search" else [RANDOM, bench.outcome, *bench.choosers]
+            for name in dict.fromkeys(names):
+                one = None if name == RANDOM else criterion(name, own)
+                if one is None or scored >= {verifier.name for verifier in one.verifiers}:
+                    figures = _figures([[_choose(name, one, m)] for m in mine], cost, chance)
+                    rows.append({"method": method, "chooser": name, "n": n, "branch": branch} | figures)
     return rows
 
 
