@@ -225,8 +225,7 @@ class Engine:
             ValueError: an id in an answer that is none of the choices.
         """
         allowed, llama = self.answers[answer], self.model.model
-        order = allowed.argsort()
-        head, found = self.model.lm_head.weight[allowed], []
+        order, found = allowed.argsort(), []
         prompts = [list(prompt) for prompt in prompts]
         begun, known = 0, None  # ids that were read already, and their keys and values
         if len(prompts) > 1 and all(prompt == prompts[0] for prompt in prompts):
@@ -249,7 +248,8 @@ class Engine:
                 if not torch.equal(allowed[column], wanted):
                     raise ValueError(f"An answer holds an id that is none of the choices of '{answer}'.")
                 end = len(rows[k])
-                logs = (hidden[k, end - len(one) - 1 : end - 1] @ head.T).float().log_softmax(-1)  # each sees the past
+                before = hidden[k, end - len(one) - 1 : end - 1]  # each id is told by those before it
+                logs = self.heads[answer](before).float().log_softmax(-1)
                 found.append(logs.gather(1, column[:, None])[:, 0].cpu().numpy())
         return found
 
