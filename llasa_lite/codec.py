@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .audio import HOP_LENGTH, SAMPLE_RATE
+from .tokens import within_codebook
 
 # Streaming decode: the decoder looks both ways and normalises over time, so each chunk is decoded with context
 # on both sides, and neighbours are cross-faded. Against the whole decode, mean of 40 clips of nano's codec, whose
@@ -91,7 +92,8 @@ class Codec:
     def digits(self, codes: np.ndarray | list[int]) -> np.ndarray:
         """What codes are made of: (n, dimensions) int64, in each dimension a level from 0. Raises ValueError as
         `decode`."""
-        return digits(torch.from_numpy(self._checked(codes)), self.model.config.quantization_levels).numpy()
+        codes = torch.from_numpy(within_codebook(codes, self.codebook_size))
+        return digits(codes, self.model.config.quantization_levels).numpy()
 
     @torch.inference_mode()
     def encode(self, wav: np.ndarray) -> np.ndarray:
@@ -130,7 +132,7 @@ class Codec:
     def decode_batch(self, batch: list[np.ndarray | list[int]]) -> list[np.ndarray]:
         """Several code sequences -> several waves. Equal lengths share a pass: padding would change the sound,
         since the decoder normalises over time and has no mask."""
-        batch = [self._checked(codes) for codes in batch]
+        batch = [within_codebook(codes, self.codebook_size) for codes in batch]
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(batch)
         by_length: dict[int, list[int]] = {}
         for row, codes in enumerate(batch):
@@ -156,7 +158,8 @@ class Codec:
         Yields:
             float32 waves; joined they have 320 samples a code.
         """
-        seen = list(self._checked(list(history)[-HISTORY_CODES:]))  # context and codes so far
+        # context and codes so far
+        seen = list(within_codebook(list(history)[-HISTORY_CODES:], self.codebook_size))
         start = played = len(seen)
         tail = np.zeros(0, np.float32)  # what the last chunk decoded of this one's first samples
         for code in codes:
@@ -176,14 +179,6 @@ class Codec:
             wav[: len(tail)] = fade * wav[: len(tail)] + (1 - fade) * tail
         cut = (end - begin) * HOP_LENGTH
         return wav[:cut], wav[cut : cut + FADE_SAMPLES]
-
-    def _checked(self, codes) -> np.ndarray:
-        codes = np.asarray(codes, np.int64).reshape(-1)
-        if codes.size and not (0 <= codes.min() and codes.max() < self.codebook_size):
-            raise ValueError(
-                f"Codes must lie in 0..{self.codebook_size - 1}; these go from {codes.min()} to {codes.max()}."
-            )
-        return codes
 
 
 def digits(codes: torch.Tensor, levels: list[int]) -> torch.Tensor:

@@ -149,13 +149,7 @@ class Protocol:
     # -- ids <-> codes, ids <-> text -------------------------------------------------------------------------------
 
     def codes_to_ids(self, codes: Sequence[int]) -> list[int]:
-        codes = np.asarray(codes, np.int64).reshape(-1)
-        if codes.size and not (0 <= codes.min() and codes.max() < self.codebook_size):
-            raise ValueError(
-                f"Codes must lie in 0..{self.codebook_size - 1}; these go from {codes.min()} to {codes.max()}. "
-                "The codec and the language model do not belong together."
-            )
-        return (codes + self.code_offset).tolist()
+        return (within_codebook(codes, self.codebook_size) + self.code_offset).tolist()
 
     def ids_to_codes(self, ids: Sequence[int]) -> np.ndarray:
         """Speech ids -> codes (n,) int64. Raises ValueError on an id that is no speech token."""
@@ -184,6 +178,17 @@ class Protocol:
         special = set(self.tokenizer.get_added_vocab().values())
         first_marker = self.tokenizer.convert_tokens_to_ids(TEXT_GENERATION_START)
         return np.array([self.text_end, *(i for i in range(first_marker) if i not in special)])
+
+
+def within_codebook(codes: Sequence[int], size: int) -> np.ndarray:
+    """Codes (n,) as int64. Raises ValueError where one is none of 0 .. size - 1."""
+    try:
+        codes = np.asarray(codes, np.int64).reshape(-1)
+    except OverflowError as error:
+        raise ValueError(f"Codes must lie in 0..{size - 1}; one of these has more than 63 bits.") from error
+    if codes.size and not (0 <= codes.min() and codes.max() < size):
+        raise ValueError(f"Codes must lie in 0..{size - 1}; these go from {codes.min()} to {codes.max()}.")
+    return codes
 
 
 def _example(prompt: list[int], answer: list[int]) -> Example:

@@ -15,7 +15,7 @@ hypothesis = pytest.importorskip("hypothesis", reason="pip install hypothesis")
 pytest.importorskip("gradio", reason="pip install gradio")
 
 from conftest import buzz
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -211,6 +211,7 @@ def test_verifiers_and_models_are_known_or_refused(asked):
 
 
 @law(200)
+@example(codes=[2**63])
 @given(codes=st.lists(st.integers(-2, 4097) | NUMBER, max_size=6) | JSON)
 def test_codes_are_codes_or_refused(nano, codes):
     checked = taken(codes_of, codes)
