@@ -265,8 +265,7 @@ def search(o) -> None:
     except (ValueError, AssertionError):
         raise ValueError(f"--guided takes beams x branches, as 4x4, not {' '.join(o.guided)}.") from None
     given = {"n": o.n, "process": o.process, "outcome": o.outcome, "seed": o.seed, "guided": guided}
-    given["continuations"] = o.continuations
-    given["choosers"] = tuple(o.choosers) if o.choosers else None
+    given |= {"continuations": o.continuations, "choosers": tuple(o.choosers) if o.choosers else None}
     bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
     like = VoiceJudge()
     like.load()  # before hours of work

@@ -106,9 +106,9 @@ def evaluate_search(
         # 3. guided searches
         for n, branch in bench.guided:
             for method in ("beam_search", "partial_prm"):
-                ends = {"outcome": bench.outcome, "continuations": bench.continuations}
-                outcome = ends if method == "partial_prm" else {}
-                more = given | outcome | {"process": bench.process, "n": n, "branch": branch}
+                more = given | {"process": bench.process, "n": n, "branch": branch}
+                if method == "partial_prm":
+                    more |= {"outcome": bench.outcome, "continuations": bench.continuations}
                 found = llasa.search(sentence, method=method, **more)
                 seconds.setdefault((method, n, branch), []).append(found.seconds)
                 takes += [judged(c, method, n, branch) for c in found.candidates]
@@ -136,7 +136,8 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
     rows = []
     plain = [[t for t in takes if t.sentence == k and t.method == "sample"] for k in sentences]
     chance = _errors([[block] for block in plain])
-    for name, one in [(RANDOM, None), *zip(bench.choosers, choosers(bench, own, {})), (ORACLE, None)]:
+    asked = {RANDOM: None} | dict(zip(bench.choosers, choosers(bench, own, {})))
+    for name, one in (asked | {ORACLE: None}).items():
         for n in powers(bench.n):
             chosen = []
             for mine in plain:
@@ -146,6 +147,8 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
             for verifier in one.verifiers if one else ():
                 cost += np.mean(seconds[("verify", verifier.name)]) * n / bench.n
             rows.append({"method": "best_of_n", "chooser": name, "n": n, "branch": 1} | _figures(chosen, cost, chance))
+    if bench.guided:
+        asked |= {name: criterion(name, own) for name in (bench.process, bench.outcome) if name not in asked}
     for n, branch in bench.guided:
         for method in ("beam_search", "partial_prm"):
             mine = [
@@ -156,7 +159,7 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
             scored = set(mine[0][0].candidate.scores)
             names = [bench.process] if method == "beam_search" else [RANDOM, bench.outcome, *bench.choosers]
             for name in dict.fromkeys(names):
-                one = None if name == RANDOM else criterion(name, own)
+                one = asked[name]
                 if one is None or scored >= {verifier.name for verifier in one.verifiers}:
                     figures = _figures([[_choose(name, one, m)] for m in mine], cost, chance)
                     rows.append({"method": method, "chooser": name, "n": n, "branch": branch} | figures)

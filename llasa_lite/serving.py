@@ -21,9 +21,8 @@ import queue
 import secrets
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from typing import Literal
 
@@ -173,7 +172,7 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         gone = threading.Event()
         made = waves(asked, gone)
         # what is wrong with the request is said before the answer begins
-        first = await unless_gone(request, gone, partial(next, made, None))
+        first = await first_wave(made, request, gone)
         if first is None:
             return Response(status_code=499)  # nobody is there to read it
         if asked.stream_format == "sse":
@@ -238,8 +237,8 @@ class Streamed(StreamingResponse):
             self.gone.set()
 
 
-async def unless_gone(request: Request, gone: threading.Event, work: Callable):
-    """What `work` returns, in a thread; who hangs up meanwhile sets `gone`, so that it can end early."""
+async def first_wave(made: Iterator, request: Request, gone: threading.Event):
+    """The first of what is made, or None; who hangs up while waiting for it sets `gone`, so that it can end early."""
 
     async def watch() -> None:
         while not await request.is_disconnected():
@@ -248,7 +247,7 @@ async def unless_gone(request: Request, gone: threading.Event, work: Callable):
 
     watching = asyncio.create_task(watch())
     try:
-        return await run_in_threadpool(work)
+        return await run_in_threadpool(next, made, None)
     finally:
         watching.cancel()
 

@@ -149,7 +149,8 @@ class Protocol:
     # -- ids <-> codes, ids <-> text -------------------------------------------------------------------------------
 
     def codes_to_ids(self, codes: Sequence[int]) -> list[int]:
-        return (within_codebook(codes, self.codebook_size) + self.code_offset).tolist()
+        apart = " The codec and the language model do not belong together."
+        return (within_codebook(codes, self.codebook_size, apart) + self.code_offset).tolist()
 
     def ids_to_codes(self, ids: Sequence[int]) -> np.ndarray:
         """Speech ids -> codes (n,) int64. Raises ValueError on an id that is no speech token."""
@@ -180,14 +181,14 @@ class Protocol:
         return np.array([self.text_end, *(i for i in range(first_marker) if i not in special)])
 
 
-def within_codebook(codes: Sequence[int], size: int) -> np.ndarray:
-    """Codes (n,) as int64. Raises ValueError where one is none of 0 .. size - 1."""
+def within_codebook(codes: Sequence[int], size: int, reason: str = "") -> np.ndarray:
+    """Codes (n,) as int64. Raises ValueError, which ends with `reason`, where one is none of 0 .. size - 1."""
     try:
         codes = np.asarray(codes, np.int64).reshape(-1)
     except OverflowError as error:
-        raise ValueError(f"Codes must lie in 0..{size - 1}; one of these has more than 63 bits.") from error
+        raise ValueError(f"Codes must lie in 0..{size - 1}; one of these has more than 63 bits.{reason}") from error
     if codes.size and not (0 <= codes.min() and codes.max() < size):
-        raise ValueError(f"Codes must lie in 0..{size - 1}; these go from {codes.min()} to {codes.max()}.")
+        raise ValueError(f"Codes must lie in 0..{size - 1}; these go from {codes.min()} to {codes.max()}.{reason}")
     return codes
 
 
