@@ -7,8 +7,10 @@ import pytest
 from conftest import WHISPER, buzz
 
 from llasa_lite import VERIFIERS, Sampling
+from llasa_lite.evaluation.listening import Judge
 from llasa_lite.recognition import read_greedily
 from llasa_lite.verifiers import NO_LLASA, Own, Target, criterion, verifier
+from llasa_lite.verifiers.asr import Recogniser
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +175,38 @@ def test_a_recogniser_may_be_ctc(tmp_path):
         model.lm_head.bias[3] = 100.0
     model.save_pretrained(tmp_path)
     assert verifier(f"asr:{tmp_path}").score([buzz(1.0), buzz(0.5)], Target("A b")) == [-0.5, -0.5]
+
+
+def test_a_recogniser_may_be_an_encoder_and_decoder_that_is_not_whisper(tmp_path):
+    """Moonshine normalises over a whole wave: padded to a longer one it would hear something else."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        MoonshineConfig,
+        MoonshineForConditionalGeneration,
+        PreTrainedTokenizerFast,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2Processor,
+    )
+
+    words = Tokenizer(
+        models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{k}": k for k in range(3, 40)}}, "<unk>")
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=False), tokenizer).save_pretrained(tmp_path)
+    shape = dict(hidden_size=16, intermediate_size=16, initializer_range=1.0, vocab_size=40)
+    heads = {f"{part}_num_attention_heads": 2 for part in ("encoder", "decoder")}
+    layers = {f"{part}_num_hidden_layers": 1 for part in ("encoder", "decoder")}
+    torch.manual_seed(0)
+    model = MoonshineForConditionalGeneration(MoonshineConfig(**shape, **heads, **layers))
+    model.generation_config.max_length = 12
+    model.save_pretrained(tmp_path)
+    waves = [buzz(1.0), buzz(0.5), np.random.default_rng(0).normal(0, 0.1, 12000).astype(np.float32)]
+    hear = Recogniser(str(tmp_path)).hear
+    alone = [hear([wav])[0] for wav in waves]
+    assert hear(waves) == alone and len(set(alone)) > 1 and all(alone)
+    assert Judge(str(tmp_path))(waves[0]) == alone[0]
 
 
 # -- names and combinations ------------------------------------------------------------------------------------------

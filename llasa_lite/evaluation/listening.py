@@ -30,7 +30,7 @@ class Judge(Recogniser):
         fallback = {"temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "compression_ratio_threshold": 1.35}
         with self.torch.random.fork_rng():
             self.torch.manual_seed(0)
-            return self.hear([wav], self.language, **({} if self.is_ctc else fallback))[0]
+            return self.hear([wav], self.language, **(fallback if self.is_whisper else {}))[0]
 
 
 class VoiceJudge(Cosine):

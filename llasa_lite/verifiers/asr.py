@@ -16,7 +16,8 @@ WAVES_AT_ONCE = 16  # bounds memory
 
 
 class Recogniser:
-    """A speech recogniser from the hub or a folder: Whisper and its like, or CTC. Hears up to 30 s at 16 kHz."""
+    """A speech recogniser from the hub or a folder: Whisper, any other encoder-decoder (Moonshine), or CTC. Hears up to
+    30 s at 16 kHz."""
 
     def __init__(self, source: str, device: str = "cpu"):
         import torch
@@ -25,7 +26,8 @@ class Recogniser:
 
         self.torch, self.name = torch, str(source)
         with reaching(self.name):
-            self.is_ctc = type(AutoConfig.from_pretrained(source)) in MODEL_FOR_CTC_MAPPING
+            config = AutoConfig.from_pretrained(source)
+            self.is_ctc, self.is_whisper = type(config) in MODEL_FOR_CTC_MAPPING, config.model_type == "whisper"
             kind = AutoModelForCTC if self.is_ctc else AutoModelForSpeechSeq2Seq
             self.processor = AutoProcessor.from_pretrained(source)
             model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
@@ -36,16 +38,17 @@ class Recogniser:
         """Transcripts, greedy unless `decoding` says otherwise.
 
         Args:
-            waves: (samples,) each; Whisper hears 16 in one pass, since it pads all to 30 s, CTC one.
+            waves: (samples,) each; Whisper hears 16 in one pass, since it pads all to 30 s. Others hear one: many
+                were trained without padding and would hear a wave otherwise beside a longer one.
             language: of all of them; None: found out for each.
         """
         if self.knows_languages:
             decoding |= {"language": language, "task": "transcribe"}
-        at_once = 1 if self.is_ctc else WAVES_AT_ONCE
+        at_once = WAVES_AT_ONCE if self.is_whisper else 1
         heard = []
         for start in range(0, len(waves), at_once):
             batch = [np.asarray(wav, np.float32) for wav in waves[start : start + at_once]]
-            mask = {} if self.is_ctc else {"return_attention_mask": True}  # without one, Whisper warns of a batch
+            mask = {"return_attention_mask": True} if self.is_whisper else {}  # without one, it warns of a batch
             inputs = self.processor(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt", **mask)
             inputs = inputs.to(self.model.device)
             with self.torch.inference_mode():
