@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
 
-from llasa_lite import Llasa, Sampling, Speech, Voice, audio, builtin_voices
+from llasa_lite import Llasa, Sampling, Speech, Stopped, Voice, audio, builtin_voices
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,11 @@ def unexpected() -> gr.Error:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """ValueErrors of the library reach the visitor as they are; anything else is logged and told in general words."""
+    """ValueErrors of the library reach the visitor as they are; anything else is logged and told in general words.
+    Stopped is no error: who asked for it knows."""
     try:
         yield
-    except gr.Error:
+    except (gr.Error, Stopped):
         raise
     except ValueError as error:
         raise gr.Error(sentence_of(error), print_exception=False) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import suppress
 from functools import partial
 
 import gradio as gr
 
-from llasa_lite import Speech
+from llasa_lite import Speech, Stopped
 
 from . import asking, player, results, settings, takes
 from .common import BUSY, asked_voice, plain_errors, sampling_of, seed_of, text_of
@@ -45,31 +47,40 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
         "Nothing to compare yet. The last results of this visit will stand here beside each other.", "speak-takes"
     )
     kept = gr.State([])
+    stopper = gr.State(None)  # of this visitor's speech
 
     asking.estimate(page, models, model, asked, pace)
     inputs = [model, *asked[:4], *tuned]
     outputs = [*shown, tuned.seed, pace, last, kept]
     busy = {"concurrency_id": BUSY, "show_progress_on": shown.audio, "api_visibility": "private"}
-    spoken = say.click(partial(show, models, last), [kept, *inputs], outputs, **busy)
+    spoken = say.click(partial(show, models, last), [kept, *inputs], [stopper, *outputs], **busy)
     streamed = live.click(partial(stream_speech, models, last), [kept, *inputs], [stream, *outputs], **busy)
     spoken.success(None, js=PLAY)
-    stop.click(None, cancels=[spoken, streamed])
+    # The page is free at once; whole speech, which Gradio cannot break off inside, is given up by its flag.
+    stop.click(
+        lambda flag: flag.set() if flag else None, stopper, None, queue=False, show_progress="hidden",
+        api_visibility="private", cancels=[spoken, streamed],
+    )  # fmt: skip
     return tuned
 
 
-def speak(models: Models, model, text, voice, clip, transcript, random_seed, seed, *tuned) -> Speech:
-    """Text to speech, whole. Raises gr.Error in plain words."""
+def speak(models: Models, model, text, voice, clip, transcript, random_seed, seed, *tuned, stop=None) -> Speech:
+    """Text to speech, whole. Raises gr.Error in plain words, and Stopped."""
     with plain_errors():
         text, seed = text_of(text), seed_of(random_seed, seed)
         llasa = models.get(model)
         sampling = sampling_of(llasa, *tuned)
-        return llasa.tts(text, asked_voice(llasa, voice, clip, transcript), seed, sampling)
+        return llasa.tts(text, asked_voice(llasa, voice, clip, transcript), seed, sampling, stop=stop)
 
 
-def show(models: Models, last: gr.HTML, kept: list[dict], model, *asked) -> tuple:
-    """What the page shows of `speak`: results, the seed, this machine's pace, and the visitor's last results."""
-    speech = speak(models, model, *asked)
-    return *results.to_results(models.codec_of(model, speech), speech), *remember(last, kept, speech)
+def show(models: Models, last: gr.HTML, kept: list[dict], model, *asked):
+    """What the page shows of `speak`: the flag that stops it, then results, the seed, this machine's pace, and the
+    visitor's last results."""
+    flag = threading.Event()
+    yield flag, *[gr.skip()] * 9
+    with suppress(Stopped):
+        speech = speak(models, model, *asked, stop=flag.is_set)
+        yield flag, *results.to_results(models.codec_of(model, speech), speech), *remember(last, kept, speech)
 
 
 def stream_speech(models: Models, last: gr.HTML, kept, model, text, voice, clip, transcript, random_seed, seed, *tuned):

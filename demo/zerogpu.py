@@ -86,7 +86,8 @@ class Borrowed:
 
     # -- what the page asks of a Llasa -----------------------------------------------------------------------------
 
-    def tts(self, *args, **kwargs) -> Speech:
+    def tts(self, *args, stop=None, **kwargs) -> Speech:
+        """`stop` cannot be asked from the other process, which is done in seconds."""
         return self._ask("tts", *args, **kwargs)
 
     def continue_speech(self, clip, text: str, **kwargs) -> Speech:

@@ -302,6 +302,17 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
     return seen
 
 
+def test_stop_gives_up_whole_speech(nano):
+    """Gradio frees the page; the machine has to be told."""
+    from demo import speak
+
+    models, long = SimpleNamespace(get=lambda name: nano), "Oh yes, that is what I said. " * 60
+    shown = speak.show(models, None, [], "nano", long, "emma", None, "", False, 3, 0.7, 0.95, 1.5)
+    flag, *_ = next(shown)
+    flag.set()
+    assert list(shown) == []
+
+
 def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     full = watched(nano, monkeypatch, tmp_path, n=8)
     first = next(k for k, shown in enumerate(full) if shown[2]["rows"])
@@ -467,8 +478,13 @@ def test_a_model_that_cannot_run_here_says_so_and_leaves_the_choice(browser, ser
     until(page, "document.querySelector('#model input:checked').value === 'nano'")
 
 
-def test_a_stream_survives_stop_and_a_reload_in_the_middle(browser, server):
+def test_speech_and_streams_survive_stop_and_a_reload_in_the_middle(browser, server):
     page = opened(browser, server)
+    type_text(page, "Oh yes, that is what I said. " * 60)
+    press(page, "speak-button")
+    until(page, "document.querySelector('#speak-audio .progress-text, #speak-audio .eta-bar')")
+    press(page, "stop-button")
+    until(page, "!document.querySelector('#speak-audio .progress-text, #speak-audio .eta-bar')")
     type_text(page, "Oh yes, that is what I said. " * 12)
     press(page, "stream-button")
     until(page, "document.querySelector('#speak-stream [data-chunks]')?.dataset.chunks > 0")
