@@ -294,7 +294,7 @@ def test_search_writes_the_best_and_every_candidate(here, loaded_once, capsys):
     assert len(out) == 4 and "likelihood" in out[0] and [line[0] for line in out[1:3]] == ["*", " "]
     assert refused(capsys, "search", "Oh.", "--n", "0").startswith("n must be a whole number")
     assert refused(capsys, "search", "Oh.", "--outcome", "speaker:a/b", "--method", "best_of_n").startswith(
-        "The verifier 'speaker' compares with a voice"
+        "The verifier 'speaker:a/b' compares with a voice"
     )
 
 

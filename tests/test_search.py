@@ -385,13 +385,14 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, read, summarise, write
 
     monkeypatch.setattr(nano, "_limit", lambda piece: 30)
-    choosers = ("likelihood", f"speaker:{speaker_folder}")
+    choosers = ("likelihood", f"speaker:{speaker_folder}", "speaker")
     bench = SearchBench(2, choosers, choosers[1], "likelihood", ((2, 2),), seed=3)
     judges = (lambda wav: "oh " * (len(wav) % 3), verifier("speaker"))
     *_, (takes, seconds, own) = evaluate_search(nano, ["Oh.", "Oh yes."], [voice], *judges, bench)
     plain = [take.candidate for take in takes if take.method == "sample"]
     alone = nano.tts("Oh yes.", voice, seed=4)  # the first take of the second sentence
     np.testing.assert_array_equal(plain[2].codes, alone.codes[0])
+    assert all(take.scores["speaker"] != take.scores[choosers[1]] for take in plain)  # of two models, each its own
     summary = summarise(takes, seconds, bench, own)
     assert {r["method"] for r in summary} == {"best_of_n", "beam_search", "partial_prm"}
     assert all(row["seconds"] > 0 and row["sentences"] == 2 for row in summary)

@@ -71,7 +71,7 @@ class Verifier(ABC):
     """One way to score. Its model is loaded by `load`, or at the first score.
 
     Attributes:
-        name: key in `VERIFIERS`.
+        name: key of its scores: that of `VERIFIERS`, with ":model" behind it where another was asked for than its own.
         source: the model that judges: a hub id, a folder, or "nano".
         unit, low, high: of the score. Empty and silent waves get `low` and never reach the model.
         needs_reference: whether `Target.reference` must be there.
@@ -239,4 +239,6 @@ def verifier(asked: str, own: Own = NO_LLASA) -> Verifier:
     if name not in VERIFIERS:
         raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
     file, kind = VERIFIERS[name]
-    return getattr(import_module(f".{file}", __name__), kind)(source or None, own)
+    made = getattr(import_module(f".{file}", __name__), kind)(source or None, own)
+    made.name = asked  # scores of two models stand beside each other
+    return made
