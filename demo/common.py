@@ -136,7 +136,7 @@ def to_summary(speech: Speech, first_seconds: float | None = None) -> str:
     line += f" · seed {speech.seed}"
     if speech.complete:
         return f"{line} · complete"
-    return f"{line}\n\n⚠️ **Not complete:** cut off at its limit before the model ended it. Try another seed."
+    return f"{line}\n\n⚠️ **Not complete:** the model did not end it by itself. Try another seed."
 
 
 def example_clips() -> dict[str, str]:

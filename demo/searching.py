@@ -223,7 +223,11 @@ class Watch:
 
     def add(self, candidate: Candidate, chunk: int = 0, chunks: int = 1) -> None:
         title = f"Candidate {candidate.index + 1}" + (f", piece {chunk + 1}" if chunks > 1 else "")
-        note = {"length": "ran into its limit", "running": "not finished"}.get(candidate.stopped, "")
+        note = {
+            "length": "ran into its limit",
+            "repetition": "went on repeating itself",
+            "running": "not finished",
+        }.get(candidate.stopped, "")
         scores = [f"{score:.3f}" for score in candidate.scores.values()]
         self.rows.append((candidate, takes.row(self.heard, candidate.wav, title, note, scores)))
         if candidate.score is not None:

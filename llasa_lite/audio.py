@@ -47,7 +47,7 @@ def load(
         name: what to call it in an error ("voice clip", "the clip to continue").
         max_seconds: longer files are refused before they are decoded.
     Returns:
-        float32 array of shape (samples,), mono, 16 kHz, clipped to [-1, 1].
+        float32 array of shape (samples,), mono, 16 kHz; what goes beyond [-1, 1] is made less loud, not cut off.
     Raises:
         ValueError: no such file, not audio, too large, empty, silent, or not finite; one plain sentence.
     """
@@ -63,9 +63,10 @@ def load(
     wav = resample(mono(samples), int(rate))
     if not np.isfinite(wav).all():
         raise ValueError(f"The {name} holds values too large for samples, which lie in -1..1.")
-    if np.abs(wav).max() < SILENCE_PEAK:
+    peak = np.abs(wav).max()
+    if peak < SILENCE_PEAK:
         raise ValueError(f"The {name} is silent: nothing in it is louder than -60 dBFS. Record it again, closer.")
-    return np.clip(wav, -1.0, 1.0)
+    return np.clip(wav / max(peak, 1.0), -1.0, 1.0)  # floats may be louder than full scale
 
 
 def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:

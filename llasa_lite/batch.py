@@ -54,6 +54,8 @@ def read_list(path: str | Path) -> list[Line]:
                 raise ValueError(f"{path}, line {place + 1}, needs at least a text: {error!r}.") from error
             if not isinstance(line.text, str) or not says_something(line.text):
                 raise ValueError(f"{path}, line {place + 1}: there is nothing to say in the text {line.text!r}.")
+            if not isinstance(line.voice, str | None) or type(line.seed) not in (int, type(None)):
+                raise ValueError(f"{path}, line {place + 1}: a voice is a name and a seed a whole number.")
         if not re.fullmatch(r"\w[\w.-]*", line.id):
             raise ValueError(f"{path}, line {place + 1}: the id '{line.id}' is no plain file name.")
         lines.append(line)
@@ -77,15 +79,16 @@ def speak_list(
     """Speak every line into `folder/clips/<id>.wav`, with its receipt; line k is drawn with seed + k.
 
     Lines are spoken `ROWS_AT_ONCE` at a time. Yields (line, speech) as they are made; speech is None for a line that
-    was there already with the same text. Each shard writes a manifest of its own, so that machines can share a folder;
-    line k is spoken by shard k modulo their number, the same way whichever shard runs first.
+    was there already with the same text and voice. Each shard writes a manifest of its own, so that machines can share
+    a folder; line k is spoken by shard k modulo their number, the same way whichever shard runs first.
 
     Args:
         voice: for lines that name none: a built-in name, a `Voice`, or None (the model chooses).
         shard: "2/8": the second of eight parts.
         format: wav, flac or ogg.
     Raises:
-        ValueError: as `Llasa.tts`, and a shard that is none. What was made until then is kept.
+        ValueError: as `Llasa.tts`, a shard that is none, and another text or voice under an id that is there. What was
+            made until then is kept.
     """
     part, parts = _shard(shard)
     folder = Path(folder)
@@ -110,8 +113,16 @@ def speak_list(
         if index % parts != part - 1:
             continue
         if line.id in manifest:
-            if manifest[line.id]["text"] != line.text:
-                raise ValueError(f"'{folder}' holds another text under the id '{line.id}'. Choose another folder.")
+            there, speaker = manifest[line.id], line.voice or (voices[None].name if voices[None] else "")
+            for what, wanted, kept in (("text", line.text, there["text"]), ("voice", speaker, there["speaker"])):
+                if wanted != kept:
+                    raise ValueError(
+                        f"'{folder}' holds another {what} under the id '{line.id}'. Choose another folder."
+                    )
+            if not (folder / there["audio"]).is_file():
+                raise ValueError(
+                    f"'{folder}' lacks '{there['audio']}', which its manifest names. Choose another folder."
+                )
             yield line, None
             continue
         if line.voice not in voices:

@@ -152,11 +152,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Transformers is imported, in this process alone
     try:
         options.handler(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; nor may Python's own flush at the end complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError as error:
         print(f"llasa-lite: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"llasa-lite: Cannot use '{error.filename}': {why(error)}.", file=sys.stderr)
+        what = f"use '{error.filename}'" if error.filename else "go on"
+        print(f"llasa-lite: Cannot {what}: {why(error)}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("llasa-lite: stopped.", file=sys.stderr)
@@ -170,6 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def speak(o) -> None:
     if o.list:
         return speak_list(o)
+    if o.workers or o.shard != "1/1":
+        raise ValueError("--workers and --shard are for a --list.")
+    common.check_sound_out(o.out)
     llasa, words = common.load(o), common.given_text(o.text)
     with common.counting("speaking", o):
         speech = llasa.tts(words, common.given_voice(o), o.seed, common.given_sampling(o, llasa), o.speaker)
@@ -215,6 +222,7 @@ def stream(o) -> None:
 
     if Path(o.out).suffix.lower() != ".wav":
         raise ValueError(f"Streams are written as .wav, not '{Path(o.out).suffix}'.")
+    common.check_out(o.out)
     llasa, words = common.load(o), common.given_text(o.text)
     began, chunks = time.perf_counter(), 0
     generator = llasa.stream(words, common.given_voice(o), o.seed, common.given_sampling(o, llasa), o.speaker)
@@ -241,6 +249,7 @@ def stream(o) -> None:
 
 
 def search(o) -> None:
+    common.check_sound_out(o.out)
     llasa, words = common.load(o), common.given_text(o.text)
     options = ("branch", "step_tokens", "process_seconds", "continuations", "reference")
     more = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
@@ -256,7 +265,10 @@ def search(o) -> None:
     result = search.close()
     row = result.to_dict()
     if o.keep == "all":
-        paths = result.save_all(Path(o.out).with_suffix(".candidates"))
+        folder = Path(o.out).with_suffix(".candidates")
+        for old in folder.glob("[0-9][0-9]-[0-9][0-9][0-9].*"):  # of an earlier search under this name
+            old.unlink()
+        paths = result.save_all(folder)
         for candidate, path in zip(row["candidates"], paths):
             candidate["file"] = str(path)
     if not o.json:
@@ -285,6 +297,7 @@ def _candidate_table(rows: list[dict]) -> str:
 def continue_(o) -> None:
     from .voices import Voice
 
+    common.check_sound_out(o.out)
     words = common.given_text(o.text)
     clip = common.cloned(Voice.from_audio(o.clip, o.transcript, name="clip"))
     llasa = common.load(o)
@@ -305,6 +318,8 @@ def encode(o) -> None:
     from . import audio
     from .files import write_text
 
+    if o.out:
+        common.check_out(o.out, o.clip)
     codec = common.load_codec(o)
     codes = codec.encode(audio.load(o.clip, "clip to encode"))
     row = {"codec": codec.name, "codes": codes.tolist()}
@@ -319,6 +334,7 @@ def decode(o) -> None:
     from . import audio
     from .files import read_json, whole_numbers
 
+    common.check_sound_out(o.out)
     wrong = f"'{o.codes}' holds no codes: make it with `encode -o FILE`."
     row = read_json(o.codes, "file", wrong)
     good = isinstance(row, dict) and isinstance(row.get("codec"), str) and whole_numbers(row.get("codes"), 10**6)
@@ -338,6 +354,10 @@ def voices(o) -> None:
     from .voices import Voice, builtin_voices
 
     if o.from_audio:
+        if Path(o.out).suffix != ".json":
+            raise ValueError(f"A voice is written as .json, not as '{Path(o.out).name}'.")
+        common.check_out(o.out)
+        common.check_out(str(Path(o.out).with_suffix(".clip.ogg")), o.from_audio)  # which it keeps beside
         voice = common.load(o).prepare(common.cloned(Voice.from_audio(o.from_audio, o.text, o.name)))
         voice.save(o.out)
         common.tell({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
@@ -372,6 +392,7 @@ def models(o) -> None:
 def replay(o) -> None:
     from .pipeline import Llasa
 
+    common.check_sound_out(o.out)
     with common.counting("speaking", o):
         speech = Llasa.replay(o.receipt, o.model, o.codec)
     common.finish(speech, o)
@@ -396,9 +417,12 @@ def serve(o) -> None:
     if o.voices and not files:
         raise ValueError(f"There are no voices (.json) in '{o.voices}'.")
     voices = {file.stem: Voice.load(file) for file in files}
-    app = serving.build(common.load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
-    print(f"Speech at http://{o.host}:{o.port}/v1/audio/speech", file=sys.stderr)
-    serving.serve(app, o.host, o.port)
+    if o.at_once < 1:
+        raise ValueError("--at-once must be at least 1.")
+    with serving.listen(o.host, o.port) as listening:
+        app = serving.build(common.load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
+        print(f"Speech at http://{o.host}:{o.port}/v1/audio/speech", file=sys.stderr)
+        serving.serve(app, listening)
 
 
 def bench(o) -> None:
@@ -410,6 +434,8 @@ def bench(o) -> None:
             import matplotlib  # noqa: F401
         except ModuleNotFoundError as error:
             raise ValueError("Figures need matplotlib: pip install llasa-lite[plot].") from error
+    for path in filter(None, (o.csv, o.plot)):
+        common.check_out(path)
     common.no_loading_bars()
     table = run(bench, lambda line: print(line, file=sys.stderr))
     if o.csv:

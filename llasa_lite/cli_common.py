@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -39,8 +40,37 @@ def no_loading_bars() -> None:
     transformers_logging.disable_progress_bar()
 
 
+def check_out(path: str, source: str | None = None) -> None:
+    """Say before the work that its result could not be written to `path`.
+
+    Args:
+        source: file that the work reads, which is not to be written over.
+    Raises:
+        ValueError: its folder is none or may not be written to, it is a folder, or it is the source.
+    """
+    folder = Path(path).parent
+    wrong = "its folder does not exist" if not folder.is_dir() else "it is a folder" if Path(path).is_dir() else None
+    wrong = wrong or (None if os.access(folder, os.W_OK) else "you may not write there")
+    if source and Path(path).resolve() == Path(source).resolve():
+        wrong = "it is the clip itself"
+    if wrong:
+        raise ValueError(f"Cannot write '{path}': {wrong}.")
+
+
+def check_sound_out(path: str) -> None:
+    """As `check_out`, for a sound file. Raises ValueError for an ending that is none of those written, too."""
+    from .audio import check_suffix
+
+    check_suffix(path)
+    check_out(path)
+
+
 def given_text(given: str) -> str:
-    words = sys.stdin.read() if given == "-" else given
+    """The text given, or what is piped in for "-". Raises ValueError where there is none, or it is no UTF-8."""
+    try:
+        words = sys.stdin.buffer.read().decode("utf-8-sig") if given == "-" else given
+    except UnicodeDecodeError as error:
+        raise ValueError("What was piped in is not UTF-8. Convert it first: iconv -t UTF-8.") from error
     if not words.strip():
         raise ValueError("There is no text to speak.")
     return words
@@ -60,6 +90,8 @@ def given_voice(o):
             raise ValueError("--voice-text belongs to a clip: give that with --voice.")
         return None
     if o.voice.endswith(".json"):
+        if o.voice_text:
+            raise ValueError(f"--voice-text belongs to a clip; the voice '{o.voice}' has its own.")
         return Voice.load(o.voice)
     if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
         return cloned(Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem))
@@ -82,7 +114,7 @@ def finish(speech, o, more: dict | None = None) -> None:
     row |= {"complete": speech.complete, "receipt": speech.receipt} | (more or {})
     line = f"{o.out}: {seconds} s in {taken} s, seed {speech.seed}"
     if not speech.complete:
-        line += "; cut off at its limit before the model ended it: listen before you use it, or try another seed"
+        line += "; the model did not end it by itself: listen before you use it, or try another seed"
     tell(row, o, line)
 
 

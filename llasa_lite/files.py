@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 MAX_JSON_BYTES = 4 * 2**20  # a receipt of 20,000 characters takes a quarter of it
 
 
@@ -94,6 +96,13 @@ def parse_json(told: str, sentence: str) -> object:
         return json.loads(told, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(sentence) from error
+
+
+def plain_numbers(settings) -> None:
+    """Make Python's numbers of NumPy's in a frozen dataclass: JSON knows no others."""
+    for name, value in vars(settings).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, name, value.item())
 
 
 def whole_numbers(value, most: int) -> bool:

@@ -136,7 +136,7 @@ class Llasa:
     def tts_batch(
         self,
         texts: Sequence[str],
-        voices: Sequence[str | Voice | None] | None = None,
+        voices: Sequence[str | Voice | None] | str | Voice | None = None,
         seeds: Sequence[int | None] | None = None,
         sampling: Sampling | None = None,
         speaker: str | None = None,
@@ -145,14 +145,18 @@ class Llasa:
         """Speak several texts side by side: each as `tts` would with its voice and seed, in less time together.
 
         Args:
-            voices, seeds: one a text; left out, the model chooses the voices, and seeds are drawn.
+            voices, seeds: one a text; a single voice is that of all. Left out, the model chooses the voices, and seeds
+                are drawn.
             stop: as `tts`; nothing is kept then.
         Raises:
             ValueError: as `tts`, and another number of voices or seeds than texts. Nothing is spoken then.
             Stopped: as `tts`.
         """
         began = time.perf_counter()
-        voices = [None] * len(texts) if voices is None else list(voices)
+        if isinstance(texts, str) or seeds is not None and not isinstance(seeds, Sequence | np.ndarray):
+            raise ValueError("A batch takes a list of texts and a list of seeds; `tts` takes one of each.")
+        one_voice = voices is None or isinstance(voices, (str, Voice))
+        voices = [voices] * len(texts) if one_voice else list(voices)
         seeds = [None] * len(texts) if seeds is None else list(seeds)
         if not len(texts) == len(voices) == len(seeds):
             raise ValueError(f"{len(texts)} texts need as many voices and seeds, not {len(voices)} and {len(seeds)}.")
@@ -419,9 +423,13 @@ class Llasa:
                     f"This was made by other weights of the {part} '{receipt[part]}' ({there[part]}) than those here "
                     f"({here[part]}), which would say something else. Keep its wave."
                 )
+        began = time.perf_counter()
         if "search" in receipt:  # what was found is in the receipt: it is not searched for again
-            return llasa._found(receipt["codes"], receipt["stopped"], receipt, voice)
-        return llasa.tts(receipt["text"], voice, receipt["seed"], sampling, receipt.get("speaker"))
+            speech = llasa._found(receipt["codes"], receipt["stopped"], receipt, voice)
+        else:
+            speech = llasa.tts(receipt["text"], voice, receipt["seed"], sampling, receipt.get("speaker"))
+        now = {"task": receipt.get("task", "tts"), "seconds_taken": round(time.perf_counter() - began, 3)}
+        return replace(speech, receipt=speech.receipt | now)
 
     # -- voices ----------------------------------------------------------------------------------------------------
 
@@ -429,9 +437,16 @@ class Llasa:
         """A voice with codes for this codec and a transcript: what `tts` needs, done once.
 
         Raises:
-            ValueError: unknown name, or no transcript and a checkpoint that cannot recognise.
+            ValueError: unknown name, a transcript that the model cannot read, or none and a checkpoint that cannot
+                recognise.
         """
         voice = Voice.builtin(voice) if isinstance(voice, str) else voice
+        if not isinstance(voice, Voice):
+            raise ValueError("A voice is a built-in name or a `Voice`: Voice.from_audio makes one of a clip.")
+        if voice.text is not None:
+            if not text.says_something(voice.text):
+                raise ValueError(f"The transcript of '{voice.name}' holds no words. Type what is said in the clip.")
+            self._check_can_read(self._spoken(self.protocol.checked(voice.text)), f"the transcript of '{voice.name}', ")
         voice = voice.encoded(self.codec)
         if voice.text is not None:
             return voice
@@ -461,15 +476,18 @@ class Llasa:
         pieces = [piece for piece in pieces if text.says_something(piece)]
         if not pieces:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
-        unknown = self.protocol.unknown_letters(spoken)
         for piece in pieces:
-            letters = [c for c in piece if c.isalnum()]
-            if 3 * sum(c in unknown for c in letters) > len(letters):
-                raise ValueError(
-                    f"'{self.checkpoint.name}' cannot read '{piece[:40]}': its languages are "
-                    f"{', '.join(self.checkpoint.languages)}. Write it in one of them, or choose another model."
-                )
+            self._check_can_read(piece)
         return pieces
+
+    def _check_can_read(self, words: str, whose: str = "") -> None:
+        """Raises ValueError where more than a third of the letters are none that the model knows."""
+        unknown, letters = self.protocol.unknown_letters(words), [c for c in words if c.isalnum()]
+        if 3 * sum(c in unknown for c in letters) > len(letters):
+            raise ValueError(
+                f"'{self.checkpoint.name}' cannot read {whose}'{words[:40]}': its languages are "
+                f"{', '.join(self.checkpoint.languages)}. Write it in one of them, or choose another model."
+            )
 
     def _spoken(self, text_: str) -> str:
         return text.spell_out(text_) if self.checkpoint.spell_out else text_
@@ -549,6 +567,6 @@ def _known(what: str, name: str) -> str:
 def _seed(seed: int | None) -> int:
     if seed is None:
         return secrets.randbelow(2**31)
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ValueError(f"A seed is a whole number from 0 to 2^63 - 1, not {seed!r}.")
-    return seed
+    return int(seed)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .files import plain_numbers
+
 BLOCK = 256  # choices summed together while sampling
 COLDEST, SMALLEST = 1e-3, 1e-6  # temperature and top_p below which it is greedy
 
@@ -25,6 +27,7 @@ class Sampling:
     guidance: float = 1.0
 
     def __post_init__(self):
+        plain_numbers(self)
         for name in ("temperature", "top_p", "repetition_penalty", "guidance"):
             if not isinstance(getattr(self, name), (int, float)):
                 raise ValueError(f"{name} must be a number, not {getattr(self, name)!r}.")

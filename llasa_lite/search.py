@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .audio import FRAME_RATE
+from .files import plain_numbers
 from .verifiers import NO_LLASA, Criterion, Own, Target, criterion
 
 MAX_PROCESS_SECONDS = 600  # of speech under PRM: more than any answer has
@@ -59,6 +60,7 @@ class SearchSettings:
     # open: ties. The candidate drawn first wins, so that the same seed gives the same result.
 
     def __post_init__(self):
+        plain_numbers(self)
         if not isinstance(self.method, str) or self.method not in SEARCH_METHODS:
             raise ValueError(f"Unknown search method '{self.method}'. Choose from: {', '.join(SEARCH_METHODS)}.")
         for name in ("n", "branch", "step_tokens", "continuations", "score_batch"):

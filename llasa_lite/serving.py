@@ -19,6 +19,7 @@ import io
 import json
 import queue
 import secrets
+import socket
 import struct
 import threading
 from collections.abc import Iterator
@@ -201,11 +202,19 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
     return app
 
 
-def serve(app, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the app until interrupted."""
+def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
+    """Take the address before anything is loaded: who comes early waits. Raises ValueError where it cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"Cannot serve at {host}:{port}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def serve(app, listening: socket.socket) -> None:
+    """Serve the app at an address that was taken until interrupted."""
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
 def _error(sentence: str, kind: str = "invalid_request_error") -> dict:

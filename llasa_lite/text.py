@@ -75,6 +75,7 @@ _LETTER_NAMES = (
 _LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _LETTER_NAMES.split()))
 _CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
 _CURRENCY_NAMES = {"$": "dollars", "£": "pounds", "€": "euros"}
+_SHORT = {"k": "thousand", "m": "million", "bn": "billion", "tn": "trillion"}
 _LARGE = "thousand|million|billion|trillion"
 # Words that are written in capitals to stress them, and would pass for initials.
 _STRESSED = set(
@@ -94,19 +95,32 @@ def spell_out(text: str) -> str:
         >>> spell_out("Dr. Lee paid $3.50 at 9:30 in 1999.")
         'doctor Lee paid three dollars, fifty cents at nine thirty in nineteen ninety-nine.'
     """
+    shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
     text = re.sub(r"(?i)(?<=\d)\s?([ap])m\b", r" \1.m.", text)
+    text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
     text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
     text = re.sub(r"(?i)\bno\.\s?(?=\d)", "number ", text)
+    text = re.sub(rf"(?<![\w$£€,.])({_NUMBER})\s?([$£€])(?!\.?\d)", r"\2\1", text)  # 20 € is €20
+    text = re.sub(r"(?<![\w.])[-−](?=[$£€]\s?\.?\d)", "minus ", text)
+    text = re.sub(r"([$£€])\s?[-−](?=\.?\d)", r"minus \1", text)
+    text = re.sub(r"([$£€])\.(?=\d)", r"\g<1>0.", text)
+    text = re.sub(rf"(?i)([$£€]\s?(?:{_NUMBER}))(k|m|bn|tn)\b", lambda m: f"{m[1]} {_SHORT[m[2].lower()]}", text)
     text = re.sub(rf"([$£€])\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}", text)
     text = re.sub(rf"([$£€])\s?({_NUMBER})(?!\w)", _money, text)
     text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
-    text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", lambda m: _in_words(m[1], to="ordinal"), text)
+    text = re.sub(
+        r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text
+    )
     text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
     text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
     text = re.sub(_NUMBER, lambda m: f" {_in_words(m[0].replace(',', ''))} ", text)
     text = re.sub(r"[&%+=@#°]", lambda m: f" {_SIGNS[m[0]]} ", text)
-    if any(c.islower() for c in text):  # else it is shouted, not spelled
-        text = re.sub(r"\b(?:[A-Z]{2,5}|(?:[A-Z]\.){2,5})(?=s?\b|\W|$)", _letter_by_letter, text)
+    if not shouted:
+        text = re.sub(
+            r"(?<![A-Z]['’])\b(?:[A-Z]{2,5}\b(?!['’][A-Z])|[A-Z]{2,5}(?=s\b)|(?:[A-Z]\.){2,5}(?!\w))",
+            _letter_by_letter,
+            text,
+        )
     text = re.sub(r"\s+([.,!?;:)])", r"\1", text)
     return " ".join(text.split())
 
@@ -121,12 +135,20 @@ def _in_words(number: str, to: str = "cardinal", **more) -> str:
 
 
 def _expanded(match) -> str:
-    ends = not match.string[match.end() :].strip()  # its period is the sentence's, too
-    return _ABBREVIATIONS[match[0].lower()] + "." * ends
+    known, rest = match[0].lower(), match.string[match.end() :]
+    # its period is the sentence's, too
+    ends = not rest.strip() or known in ("a.m.", "p.m.", "etc.") and re.match(r"\s+[A-Z]", rest)
+    return _ABBREVIATIONS[known] + "." * bool(ends)
+
+
+def _street(match) -> str:
+    """Main St., where St. Mary's is a saint's."""
+    return f"{match[1]} Street" + "." * (match[2] is not None)
 
 
 def _money(match) -> str:
     words = _in_words(match[2].replace(",", ""), to="currency", currency=_CURRENCIES[match[1]])
+    words = re.sub(r"\beuro\b", "euros", words) if not words.startswith("one euro") else words  # as num2words has it
     return words.replace(" sterling", "").removesuffix(", zero cents").removesuffix(", zero pence")
 
 

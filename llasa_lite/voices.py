@@ -66,7 +66,8 @@ class Voice:
         known = builtin_voices()
         if not isinstance(name, str) or name not in known:
             raise ValueError(
-                f"Unknown voice '{str(name)[:60]}'. Choose from: {', '.join(known)}; or give a clip of your own."
+                f"Unknown voice '{str(name)[:60]}'. Choose from: {', '.join(known)}; or give a clip of your own "
+                "(Voice.from_audio)."
             )
         return known[name]
 
@@ -99,8 +100,11 @@ class Voice:
         """Write name, text and codes as JSON, and the clip beside it (.clip.ogg), so that it serves other codecs too.
 
         Raises:
-            ValueError: no transcript or no codes yet (`Llasa.prepare(voice)` fills in both), or it cannot be written.
+            ValueError: another ending than .json, no transcript or no codes yet (`Llasa.prepare(voice)` fills in both),
+                or it cannot be written.
         """
+        if Path(path).suffix != ".json":  # `--voice` would take it for a clip
+            raise ValueError(f"A voice is written as .json, not as '{Path(path).name}'.")
         if self.text is None or not self.codes:
             raise ValueError(
                 f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first."

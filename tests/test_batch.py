@@ -33,6 +33,11 @@ def test_a_list_goes_on_where_it_was_stopped(nano, voice, tmp_path):
     assert [c.id for c in read_corpus(tmp_path)] == ["a", "b", "c"]
     with pytest.raises(ValueError, match="holds another text under the id 'a'"):
         list(speak_list(nano, [Line("a", "Ah.")], tmp_path, voice))
+    with pytest.raises(ValueError, match="holds another voice under the id 'a'"):
+        list(speak_list(nano, LINES, tmp_path, voice.replace(name="other")))
+    (tmp_path / "clips" / "b.wav").unlink()
+    with pytest.raises(ValueError, match="lacks 'clips/b.wav', which its manifest names"):
+        list(speak_list(nano, LINES, tmp_path, voice))
 
 
 def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
@@ -62,6 +67,8 @@ def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
     [
         ('{"id": "x"}', "line 1, needs at least a text"),
         ('{"text": "Oh."}\n{"text": "..."}', "line 2: there is nothing to say in the text '...'"),
+        ('{"text": "Oh.", "voice": ["x"]}', "line 1: a voice is a name and a seed a whole number"),
+        ('{"text": "Oh.", "seed": true}', "line 1: a voice is a name and a seed a whole number"),
         ('"just a string"', "line 1, needs at least a text"),
         ('{"text": "Oh.", "id": "../x"}', "the id '../x' is no plain file name"),
         ('{"text": "Oh.", "id": 1}\n{"text": "Oh.", "id": 1}', "An id comes twice"),

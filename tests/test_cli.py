@@ -1,16 +1,19 @@
 """Laws of the command line: --json is one JSON object on standard output; bad input is exit code 2 and one sentence."""
 
+import io
 import json
 import os
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import buzz
 
-from llasa_lite import audio
+from llasa_lite import audio, cli_common
 from llasa_lite.checkpoints import CHECKPOINTS
 from llasa_lite.cli import main, parser
 from llasa_lite.data import Utterance, read_tokens, write_tokens
@@ -27,8 +30,6 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def loaded_once(nano, monkeypatch):
     """The session's nano wherever the default model is asked for: loading is tested elsewhere, in its own process."""
-    from llasa_lite import cli_common
-
     real = cli_common.load
     monkeypatch.setattr(cli_common, "load", lambda o: real(o) if o.model or o.codec or o.device or o.dtype else nano)
 
@@ -196,6 +197,16 @@ def test_every_verb_has_help():
         (["speak", "Oh.", "--voice", "no.json"], "There is no voice file 'no.json'."),
         (["speak", "Oh.", "--voice", "notes.json"], "'notes.json' is not a voice: it needs name, text and codes."),
         (["speak", "Oh.", "-o", "oh.mp3"], "Cannot write 'oh.mp3': choose one of the endings .wav, .flac, .ogg."),
+        (["search", "Oh.", "-o", "oh.mp3"], "Cannot write 'oh.mp3': choose one of the endings .wav, .flac, .ogg."),
+        (["search", "Oh.", "-o", "no/such/oh.wav"], "Cannot write 'no/such/oh.wav': its folder does not exist."),
+        (["bench", "--csv", "no/bench.csv"], "Cannot write 'no/bench.csv': its folder does not exist."),
+        (["encode", "clip.wav", "-o", "clip.wav"], "Cannot write 'clip.wav': it is the clip itself."),
+        (["voices", "--from-audio", "clip.wav", "-o", "clip.wav"], "A voice is written as .json, not as 'clip.wav'."),
+        (["voices", "--from-audio", "me.clip.ogg", "-o", "me.json"], "Cannot write 'me.clip.ogg': it is the clip"),
+        (["speak", "Oh.", "--shard", "2/3"], "--workers and --shard are for a --list."),
+        (["speak", "Oh.", "--voice", "notes.json", "--voice-text", "hm"], "the voice 'notes.json' has its own."),
+        (["serve", "--at-once", "0"], "--at-once must be at least 1."),
+        (["serve", "--port", "99999"], "Cannot serve at 127.0.0.1:99999: "),
         (["stream", "Oh.", "-o", "oh.flac"], "Streams are written as .wav, not '.flac'."),
         (["speak", "Oh.", "--model", "lasa"], "Unknown model 'lasa'."),
         (["speak", "Oh.", "--device", "tpu"], "Unknown device 'tpu'. Choose from: cuda, mps, cpu."),
@@ -221,6 +232,35 @@ def test_bad_input_gives_its_sentence(here, loaded_once, capsys, arguments, sent
     (here / "others.json").write_text('{"codec": "other", "codes": [1]}')
     (here / "wild.json").write_text('{"codec": "nano", "codes": [1, 5000]}')
     assert sentence in refused(capsys, *arguments)
+
+
+def test_what_is_piped_in_is_utf_8(monkeypatch):
+    for given, words in ((b"\xef\xbb\xbfOh.", "Oh."), ("Öh.".encode(), "Öh.")):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given)))
+        assert cli_common.given_text("-") == words
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("Öh.".encode("latin-1"))))
+    with pytest.raises(ValueError, match="What was piped in is not UTF-8"):
+        cli_common.given_text("-")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Windows has no head")
+def test_who_reads_only_the_beginning_is_not_complained_to(here):
+    for verb in ("voices", "models --json"):
+        told = subprocess.run(
+            f"{sys.executable} -m llasa_lite {verb} | head -c 20",
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert len(told.stdout) == 20 and told.stderr == ""
+
+
+def test_an_address_that_is_taken_gives_its_sentence(here, capsys):
+    pytest.importorskip("fastapi", reason="pip install llasa-lite[serve]")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert refused(capsys, "serve", "--port", port).startswith(f"Cannot serve at 127.0.0.1:{port}: ")
 
 
 def test_a_folder_that_is_not_there_gives_a_sentence(here, loaded_once, capsys):
@@ -271,11 +311,12 @@ def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them
     given = ("train", "tokens", "--data", ".", "--align-steps", "0")
     told = row(capsys, *given, "--pitches", "1.25", "--disturbed", "0.5", "--out", "made.safetensors")
     made = read_tokens(here / "made.safetensors")
-    assert told["clips"] == len(made) == 5 + 4 + 2
+    assert told["clips"] == len(made) == 5 + 4 + 2 and told["dropped"] == 0
     told = [(u.split, u.speaker) for u in made]
     assert told[4:] == [("test", "s"), *[("train", "s_1.25")] * 4, *[("heard", "s")] * 2]
     assert {len(u.codes) for u in made[5:9]} == {60} and {len(u.codes) for u in made[9:]} == {75}
     assert all((u.codes != made[0].codes).mean() > 0.05 for u in made[9:])
+    assert "holds other clips than these begin with" in refused(capsys, *given, "--out", "made.safetensors")
     for wrong in (("--disturbed", "1.5"), ("--pitches", "3")):
         assert refused(capsys, *given, *wrong, "--out", "no.safetensors").startswith(wrong[0])
     given = ("train", "tokens", "--data", "made.safetensors", "--disturbed", "1", "--out", "no.safetensors")
@@ -291,6 +332,10 @@ def test_search_writes_the_best_and_every_candidate(here, loaded_once, capsys):
     assert (told["seed"], found["method"], found["settings"]["n"]) == (1, "best_of_n", 3)
     assert main([*given, "--n", "2", "--seed", "1"]) == 0
     out = capsys.readouterr().out.splitlines()
+    again = row(capsys, "replay", "best.flac", "-o", "again.wav")  # found in its receipt, and told as new
+    assert again["seconds"] == told["seconds"] and again["seconds_taken"] > 0
+    assert row(capsys, *given, "--n", "2", "--seed", "1", "--keep", "all", "-o", "best.flac")
+    assert len(list((here / "best.candidates").glob("*.wav"))) == 2  # none of the search before
     assert len(out) == 4 and "likelihood" in out[0] and [line[0] for line in out[1:3]] == ["*", " "]
     assert refused(capsys, "search", "Oh.", "--n", "0").startswith("n must be a whole number")
     assert refused(capsys, "search", "Oh.", "--outcome", "speaker:a/b", "--method", "best_of_n").startswith(

@@ -274,7 +274,8 @@ def test_a_voice_without_transcript_is_read_by_the_model(nano, monkeypatch):
 def test_a_receipt_makes_the_same_speech_again(speech, tmp_path):
     path = speech.save(tmp_path / "yes.wav")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["yes.receipt.json", "yes.wav"]
-    again = Llasa.replay(json.loads(path.with_suffix(".receipt.json").read_text()))
+    again = Llasa.replay(json.loads(path.with_suffix(".receipt.json").read_text()) | {"task": "continue"})
+    assert again.receipt["task"] == "continue"
     assert again.codes[0].tolist() == speech.codes[0].tolist()
     np.testing.assert_allclose(again.wav, speech.wav, atol=1e-5)
 
@@ -329,10 +330,38 @@ def test_text_that_cannot_be_spoken_gives_its_sentence(nano, text, sentence):
         nano.tts(text, seed=1)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "7"])
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "7", True])
 def test_a_seed_that_is_none_gives_its_sentence(nano, seed):
     with pytest.raises(ValueError, match="A seed is a whole number"):
         nano.tts(SHORT, seed=seed)
+
+
+def test_numbers_may_be_numpys(nano):
+    sampling = Sampling(temperature=np.float32(0.5), top_k=np.int64(40))
+    speech = nano.tts(SHORT, seed=np.int64(7), sampling=sampling)
+    assert json.dumps(speech.receipt) and speech.receipt["seed"] == 7 and speech.receipt["sampling"]["top_k"] == 40
+
+
+@pytest.mark.parametrize(
+    "transcript, sentence",
+    [
+        ("...", "The transcript of 'me' holds no words. Type what is said in the clip."),
+        ("🎈", "The transcript of 'me' holds no words."),
+        ("你好，我叫艾玛。", "'nano' cannot read the transcript of 'me', '你好，我叫艾玛。': its languages are en."),
+    ],
+)
+def test_a_transcript_that_cannot_be_read_gives_its_sentence(nano, transcript, sentence):
+    """Or the words of the clip would be spoken into the answer."""
+    with pytest.raises(ValueError, match=sentence):
+        nano.tts(SHORT, Voice.from_audio((16_000, buzz(1)), transcript, "me"), seed=1)
+
+
+def test_what_is_no_voice_and_no_batch_gives_its_sentence(nano, tmp_path):
+    with pytest.raises(ValueError, match="A voice is a built-in name or a `Voice`: Voice.from_audio makes one"):
+        nano.tts(SHORT, tmp_path / "me.wav")
+    for asked in ((SHORT,), ([SHORT, SHORT], None, 7)):
+        with pytest.raises(ValueError, match="A batch takes a list of texts and a list of seeds"):
+            nano.tts_batch(*asked)
 
 
 def test_a_voice_that_fills_the_context_gives_its_sentence(nano):

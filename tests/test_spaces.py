@@ -137,7 +137,7 @@ def test_what_goes_wrong_over_there_is_told_in_words(lent, nano):
     with pytest.raises(gr.Error, match="There is no text to speak"):
         lent.tts("")
     with pytest.raises(gr.Error, match="Something went wrong here"):
-        lent.tts("Oh.", voice=3)
+        lent.tts("Oh.", sampling=3)
     with pytest.raises(ValueError, match="n must be a whole number"):  # before a GPU is asked for
         searched(lent, 0)
 

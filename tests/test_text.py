@@ -146,6 +146,16 @@ def test_error_rate_is_of_words_or_characters():
         ("10:30am, 5 PM and 6pm.", "ten thirty ay em, five pee em and six pee em."),
         ("Agent 007 has 0.5 l.", "Agent zero zero seven has zero point five l."),
         ("Do NOT touch, YES?", "Do not touch, yes?"),
+        ("BUY 3 NEW CUPS, DR. LEE!", "BUY three NEW CUPS, doctor LEE!"),
+        ("DON'T, YOU'RE and IT'LL; the USA's CDs.", "DON'T, YOU'RE and IT'LL; the you ess ay's see dees."),
+        ("-$5, $-5, 20€ and $5M.", "minus five dollars, minus five dollars, twenty euros and five million dollars."),
+        (
+            "€20.50, $.50, £3bn - $2.",
+            "twenty euros, fifty cents, zero dollars, fifty cents, three billion pounds - two",
+        ),
+        ("He left at 5 p.m. She had 5 p.m. tea.", "He left at five pee em. She had five pee em tea."),
+        ("On Main St. by St. Mary's, 5th St.", "On Main Street by saint Mary's, fifth Street."),
+        ("The 1,000th.", "The one thousandth."),
         ("10kg of 07123456789012345", "ten kg of zero seven one two three four five six seven eight nine zero one two"),
     ],
 )

@@ -20,6 +20,12 @@ def test_a_voice_without_its_clip_survives_too(tmp_path, voice):
     assert back.codes == voice.codes and back.wav is None
 
 
+def test_a_voice_is_saved_as_json(tmp_path, voice):
+    """Two named alike up to a dot would share one clip, and `--voice` take other endings for sound."""
+    with pytest.raises(ValueError, match="A voice is written as .json, not as 'emma.v2'"):
+        voice.save(tmp_path / "emma.v2")
+
+
 def test_a_voice_saved_over_another_does_not_take_its_sound(tmp_path, voice):
     voice.replace(wav=buzz(1.0)).save(tmp_path / "voice.json")
     back = Voice.load(voice.replace(name="other", wav=None).save(tmp_path / "voice.json"))
