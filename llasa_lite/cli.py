@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         what = f"use '{error.filename}'" if error.filename else "go on"
-        print(f"llasa-lite: Cannot {what}: {why(error)}.", file=sys.stderr)
+        print(f"llasa-lite: Cannot {what}: {why(error).rstrip('.')}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("llasa-lite: stopped.", file=sys.stderr)
@@ -448,6 +448,8 @@ def bench(o) -> None:
 
 
 def demo(o) -> None:
+    if o.port is not None and not 0 < o.port < 2**16:
+        raise ValueError(f"A port is a number from 1 to 65535, not {o.port}.")
     _demo_package().launch(model=o.model, host=o.host, port=o.port)
 
 
