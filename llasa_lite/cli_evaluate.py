@@ -148,14 +148,16 @@ def _shown(value) -> str:
 def _tasks(o, items, ears) -> tuple[list, dict]:
     """What is to be done, a list of tasks, and what rows must share to stand in one table."""
     from .evaluation import tasks
+    from .records import which
 
     keep = Path(o.out) / "waves" if o.keep else None
-    settings = {"task": o.kind, "items": len(items), "limit": o.limit, "language": o.language}
+    settings = {"task": o.kind, "items": which(map(_told_of, items)), "limit": o.limit, "language": o.language}
     settings |= {k: getattr(o, k) for k in ("speaker_model", "emotion_model", "mos")}
     if ears.judge:
         settings["judge"] = o.judge
     if o.kind == "codec":
-        return _codec_tasks(o, items, ears, keep), settings
+        made, name = _codec_tasks(o, items, ears, keep)
+        return made, settings | {"codec": name}
     llasa = common.load(o)
     system = o.name or llasa.checkpoint.name
     settings |= {"seed": o.seed, "model": str(o.model or "nano"), "codec": llasa.codec.name}
@@ -189,7 +191,16 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     return [tasks.seed_tts_eval(system, speak, llasa.codec, items, ears, o.seed, keep)], settings
 
 
-def _codec_tasks(o, items, ears, keep) -> list:
+def _told_of(item) -> list[str]:
+    """What makes a sentence, a line, a case or a clip the one it is: its id, if it has one, and its words."""
+    if isinstance(item, str):
+        return [item]
+    words = ("id", "name", "text", "prompt_text", "sentence")
+    return [str(getattr(item, word)) for word in words if hasattr(item, word)]
+
+
+def _codec_tasks(o, items, ears, keep) -> tuple[list, str]:
+    """The tasks, and the name of the model's codec."""
     from .evaluation import tasks
     from .evaluation.codecs import CODECS, TransformersCodec
 
@@ -203,7 +214,7 @@ def _codec_tasks(o, items, ears, keep) -> list:
     for other in wanted:
         codec = TransformersCodec(CODECS[other].source, CODECS[other].codebooks, common.picked_device(o))
         made.append(tasks.codec(CODECS[other].row, codec.resynthesise, items, ears, keep))
-    return made
+    return made, own.name
 
 
 def _paper(o) -> tuple:

@@ -169,7 +169,7 @@ def train_codec(o) -> None:
 
 def train_tokens(o) -> None:
     from .alignment import align_corpus
-    from .data import encode_corpus, read_tokens, write_tokens
+    from .data import encode_corpus, read_tokens, token_facts, write_tokens
     from .tokens import character_tokenizer
 
     check_pitches(o), check_share(o, "disturbed")
@@ -192,16 +192,20 @@ def train_tokens(o) -> None:
         return common.tell(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
     if files:  # encoded already: only aligned anew
         utterances = [u for file in files for u in read_tokens(file)]
+        facts = token_facts(files[0]) if len(files) == 1 else {}
     else:
         clips = clips_of(o)
         with common.counting("encoding", o, total=len(clips)) as bar:
             encode_corpus(clips, codec, o.out, lambda done, total: bar.update(done - bar.n))
-        utterances = read_tokens(o.out)
+        utterances, facts = read_tokens(o.out), token_facts(o.out)
+        if not utterances:
+            raise ValueError(f"None of the {len(clips)} clips can be encoded. Repair them and delete '{o.out}'.")
     if o.align_steps:
         levels = list(codec.model.config.quantization_levels)
         utterances = align_corpus(utterances, levels, character_tokenizer(codec.codebook_size), o.align_steps)
-    write_tokens(utterances, o.out)
-    common.tell({"tokens": o.out, "clips": len(utterances)}, o, f"{len(utterances)} clips in {o.out}")
+    write_tokens(utterances, o.out, facts)
+    told = {"tokens": o.out, "clips": len(utterances), "dropped": len(facts.get("dropped", ()))}
+    common.tell(told, o, "{clips} clips in {tokens}, {dropped} left out".format(**told))
 
 
 def train_lm(o) -> None:
@@ -210,11 +214,12 @@ def train_lm(o) -> None:
 
     settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
     utterances = [u for file in o.data for u in read_tokens(file)]
-    levels = common.load_codec(o).model.config.quantization_levels
+    codec = common.load_codec(o)
+    levels = list(codec.model.config.quantization_levels)
     known = [u for file in o.init_data for u in read_tokens(file)]
     if known and not o.init:
         raise ValueError("--init-data belongs to --init: the checkpoint that was trained on these codes.")
-    out = train_lm(utterances, list(levels), o.out, settings, o.hidden_size, o.layers, o.init, known)
+    out = train_lm(utterances, levels, o.out, settings, o.hidden_size, o.layers, o.init, known, codec=codec.name)
     common.tell({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
 
 
@@ -292,7 +297,7 @@ def rows(o) -> None:
     for split, name in (("train", "train"), ("test", "val")):
         utterances = (u for data in o.data for u in read_utterances(data, protocol, split))
         told[name], told[f"{name}_dropped"] = write_memmap(utterances, o.out, name, protocol)
-    line = "{train} rows for training ({train_dropped} too long), {val} held out ({val_dropped} too long) in {folder}"
+    line = "{train} rows for training, {val} held out in {folder}; {train_dropped} and {val_dropped} left out"
     common.tell(told, o, line.format(**told))
 
 
@@ -305,10 +310,11 @@ def ladder(o) -> None:
     cells = o.cells or cell_names(o.sizes, o.shares)
     utterances = [u for file in o.data for u in read_tokens(file)]
     spoken = sentences(o) if o.sentences else held_out_sentences(utterances)
-    levels = list(common.load_codec(o).model.config.quantization_levels)
+    codec = common.load_codec(o)
+    levels = list(codec.model.config.quantization_levels)
     judge = Judge(o.judge, common.picked_device(o)) if o.judge else None
     settings = Ladder(steps=o.steps, seed=o.seed)
-    rows = run_ladder(utterances, levels, o.out, settings, cells, judge, spoken)
+    rows = run_ladder(utterances, levels, o.out, settings, cells, judge, spoken, codec=codec.name)
     table = str(Path(o.out) / "ladder.csv")
     lines = [
         f"{r['size']:5} {r['hours']:6.2f} h  {r['flops']:.2e} FLOPs  held out {r['held_out']:.3f}"

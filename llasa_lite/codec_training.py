@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from .audio import HOP_LENGTH, SAMPLE_RATE
 from .checkpoints import PLAIN_GIT
 from .codec import Codec, semantic_features
 from .data import Clip, disturbed
+from .files import whole
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ RESOLUTIONS = ((256, 64, 40), (512, 128, 80), (1024, 256, 80), (2048, 512, 80))
 # with a lower floor the gradient would be that of the pauses between words.
 FLOOR, MEL_FLOOR = 1e-2, 1e-3
 SLOPE = 0.1  # of the discriminators' leaky rectifiers
+FILLED = 0.6  # of a crop, at least, by its clip: the rest is padding
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
 
 
@@ -240,23 +243,31 @@ def _judged(judge, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 class Crops:
-    """Random crops of clips, kept in memory as int16 after their first use."""
+    """Random crops of clips, kept in memory as int16 after their first use.
 
-    def __init__(self, clips: list[Clip], seed: int):
-        self.clips, self.random, self.cache = clips, np.random.default_rng(seed), {}
+    Args:
+        crop_seconds: lengths that crops are asked of; each has the clips that fill most of it.
+    Raises:
+        ValueError: a length that no clip fills.
+    """
 
-    def batch(self, count: int, samples: int) -> torch.Tensor:
-        """(count, samples) float32"""
-        rows = []
-        while len(rows) < count:
-            clip = self.clips[self.random.integers(len(self.clips))]
+    def __init__(self, clips: list[Clip], seed: int, crop_seconds: Iterable[float] = ()):
+        self.random, self.cache = np.random.default_rng(seed), {}
+        self.clips = {seconds: [c for c in clips if c.seconds >= FILLED * seconds] for seconds in crop_seconds}
+        for seconds, long in self.clips.items():
+            if not long:
+                least = f"at least {FILLED * seconds:.2g} s long"
+                raise ValueError(f"Crops of {seconds:g} s need clips that are {least}; none of {len(clips)} is.")
+            log.info("crops of %g s: %d of %d clips are too short", seconds, len(clips) - len(long), len(clips))
+
+    def batch(self, count: int, seconds: float) -> torch.Tensor:
+        """(count, samples) float32, samples a multiple of 320"""
+        rows, clips, samples = [], self.clips[seconds], int(seconds * SAMPLE_RATE) // HOP_LENGTH * HOP_LENGTH
+        for clip in (clips[k] for k in self.random.integers(len(clips), size=count)):
             if clip.path not in self.cache:
                 self.cache[clip.path] = (clip.load() * 32767).astype(np.int16)
             wav = self.cache[clip.path].astype(np.float32) / 32767
-            if len(wav) < samples:
-                if len(wav) < 0.6 * samples:
-                    continue  # mostly padding
-                wav = np.pad(wav, (0, samples - len(wav)))
+            wav = np.pad(wav, (0, max(0, samples - len(wav))))
             start = self.random.integers(len(wav) - samples + 1)
             rows.append(wav[start : start + samples])
         return torch.from_numpy(np.stack(rows))
@@ -282,7 +293,7 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
         clips: training clips, at 16 kHz after loading.
         init: a codec folder to start from (weights that fit are taken).
     Raises:
-        ValueError: weights are to be `kept` of a start from scratch.
+        ValueError: weights are to be `kept` of a start from scratch, or no clip is long enough for a crop.
     """
     if settings.kept and not init:
         raise ValueError("What is kept are the weights of a codec to start from: give it with --init.")
@@ -316,12 +327,13 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
         step, spent = state["step"], state["seconds"]
 
     def checkpoint():
-        torch.save({n: p.state_dict() for n, p in parts.items()} | {"step": step, "seconds": spent}, state_file)
+        with whole(state_file) as partial:  # a run killed here goes on from the one before
+            torch.save({n: p.state_dict() for n, p in parts.items()} | {"step": step, "seconds": spent}, partial)
         state = {k: v.lerp(first[k], settings.kept) if k in first else v for k, v in model.state_dict().items()}
         half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         model.save_pretrained(out, state_dict=half, max_shard_size=PLAIN_GIT)
 
-    crops = Crops(clips, settings.seed + step)
+    crops = Crops(clips, settings.seed + step, settings.crop_seconds)
     model.train()
     losses: list[float] = []
     judged: list[tuple[float, float]] = []  # the discriminators' mean loss, and how far features are apart
@@ -335,7 +347,7 @@ def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, ini
                 group["lr"] = settings.learning_rate * rate
             seconds = settings.crop_seconds[crops.random.integers(len(settings.crop_seconds))]
             count = max(1, round(settings.batch * min(settings.crop_seconds) / seconds))
-            real = crops.batch(count, int(seconds * SAMPLE_RATE) // HOP_LENGTH * HOP_LENGTH).to(device)
+            real = crops.batch(count, seconds).to(device)
             heard = crops.disturb(real, settings.disturbed)
             latents, codes = encode_latents(model, heard, settings.train_acoustic)
             made = decode_latents(model, latents)

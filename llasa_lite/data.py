@@ -9,13 +9,18 @@ among tokens also heard (clips that are read as voice prompts and for recognitio
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .audio import FRAME_RATE, SAMPLE_RATE
+from .checkpoints import codec_source, fingerprint
 from .tokens import IGNORE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,28 +151,55 @@ class Utterance:
 def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda done, total: None) -> Path:
     """Encode clips into one token file (safetensors: codes, lengths; transcripts and speakers as JSON metadata).
 
-    Resumable: a part of the file is written every 2,000 clips and read back on the next call.
+    Resumable: a part of the file is written every 2,000 clips and read back on the next call. Clips that cannot be
+    read or are too long to encode are logged and left out, and their places in the list kept in the file
+    (`token_facts`): to try them again, delete it.
+
+    Raises:
+        ValueError: `out` holds other clips than these begin with, or codes of another codec.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    done = read_tokens(out) if out.exists() else []
-    for start in range(len(done), len(clips), 2000):
-        for clip in clips[start : start + 2000]:
-            # the last code of `encode` stands for appended zeros: a clip is heard without it
-            codes = codec.encode(clip.load())[:-1]
-            done.append(Utterance(clip.text, clip.speaker, clip.split, codes.astype(np.uint16)))
-            progress(len(done), len(clips))
-        write_tokens(done, out)
+    done, dropped = [], []
+    name = getattr(codec, "name", None)
+    facts = {"codec": name, "fingerprint": fingerprint(codec_source(name)) if name else None, "dropped": dropped}
+    if out.exists():
+        known, done = token_facts(out), read_tokens(out)
+        dropped += known.get("dropped", [])
+        there, left_out = len(done) + len(dropped), set(dropped)
+        begun = [(c.text, c.speaker, c.split) for k, c in enumerate(clips[:there]) if k not in left_out]
+        if begun != [(u.text, u.speaker, u.split) for u in done]:
+            raise ValueError(f"'{out}' holds other clips than these begin with. Choose another file, or delete it.")
+        by = "fingerprint" if facts["fingerprint"] and known.get("fingerprint") else "codec"
+        if known.get(by) and facts[by] and known[by] != facts[by]:  # a file or a codec may not say
+            was = f"'{known['codec']}' ({known['fingerprint']}), not of '{name}' ({facts['fingerprint']})"
+            raise ValueError(f"'{out}' holds codes of the codec {was}. Choose another file, or delete it.")
+    for start in range(len(done) + len(dropped), len(clips), 2000):
+        for place, clip in enumerate(clips[start : start + 2000], start):
+            try:
+                # the last code of `encode` stands for appended zeros: a clip is heard without it
+                codes = codec.encode(clip.load())[:-1]
+            except ValueError as error:
+                log.warning("Clip %s is left out: %s", clip.id, error)
+                dropped.append(place)
+            else:
+                done.append(Utterance(clip.text, clip.speaker, clip.split, codes.astype(np.uint16)))
+            progress(place + 1, len(clips))
+        write_tokens(done, out, facts)
     return out
 
 
-def write_tokens(utterances: list[Utterance], path: str | Path) -> None:
-    """Save a token corpus as one safetensors file; a missing alignment is kept as NaN."""
+def write_tokens(utterances: list[Utterance], path: str | Path, facts: dict | None = None) -> None:
+    """Save a token corpus as one safetensors file; a missing alignment is kept as NaN.
+
+    Args:
+        facts: what else is known of it (`token_facts`).
+    """
     from safetensors.numpy import save_file
 
     rows = [[u.text, u.speaker, u.split] for u in utterances]
     tensors = {
-        "codes": np.concatenate([u.codes for u in utterances]).astype(np.uint16),
+        "codes": np.concatenate([np.zeros(0, np.uint16), *[u.codes for u in utterances]]).astype(np.uint16),
         "lengths": np.array([len(u.codes) for u in utterances], np.int32),
     }
     if any(u.alignment is not None for u in utterances):
@@ -176,8 +208,17 @@ def write_tokens(utterances: list[Utterance], path: str | Path) -> None:
         ]
         tensors["alignment"] = np.concatenate(missing).astype(np.float16)
     partial = Path(f"{path}.part")
-    save_file(tensors, partial, metadata={"rows": json.dumps(rows)})
+    save_file(tensors, partial, metadata={"rows": json.dumps(rows), "facts": json.dumps(facts or {})})
     partial.replace(path)
+
+
+def token_facts(path: str | Path) -> dict:
+    """What is known of a token corpus beside its rows: {"codec", "fingerprint", "dropped"}, the codec's name and
+    weights and the places of clips that were left out; empty for a file that does not say."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return json.loads(file.metadata().get("facts", "{}"))
 
 
 def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
@@ -303,12 +344,45 @@ def _find(ids: list[int], part: list[int]) -> int:
     raise AssertionError("the text is not in its own prompt")
 
 
+def id_counts(utterances: Sequence[Utterance], protocol) -> np.ndarray:
+    """Ids of text and codes of each, (n,) int; 0 where a row cannot be made: no text, no codes, a token in the text."""
+
+    def count(said: Utterance) -> int:
+        try:
+            return len(said.codes) and len(protocol.text_to_ids(protocol.checked(said.text))) + len(said.codes)
+        except ValueError:
+            return 0
+
+    return np.array([count(said) for said in utterances], int)
+
+
+def ids_that_fit(protocol, max_ids: int) -> int:
+    """Ids of text and codes of the longest clip that has room in a row, whichever way the row goes."""
+    whole = protocol.tts_example("a", [0]), protocol.asr_example("a", [0])
+    return max_ids - max(len(e.input_ids) for e in whole) + len(protocol.text_to_ids("a")) + 1
+
+
 class RowSampler:
-    """An endless, seeded stream of training rows."""
+    """An endless, seeded stream of training rows.
+
+    Attributes:
+        dropped: utterances that no row can be made of (`id_counts`), or that are longer than a row.
+    Raises:
+        ValueError: there is nothing to be said.
+    """
 
     def __init__(self, utterances: list[Utterance], protocol, mixture: Mixture, seed: int = 0):
         self.protocol, self.mixture, self.random = protocol, mixture, np.random.default_rng(seed)
+        counts = id_counts(utterances, protocol)
+        fits = np.flatnonzero((counts > 0) & (counts <= ids_that_fit(protocol, mixture.max_ids)))
+        self.dropped = len(utterances) - len(fits)
+        utterances = [utterances[k] for k in fits]
         self.said = [u for u in utterances if u.split != "heard"]
+        if not self.said:
+            raise ValueError(
+                f"There is no clip to learn to say: {self.dropped} have no text or are longer than {mixture.max_ids} "
+                f"ids, {len(utterances)} are only heard."
+            )
         weights = [next((w for name, w in mixture.speakers if u.speaker.startswith(name)), 1.0) for u in self.said]
         self.cumulative = np.cumsum(weights)
         self.by_speaker: dict[str, list[Utterance]] = {}

@@ -13,7 +13,10 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .data import encode_corpus
+from .checkpoints import codec_source, fingerprint
+from .data import encode_corpus, token_facts
+from .files import write_text
+from .records import which
 
 CLIPS_PER_PART = 1000  # about an hour of speech: what is lost at most when a machine dies
 
@@ -29,7 +32,7 @@ def encode_parts(
     """Clips to `out/part-00000.safetensors` and so on, each a token corpus (`data.read_tokens`), unaligned.
 
     Part k is always made of the same clips, so that a second run makes only what is missing; another corpus in the
-    same folder is refused. Clips that cannot be read are left out and counted.
+    same folder is refused. Clips that cannot be read or encoded are left out and counted.
 
     Args:
         codec: short name, folder or hub id; loaded once by every worker.
@@ -41,12 +44,12 @@ def encode_parts(
     """
     out = Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    plan = {"codec": codec, "clips": len(clips), "clips_per_part": clips_per_part}
-    plan |= {"first": str(clips[0].id), "last": str(clips[-1].id)}
+    plan = {"codec": codec, "fingerprint": fingerprint(codec_source(codec)), "clips_per_part": clips_per_part}
+    plan |= {"clips": which([str(clip.id), clip.text] for clip in clips)}
     known = out / "plan.json"
     if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != plan:
         raise ValueError(f"'{out}' holds the codes of other clips or another codec. Choose an empty folder.")
-    known.write_text(json.dumps(plan), encoding="utf-8")
+    write_text(known, json.dumps(plan))
     parts = range(-(-len(clips) // clips_per_part))
     todo = [
         {"part": k, "clips": clips[k * clips_per_part : (k + 1) * clips_per_part]}
@@ -66,18 +69,10 @@ class _Encoder:
         self.codec, self.out = load_codec(codec, device, pick_dtype(device, "float32")), out
 
     def __call__(self, part: int, clips: list) -> dict:
-        good = [clip for clip in clips if self._can_be_read(clip)]
         partial = self.out / f".part-{part:05d}.safetensors"
-        encode_corpus(good, self.codec, partial)
+        dropped = len(token_facts(encode_corpus(clips, self.codec, partial))["dropped"])
         partial.replace(_part(self.out, part))
-        return {"part": part, "clips": len(good), "dropped": len(clips) - len(good)}
-
-    def _can_be_read(self, clip) -> bool:
-        try:
-            clip.load()
-        except ValueError:
-            return False
-        return True
+        return {"part": part, "clips": len(clips) - dropped, "dropped": dropped}
 
 
 def speak_parts(load: Callable, lines: list, folder: str | Path, workers: int = 1, gpus: float = 0, **how):

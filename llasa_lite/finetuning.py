@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .checkpoints import CC_BY_NC, Checkpoint, config_facts, find, reaching
-from .data import Utterance
+from .data import Utterance, id_counts, ids_that_fit
 from .sampling import Sampling
 from .tokens import IGNORE, MARKERS, Protocol, speech_token
 
@@ -70,21 +70,20 @@ class Rows(torch.utils.data.Dataset):
     Args:
         recognition: share of rows that go from speech to text.
     Attributes:
-        dropped: utterances longer than `max_ids`, or dropped by their source.
+        dropped: utterances that are longer than `max_ids`, have no text, or were dropped by their source.
         ids: of text and speech in the rows that are kept.
     """
 
     def __init__(self, sources: Sequence[Sequence[Utterance]], protocol: Protocol, max_ids, recognition=0.0, seed=0):
         self.sources, self.protocol, self.recognition, self.seed = sources, protocol, recognition, seed
-        whole = (protocol.tts_example("a", [0]), protocol.asr_example("a", [0]))
-        spare = max_ids - max(len(e.input_ids) for e in whole) + len(protocol.text_to_ids("a")) + 1
+        most = ids_that_fit(protocol, max_ids)
         self.places: list[tuple[int, int]] = []
         self.dropped = self.ids = 0
         for number, source in enumerate(sources):
             counts = getattr(source, "id_counts", None)
             if counts is None:
-                counts = np.array([len(protocol.text_to_ids(u.text.strip())) + len(u.codes) for u in source], int)
-            fits = np.flatnonzero(counts <= spare)
+                counts = id_counts(source, protocol)
+            fits = np.flatnonzero((counts > 0) & (counts <= most))
             self.places += [(number, int(k)) for k in fits]
             self.ids += int(counts[fits].sum())
             self.dropped += len(counts) - len(fits) + getattr(source, "dropped", 0)
@@ -160,7 +159,6 @@ def finetune(
         ValueError: no rows that fit, a base that is no Llama, or rows a step that the processes cannot share evenly.
     """
     import transformers
-    from transformers.trainer_utils import get_last_checkpoint
 
     out = Path(out)
     torch.manual_seed(seed)
@@ -169,7 +167,7 @@ def finetune(
     max_ids = min(recipe.max_ids, checkpoint.context, model.config.max_position_embeddings)
     rows = Rows(sources, protocol, max_ids, recognition, seed)
     if not len(rows):
-        raise ValueError(f"There is no row of at most {max_ids} ids to train on; {rows.dropped} were longer.")
+        raise ValueError(f"There is no row of at most {max_ids} ids to train on; {rows.dropped} are longer or blank.")
     held_out = Rows(watched, protocol, max_ids, recognition, seed)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     accumulation, left = divmod(recipe.rows_per_step, rows_at_once * processes)
@@ -182,7 +180,7 @@ def finetune(
     dress(model, checkpoint, protocol, learned)
     model.config.use_cache = False  # nothing is generated in training
     on_gpu = torch.cuda.is_available()
-    arguments = dict(
+    fields = dict(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=recipe.epochs,
         max_steps=max_steps,
@@ -197,23 +195,16 @@ def finetune(
         adam_beta2=recipe.beta_2,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
         fp16=on_gpu and not torch.cuda.is_bf16_supported(),
-        use_cpu=not on_gpu,
         logging_steps=10,
         save_steps=save_every,
-        save_total_limit=2,
         eval_strategy="steps" if len(held_out) else "no",
         eval_steps=save_every,
         prediction_loss_only=True,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=on_gpu,
-        report_to=[],
-        disable_tqdm=True,
         seed=seed,
     )
-    try:
-        arguments = transformers.TrainingArguments(**arguments | (trainer_arguments or {}))
-    except TypeError as error:
-        raise ValueError(f"Transformers' TrainingArguments refuses this: {error}.") from error
+    arguments = training_arguments(**fields | (trainer_arguments or {}))
     if recipe.lora:
         model = _with_adapter(model, recipe.lora)
 
@@ -238,8 +229,7 @@ def finetune(
         callbacks=[Log()],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
-    checkpoints = Path(arguments.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    go_on(trainer)
     model.config.use_cache = True
     trainer.save_model(str(out / "adapter" if recipe.lora else out))  # gathers what DeepSpeed and FSDP have spread
     if trainer.is_world_process_zero():
@@ -249,7 +239,7 @@ def finetune(
             file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
         told = {
             "Recipe": recipe.source + (", LoRA " + str(asdict(recipe.lora)) if recipe.lora else ", all weights"),
-            "Rows": f"{len(rows):,} ({rows.ids:,} ids of text and speech), {rows.dropped:,} too long and left out",
+            "Rows": f"{len(rows):,} ({rows.ids:,} ids of text and speech), {rows.dropped:,} too long or without text",
             "From speech to text": f"{recognition:.0%} of the rows",
             "Steps": f"{trainer.state.global_step:,} of {recipe.rows_per_step} rows, seed {seed}",
             "Learning rate": f"{recipe.learning_rate:g}, cosine to {recipe.final_share:.0%}",
@@ -258,6 +248,48 @@ def finetune(
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # a process group left open can hang the interpreter's exit
     return out
+
+
+def training_arguments(**fields):
+    """Transformers' `TrainingArguments`: the fields given, and what all our runs share. Raises ValueError on a field
+    that there is not."""
+    import transformers
+
+    shared = dict(use_cpu=not torch.cuda.is_available(), save_total_limit=2, report_to=[], disable_tqdm=True)
+    try:
+        made = transformers.TrainingArguments(**shared | fields)
+    except TypeError as error:
+        raise ValueError(f"Transformers' TrainingArguments refuses this: {error}.") from error
+    if made.n_gpu > 1 and "WORLD_SIZE" not in os.environ:
+        made._n_gpu = 1  # or Trainer wraps the model in DataParallel, and a step has other rows than the recipe's
+    return made
+
+
+def last_checkpoint(folder: str | Path) -> tuple[str | None, int]:
+    """The newest whole checkpoint of a run and its step; (None, 0) where there is none.
+
+    Trainer writes trainer_state.json last: a run that was killed before leaves a newer folder without it.
+    """
+    whole = (file.parent for file in Path(folder).glob("checkpoint-*/trainer_state.json"))
+    steps = {int(one.name.removeprefix("checkpoint-")): str(one) for one in whole}
+    return (steps[max(steps)], max(steps)) if steps else (None, 0)
+
+
+def go_on(trainer) -> None:
+    """Train, from the last whole checkpoint on if there is one. Of a run that was at its end already only the weights
+    are taken: Trainer would take one step more."""
+    last, done = last_checkpoint(trainer.args.output_dir)
+    first = trainer.set_initial_training_values
+
+    def no_more_than_asked(*given, **more):
+        epochs, *rest, steps = first(*given, **more)
+        if steps > done:
+            return epochs, *rest, steps
+        trainer.log = lambda *_, **__: None  # of no step
+        return 0, *rest, steps
+
+    trainer.set_initial_training_values = no_more_than_asked
+    trainer.train(resume_from_checkpoint=last)
 
 
 def dress(model, checkpoint: Checkpoint, protocol: Protocol, learned: Sequence[str] = ()) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from .data import Mixture, Utterance
-from .records import Records
+from .records import Records, which
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def run_ladder(
     judge: Callable[[np.ndarray], str] | None = None,
     sentences: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    codec: str = "nano",
 ) -> list[dict]:
     """Make the cells that are missing, and `ladder.csv` and `ladder_log.csv` of all that are there.
 
@@ -93,6 +94,7 @@ def run_ladder(
         judge: wave -> what it heard (`evaluation.Judge`); None: no word error rate.
         sentences: that the judge hears from every cell.
         progress: called after every step of a cell with the steps done and all of them.
+        codec: the codec the codes came from: "nano", folder or hub id.
     Returns:
         Rows of `ladder.csv`.
     Raises:
@@ -100,9 +102,7 @@ def run_ladder(
     """
     from filelock import FileLock, Timeout
 
-    out, grid = Path(out), cell_names() if cells is None else list(cells)
-    for name in grid:
-        _size_and_share(name)
+    out, grid = Path(out), cell_names() if cells is None else list(dict.fromkeys(map(_cell_name, cells)))
     train = [u for u in utterances if u.split == "train"]
     held_out = sorted((u for u in utterances if u.split == "test"), key=_order)[: ladder.clips]
     if not train or not held_out:
@@ -123,14 +123,14 @@ def run_ladder(
                 log.info("cell %s (%d of %d) is there already", name, place, len(grid))
             else:
                 log.info("cell %s (%d of %d): %d clips", name, place, len(grid), len(learned))
-                made.add({"id": name} | _cell(size, learned, held_out, levels, out / name, ladder, progress))
+                made.add({"id": name} | _cell(size, learned, held_out, levels, out / name, ladder, progress, codec))
                 shutil.rmtree(out / name / "checkpoints")
             if judge:
                 _hear(out / name, judge, sentences, ladder)
     return write_ladder(out)
 
 
-def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, progress) -> dict:
+def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, progress, codec: str) -> dict:
     """Train one cell and take its losses."""
     from .tokens import Protocol, character_tokenizer
     from .training import SpeechLM, Training, nano_config, read_log, reading_gap, train_lm
@@ -149,7 +149,7 @@ def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, pr
         mixture=Mixture(recognition=0.2, unconditional=0.0, text_noise=0.0, lingering=0.0, ragged=0.0),
         seed=ladder.seed,
     )
-    train_lm([*learned, *held_out], levels, folder, settings, width, layers, progress=progress)
+    train_lm([*learned, *held_out], levels, folder, settings, width, layers, progress=progress, codec=codec)
     protocol = Protocol(character_tokenizer(math.prod(levels)))
     model = SpeechLM(nano_config(protocol, width, layers), protocol.code_offset, levels)
     model.start_from(folder)
@@ -177,7 +177,7 @@ def _hear(folder: Path, judge, sentences: Sequence[str], ladder: Ladder) -> None
     from .evaluation.tasks import tts
     from .pipeline import Llasa
 
-    settings = {"judge": getattr(judge, "name", "judge"), "sentences": len(sentences), "voice": ladder.voice}
+    settings = {"judge": getattr(judge, "name", "judge"), "sentences": which(sentences), "voice": ladder.voice}
     heard = Records(folder / "heard.jsonl", settings=settings)
     if len(heard.rows) < len(sentences):
         llasa = Llasa.from_pretrained(folder, device="cpu")
@@ -226,10 +226,16 @@ def _order(utterance: Utterance) -> bytes:
     return hashlib.blake2b(told + utterance.codes.tobytes(), digest_size=8).digest()
 
 
-def _size_and_share(name: str) -> tuple[str, float]:
-    size, _, share = name.partition("-")
+def _cell_name(given: str) -> str:
+    """As `cell_names` writes it: 1M-1.0 is the cell 1M-1."""
+    size, _, share = given.partition("-")
     try:
-        (known,) = cell_names([size], [float(share)])
+        (name,) = cell_names([size], [float(share)])
     except ValueError as error:
-        raise ValueError(f"'{name}' is no cell of a ladder. Name one as 1M-0.25. {error}") from None
+        raise ValueError(f"'{given}' is no cell of a ladder. Name one as 1M-0.25. {error}") from None
+    return name
+
+
+def _size_and_share(name: str) -> tuple[str, float]:
+    size, _, share = _cell_name(name).partition("-")
     return size, float(share)

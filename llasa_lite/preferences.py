@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from .audio import FRAME_RATE
 from .checkpoints import PLAIN_GIT, cpu_has_bf16
 from .data import Utterance
-from .finetuning import dress, finish, load_base
+from .finetuning import dress, finish, go_on, load_base, training_arguments
 from .records import Records
 from .search import END
 from .text import join, says_something
@@ -159,7 +159,6 @@ def train_preferences(
             more than one process.
     """
     import transformers
-    from transformers.trainer_utils import get_last_checkpoint
 
     out = Path(out)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -215,7 +214,7 @@ def train_preferences(
             progress(state.global_step, state.max_steps)
 
     out.mkdir(parents=True, exist_ok=True)
-    arguments = transformers.TrainingArguments(
+    arguments = training_arguments(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=pairs_at_once,
@@ -225,14 +224,10 @@ def train_preferences(
         warmup_steps=settings.warmup_share,  # below 1: a share of all steps
         bf16=bf16,
         fp16=on_gpu and not bf16,
-        use_cpu=not on_gpu,
         logging_steps=1,
         save_steps=settings.save_every,
-        save_total_limit=2,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
         seed=settings.seed,
     )
     trainer = PreferenceTrainer(
@@ -244,8 +239,7 @@ def train_preferences(
     )
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: Trainer is to divide it by the accumulation
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
-    checkpoints = Path(arguments.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    go_on(trainer)
     # as the base was kept; a small one in files that plain git takes
     kept = transformers.AutoConfig.from_pretrained(checkpoint.source).dtype
     size = {"max_shard_size": PLAIN_GIT} if model.num_parameters() < 20e6 else {}

@@ -9,6 +9,7 @@ What cannot be used is dropped and counted, never cut: a row without its END wou
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_clips(folder: str | Path) -> list[Clip]:
     """
     if str(folder).startswith("hub:"):
         return list(read_hub_clips(str(folder).removeprefix("hub:")))
-    folder = Path(folder)
+    given, folder = folder, Path(os.path.abspath(folder))  # "." names neither test-clean nor a speaker
     if any(folder.glob("manifest*.jsonl")):
         return read_corpus(folder)
     if (folder / "metadata.csv").is_file():
@@ -53,7 +54,7 @@ def read_clips(folder: str | Path) -> list[Clip]:
             # LibriSpeech is all capitals, which a tokenizer cuts letter by letter
             clips.append(_clip(name, text.lower(), name.split("-")[0], "test" if held_out else "train", path))
     if not clips:
-        raise ValueError(f"'{folder}' holds no corpus: neither manifest.jsonl nor metadata.csv nor *.trans.txt.")
+        raise ValueError(f"'{given}' holds no corpus: neither manifest.jsonl nor metadata.csv nor *.trans.txt.")
     return clips
 
 
@@ -165,7 +166,7 @@ class Memmap(Sequence):
     text END SPEECH_GENERATION_START codes END, padded with eot. Rows that were cut lack END: they are dropped.
 
     Attributes:
-        dropped: rows without END.
+        dropped: rows without END or without text.
         id_counts: ids of text and codes of each row that is kept.
     """
 
@@ -175,16 +176,20 @@ class Memmap(Sequence):
         path = self.folder / f"{split}_input_ids.memmap"
         if path.stat().st_size != 4 * int(np.prod(shape)):
             raise ValueError(f"'{path}' has {path.stat().st_size} bytes, its shape {shape} another number.")
-        self.ids = np.memmap(path, np.int32, "r", shape=shape)
-        ends = [(self.ids[k : k + 4096] == protocol.speech_end) for k in range(0, len(self.ids), 4096)]
-        whole = np.concatenate([part.any(1) for part in ends]) if ends else np.zeros(0, bool)
-        at = np.concatenate([part.argmax(1) for part in ends]) if ends else np.zeros(0, int)
-        self.kept = np.flatnonzero(whole)
-        self.id_counts = at[self.kept] - 3  # of text and codes: three markers stand before the last END
-        self.dropped = len(self.ids) - len(self.kept)
         ids = protocol.tokenizer.convert_tokens_to_ids
         self.text_start, self.text_end = ids(TEXT_UNDERSTANDING_START), ids(TEXT_UNDERSTANDING_END)
         self.speech_start = ids(SPEECH_GENERATION_START)
+        # nothing cannot be mapped
+        self.ids = np.memmap(path, np.int32, "r", shape=shape) if np.prod(shape) else np.zeros(shape, np.int32)
+        whole, at = [np.zeros(0, bool)], [np.zeros(0, int)]
+        for first in range(0, len(self.ids), 4096):
+            some = self.ids[first : first + 4096]
+            ends = some == protocol.speech_end
+            whole.append(ends.any(1) & (some[:, 1] != self.text_end))  # a row begins with its text's START
+            at.append(ends.argmax(1))
+        self.kept = np.flatnonzero(np.concatenate(whole))
+        self.id_counts = np.concatenate(at)[self.kept] - 3  # of text and codes: three markers stand before the last END
+        self.dropped = len(self.ids) - len(self.kept)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -201,7 +206,8 @@ class Memmap(Sequence):
 def write_memmap(
     utterances: Iterable[Utterance], folder: str | Path, split: str, protocol: Protocol, width: int = MEMMAP_IDS
 ) -> tuple[int, int]:
-    """Write the authors' rows; returns how many were written and how many were longer than a row and dropped."""
+    """Write the authors' rows; returns how many were written and how many were dropped: longer than a row, or without
+    text."""
     folder, written, dropped = Path(folder), 0, 0
     folder.mkdir(parents=True, exist_ok=True)
     start, end, speech = protocol.tokenizer.convert_tokens_to_ids(
@@ -212,7 +218,7 @@ def write_memmap(
         for said in utterances:
             row = [start, *protocol.text_to_ids(said.text.strip()), end, speech]
             row += [*protocol.codes_to_ids(said.codes), protocol.speech_end]
-            if len(row) > width:
+            if len(row) > width or not said.text.strip():
                 dropped += 1
                 continue
             np.array(row + [protocol.pad] * (width - len(row)), np.int32).tofile(file)

@@ -30,6 +30,7 @@ from torch import nn
 from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows
+from .finetuning import go_on, last_checkpoint, training_arguments
 from .tokens import IGNORE, Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
@@ -225,6 +226,7 @@ def train_lm(
     init: str | Path | None = None,
     init_data: Sequence[Utterance] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    codec: str = "nano",
 ) -> Path:
     """Train a small Llasa and save it, with its tokenizer, as a folder `from_pretrained` reads.
 
@@ -237,32 +239,37 @@ def train_lm(
         init: checkpoint folder of the same shape to start from; None starts from scratch.
         init_data: clips of the corpus in the codes that `init` was trained on, where its codec was another.
         progress: called after every step with the steps done and all of them.
+        codec: the codec the codes came from, which the checkpoint is to speak with: "nano", folder or hub id.
+    Raises:
+        ValueError: nothing to learn to say, a size without the two heads that are guided, an `init` of another shape.
     """
     import transformers
-    from safetensors.torch import load_model
-    from transformers import Trainer, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import Trainer
 
+    if hidden_size % 64 or (hidden_size < 128 and settings.guide_weight > 0):
+        raise ValueError(f"The hidden size is made of heads of 64, at least two: 128, 192 ..., not {hidden_size}.")
     out = Path(out)
     checkpoints = out / "checkpoints"
     torch.manual_seed(settings.seed)
     protocol = Protocol(character_tokenizer(int(np.prod(levels))))
+    learned = [u for u in utterances if u.split in ("train", "heard")]
+    sampler = RowSampler(learned, protocol, settings.mixture)
+    if sampler.dropped:
+        log.warning("%d of %d clips are too long or have no text and are left out.", sampler.dropped, len(learned))
     model = SpeechLM(nano_config(protocol, hidden_size, layers), protocol.code_offset, list(levels))
     if init is not None:
         model.start_from(init)
         if init_data:
             model.carry_over(init_data, utterances)
-    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
-    begun = int(last.rsplit("-", 1)[1]) if last else 0
+    _, begun = last_checkpoint(checkpoints)
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
-    learned = [u for u in utterances if u.split in ("train", "heard")]
     watched = [u for u in utterances if u.split == "test"][:32]
 
     class Rows(torch.utils.data.IterableDataset):
         def __iter__(self):
             # drawn anew from every checkpoint on, so that a run that goes on from one needs not replay what was before
             for start in itertools.count(begun, settings.save_every):
-                sampler = RowSampler(learned, protocol, settings.mixture, settings.seed + start)
+                sampler.random = np.random.default_rng(settings.seed + start)
                 yield from itertools.islice(sampler.batches(settings.ids_per_batch), settings.save_every)
 
     class SpeechTrainer(Trainer):
@@ -298,7 +305,7 @@ def train_lm(
                 trainer.log({"held_out": round(own, 4), "held_out_wrong_text": round(other, 4)})
             progress(state.global_step, settings.steps)
 
-    arguments = TrainingArguments(
+    arguments = training_arguments(
         output_dir=str(checkpoints),
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # a batch of the sampler is a whole batch already
@@ -307,16 +314,12 @@ def train_lm(
         adam_beta2=0.95,
         max_grad_norm=1.0,
         bf16=True,
-        use_cpu=not torch.cuda.is_available(),
         logging_steps=50,
         save_steps=settings.save_every,
-        save_total_limit=2,
         ignore_data_skip=True,  # `Rows` begins where the run goes on
         include_num_input_tokens_seen=True,  # padding counted: it is computed like the rest
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        report_to=[],
-        disable_tqdm=True,
         seed=settings.seed,
     )
     groups = {True: [], False: []}  # matrices decay; embeddings, digits and norms do not
@@ -341,11 +344,8 @@ def train_lm(
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    if begun < settings.steps:
-        trainer.train(resume_from_checkpoint=last)
-    else:  # stopped between its last step and its end: Trainer would take one step more
-        load_model(model, f"{last}/model.safetensors")
-    save_lm(model, protocol, out)
+    go_on(trainer)
+    save_lm(model, protocol, out, codec)
     return out
 
 
@@ -375,8 +375,9 @@ def cosine_rate(step: int, warmup_steps: int, done: float, final: float) -> floa
     return min(1.0, (step + 1) / warmup_steps) * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
-    """Save as fp16 safetensors in files below 10 MB (what plain git takes on the hub), with tokenizer and sampling."""
+def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path, codec: str = "nano") -> None:
+    """Save as fp16 safetensors in files below 10 MB (what plain git takes on the hub), with tokenizer and sampling, and
+    the codec it speaks with: "nano", folder or hub id."""
     from transformers import GenerationConfig
 
     plain = model.plain().half()
@@ -384,6 +385,7 @@ def save_lm(model: SpeechLM, protocol: Protocol, out: str | Path) -> None:
         do_sample=True, temperature=TEMPERATURE, top_p=TOP_P, eos_token_id=protocol.speech_end
     )
     plain.config.llasa = config_facts(CHECKPOINTS["nano"]) | {
+        "codec": str(Path(codec).absolute()) if codec != "nano" and Path(codec).is_dir() else codec,
         "context": plain.config.max_position_embeddings,
         "guidance": GUIDANCE,
     }

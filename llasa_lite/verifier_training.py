@@ -23,6 +23,7 @@ from torch import nn
 
 from .audio import SAMPLE_RATE
 from .data import Clip, Repitched, disturbed
+from .files import whole
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ def train_verifier(
         watched: clips of voices that are not trained on; their equal error rate is logged with every checkpoint.
         init: folder of a trained verifier of this shape to start from; None starts from scratch.
     """
+    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
     from transformers import WavLMForXVector
 
@@ -197,13 +199,16 @@ def train_verifier(
     state, begun = out / "state.safetensors", 0.0
     if state.exists():
         model.load_state_dict(load_file(state))
-        begun = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["minutes"]
+        with safe_open(state, "pt") as file:
+            begun = float((file.metadata() or {}).get("minutes", 0.0))
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=settings.weight_decay)
     step, spent, losses = 0, begun * 60, []
 
     def checkpoint(record):
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, state)
+        with whole(state) as partial:
+            weights = {k: v.contiguous() for k, v in model.state_dict().items()}
+            save_file(weights, partial, {"minutes": str(spent / 60)})
         save_verifier(model, out)
         model.eval()
         row = {"step": step, "minutes": round(spent / 60, 2), "loss": round(float(np.mean(losses[-500:])), 4)}

@@ -1,24 +1,22 @@
 """Laws of many workers: what they make is what one makes, and nothing is made twice."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import buzz
 
-pytest.importorskip("ray", reason="pip install 'ray[data]'")
-
-from llasa_lite import audio
+from llasa_lite import audio, distributed
 from llasa_lite.batch import Line
-from llasa_lite.data import Repitched, read_corpus, read_tokens
-from llasa_lite.distributed import encode_parts, speak_parts
+from llasa_lite.data import Clip, Repitched, read_corpus, read_tokens
+from llasa_lite.distributed import _Encoder, encode_parts, speak_parts
 from llasa_lite.sources import read_utterances
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    import ray
-
+    ray = pytest.importorskip("ray", reason="pip install 'ray[data]'")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
@@ -48,6 +46,26 @@ def test_parts_are_the_codes_and_are_made_once(cluster, codec, tmp_path):
     assert told == [("s", 30), ("s", 30), ("s_1.25", 24), ("s_1.25", 24)]
     with pytest.raises(ValueError, match="holds the codes of other clips"):
         next(encode_parts(clips[:4], "nano", out, clips_per_part=2))
+
+
+def test_parts_of_other_clips_or_of_another_codec_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "_on_ray", lambda worker, arguments, todo, *_: iter(todo))
+    clips = [Clip(k, f"clip {k}.", "s", 0.6, "train", tmp_path / f"{k}.wav") for k in range(3)]
+    assert len(list(encode_parts(clips, "nano", tmp_path, clips_per_part=2))) == 2
+    assert len(list(encode_parts(clips, "nano", tmp_path, clips_per_part=2))) == 2
+    others = [clips[0], replace(clips[1], text="another."), clips[2]]
+    for given, codec in ((others, "nano"), (clips[:2], "nano"), (clips, "owner/codec")):
+        with pytest.raises(ValueError, match="holds the codes of other clips or another codec"):
+            next(encode_parts(given, codec, tmp_path, clips_per_part=2))
+
+
+def test_a_part_leaves_out_what_is_too_long_to_encode(codec, tmp_path):
+    audio.save(buzz(0.6), tmp_path / "0.wav"), audio.save(buzz(61), tmp_path / "1.wav")
+    clips = [Clip(k, f"clip {k}.", "s", 0.6, "train", tmp_path / f"{k}.wav") for k in range(2)]
+    encoder = _Encoder("nano", tmp_path, 0)
+    assert encoder(0, clips) == {"part": 0, "clips": 1, "dropped": 1}
+    assert encoder(1, clips[1:]) == {"part": 1, "clips": 0, "dropped": 1}
+    assert [u.text for u in read_utterances(tmp_path, None)] == ["clip 0."]
 
 
 def test_a_list_spoken_by_many_is_the_list_spoken_by_one(cluster, nano, voice, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ import torch
 from conftest import buzz
 
 from llasa_lite import audio
+from llasa_lite.checkpoints import codec_source
 from llasa_lite.cli import main
+from llasa_lite.data import Clip
 from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
 from llasa_lite.evaluation.listening import VoiceJudge, counted
 from llasa_lite.records import Records
@@ -300,6 +303,20 @@ def test_commands_write_rows_and_tables(command, listed, tmp_path):
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"rows.jsonl", "table.md", "table.csv", "table.json"}
     refused = command("tts", "--sentences", "sentences.txt", "--no-judge", "--seed", "5", code=2)
     assert "was begun with" in refused and "Traceback" not in refused
+    (tmp_path / "sentences.txt").write_text("No.\nNever.\n")
+    others = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge", "--limit", "1")
+    assert "was begun with items '1, " in command(*others, code=2)
+
+
+def test_rows_of_one_codec_are_not_taken_for_anothers(command, codec, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    audio.save(buzz(1.0), tmp_path / "corpus" / "a.wav")
+    facts = {"id": 0, "text": "oh.", "speaker": "a", "seconds": 1.0, "split": "test", "audio": "a.wav"}
+    (tmp_path / "corpus" / "manifest.jsonl").write_text(json.dumps(facts))
+    shutil.copytree(codec_source("nano"), tmp_path / "mine")
+    given = ("codec", "--data", "corpus", "--no-judge", "--name", "the codec")
+    command(*given)
+    assert "was begun with codec 'nano'" in command(*given, "--codec", "mine", code=2)
 
 
 def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_folder):
@@ -344,11 +361,25 @@ def test_bad_input_gives_its_sentence(command, listed, tmp_path, arguments, sent
 
 
 def test_any_corpus_gives_pairs_of_one_speaker():
-    clips = [SimpleNamespace(id=k, text=f"text {k}", speaker="ab"[k % 2], path=f"{k}.wav") for k in range(5)]
-    clips.append(SimpleNamespace(id=9, text="alone", speaker="c", path="9.wav"))
+    clips = [Clip(k, f"text {k}", "ab"[k % 2], 3.0, "test", f"{k}.wav") for k in range(5)]
+    clips.append(Clip(9, "alone", "c", 3.0, "test", "9.wav"))
     lines = tasks.paired(clips)
     assert sorted(line.name for line in lines) == ["0", "1", "2", "3", "4"]
     for line in lines:
         prompt = int(line.prompt_wav.removesuffix(".wav"))
         assert prompt != int(line.name) and prompt % 2 == int(line.name) % 2
         assert line.prompt_text == f"text {prompt}" and line.truth_wav == f"{line.name}.wav"
+
+
+def test_clips_that_are_no_voice_prompts_are_said_after_others_and_are_never_prompts(caplog):
+    clips = [Clip(k, f"text {k}", "a", seconds, "test", f"{k}.wav") for k, seconds in enumerate((3.0, 20.0, 0.4, 5.0))]
+    assert [(line.name, line.prompt_wav) for line in tasks.paired(clips)] == [
+        ("0", "3.wav"),
+        ("1", "0.wav"),
+        ("2", "0.wav"),
+        ("3", "0.wav"),
+    ]
+    assert not caplog.text
+    assert [line.name for line in tasks.paired(clips[:2])] == ["1"] and "1 of 2 clips have no other" in caplog.text
+    with pytest.raises(ValueError, match="no clip with another of 1 to 15 s"):
+        tasks.paired(clips[1:3])

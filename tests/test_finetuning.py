@@ -19,7 +19,7 @@ pytest.importorskip("accelerate", reason="pip install accelerate")
 from llasa_lite import Llasa, Sampling
 from llasa_lite.cli import main
 from llasa_lite.data import Utterance, write_tokens
-from llasa_lite.finetuning import RECIPES, Rows, finetune, load_base, push
+from llasa_lite.finetuning import RECIPES, Rows, finetune, last_checkpoint, load_base, push, training_arguments
 from llasa_lite.tokens import IGNORE, MARKERS, Protocol, character_tokenizer
 
 RECIPE = replace(RECIPES["finetune"], learning_rate=1e-3, rows_per_step=4)
@@ -95,6 +95,12 @@ def test_rows_are_the_protocols_and_too_long_ones_are_counted():
     assert [row["labels"] for row in rows] == [row["labels"] for row in Rows([made], protocol, longest - 1, 0.5, 1)]
 
 
+def test_utterances_without_text_or_codes_are_dropped_and_counted():
+    protocol, (one, *made) = Protocol(character_tokenizer(4096)), utterances(4)
+    rows = Rows([[*made, replace(one, text=" "), replace(one, codes=one.codes[:0])]], protocol, 512)
+    assert (len(rows), rows.dropped) == (3, 2) and len(list(rows.collate([rows[k] for k in range(3)])["labels"])) == 3
+
+
 def test_padding_has_no_loss():
     protocol = Protocol(character_tokenizer(4096))
     rows = Rows([utterances(3)], protocol, 512)
@@ -142,6 +148,42 @@ def test_a_killed_run_goes_on_to_the_same_losses(base, whole, tmp_path):
     run(base, tmp_path / "lm", recognition=0.5)
     assert (tmp_path / "lm" / "checkpoints" / "checkpoint-4").is_dir()
     assert losses(tmp_path / "lm") == pytest.approx(losses(whole), abs=1e-6)
+
+
+def test_a_checkpoint_that_a_kill_tore_is_passed_over(base, whole, tmp_path):
+    """Trainer's last file of a checkpoint is missing, and so are others that it wrote before."""
+    run(base, tmp_path / "lm", recognition=0.5)
+    torn = tmp_path / "lm" / "checkpoints" / "checkpoint-4"
+    (torn / "trainer_state.json").unlink(), (torn / "optimizer.pt").unlink()
+    assert last_checkpoint(torn.parent) == (str(torn.parent / "checkpoint-2"), 2)
+    assert last_checkpoint(tmp_path / "nowhere") == (None, 0)
+    run(base, tmp_path / "lm", recognition=0.5)
+    assert last_checkpoint(torn.parent) == (str(torn), 4)
+    assert losses(tmp_path / "lm") == pytest.approx(losses(whole), abs=1e-6)
+
+
+@pytest.mark.parametrize("recipe, steps", [(RECIPE, 4), (replace(RECIPE, epochs=0.5), -1)], ids=["steps", "epochs"])
+def test_a_finished_run_takes_no_more_steps(base, tmp_path, recipe, steps):
+    out, seen = tmp_path / "lm", []
+    run(base, out, recipe, max_steps=steps)
+    before, logged = (out / "model.safetensors").read_bytes(), (out / "log.jsonl").read_bytes()
+    run(base, out, recipe, max_steps=steps, progress=lambda done, total: seen.append(done))
+    assert not seen and (out / "model.safetensors").read_bytes() == before
+    assert (out / "log.jsonl").read_bytes() == logged
+
+
+def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
+    """Or DataParallel would hide the model's parts, and a step have the rows of all GPUs."""
+    import transformers
+
+    def several(self):
+        self._n_gpu = getattr(self, "_n_gpu", 2)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(transformers.TrainingArguments, "_setup_devices", property(several))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    arguments = training_arguments(output_dir=str(tmp_path), per_device_train_batch_size=3)
+    assert arguments.n_gpu == 1 and arguments.train_batch_size == 3
 
 
 def test_two_processes_have_the_loss_of_one(base, whole, tmp_path):

@@ -75,6 +75,13 @@ def test_a_grid_names_its_cells_and_refuses_others():
         run_ladder([u for u in CORPUS if u.split == "train"], [4] * 6, "nowhere", TINY, ["1M-1"])
 
 
+def test_a_cell_has_one_name_however_its_share_is_written(whole, monkeypatch):
+    out, rows = whole
+    monkeypatch.setattr(ladder, "_cell", lambda *a: pytest.fail("a finished cell was trained"))
+    assert run_ladder(CORPUS, [4] * 6, out, TINY, ["1M-0.50", "3M-1.0", "3M-1"]) == rows
+    assert {folder.name for folder in out.iterdir() if folder.is_dir()} == {"1M-0.5", "3M-1"}
+
+
 def test_the_table_says_what_each_cell_cost_and_reached(whole):
     out, rows = whole
     assert [(row["size"], row["share"]) for row in rows] == [("1M", 0.5), ("3M", 1.0)]
@@ -155,6 +162,8 @@ def test_a_judge_hears_what_no_cell_learned(whole, nano):
     assert len(heard) == 2 and row["wer_n"] == 2 and row["wer_low"] <= row["wer"] <= row["wer_high"]
     run_ladder(CORPUS, [4] * 6, out, TINY, ["1M-0.5"], judge, spoken)
     assert len(heard) == 2  # nothing was heard twice
+    with pytest.raises(ValueError, match="begun with sentences '2, "):
+        run_ladder(CORPUS, [4] * 6, out, TINY, ["1M-0.5"], judge, spoken[::-1])
     with open(out / "ladder.csv", encoding="utf-8") as file:
         assert [bool(line["wer"]) for line in csv.DictReader(file)] == [True, False]
 

@@ -130,6 +130,22 @@ def test_a_folder_that_learned_speaks_as_its_base_asks(learned, nano):
     assert max(weights) < 10e6 < sum(weights) < 20e6  # fp16 in files that plain git takes, as nano is kept
 
 
+def test_a_finished_run_takes_no_more_steps_and_a_torn_checkpoint_is_passed_over(pairs, tmp_path):
+    some, settings, seen = read_pairs(pairs)[:4], Preferences(epochs=1.5, pairs_per_step=2, save_every=2), []
+
+    def run():
+        return train_preferences("nano", some, tmp_path / "lm", settings, 2, lambda done, total: seen.append(done))
+
+    def weights():
+        return [file.read_bytes() for file in sorted((tmp_path / "lm").glob("*.safetensors"))]
+
+    out, first = run(), weights()
+    assert run() == out and seen == [1, 2, 3] and weights() == first
+    (out / "checkpoints" / "checkpoint-3" / "trainer_state.json").unlink()
+    run()
+    assert seen == [1, 2, 3, 3]
+
+
 def test_accumulated_pairs_have_the_loss_of_all_at_once(pairs, tmp_path):
     settings = Preferences(epochs=1, pairs_per_step=6)
     losses = []

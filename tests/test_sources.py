@@ -60,6 +60,18 @@ def test_rows_that_lost_their_end_are_dropped_and_counted(protocol, tmp_path):
         Memmap(tmp_path, "train", protocol)
 
 
+def test_an_empty_split_has_no_rows_and_a_row_without_text_is_dropped(protocol, tmp_path):
+    assert write_memmap([], tmp_path, "val", protocol, width=64) == (0, 0)
+    assert len(read_utterances(tmp_path, protocol, "test")) == 0
+    blank = [said(" ", 9), said("oh yes.", 40)]
+    assert write_memmap(blank, tmp_path, "train", protocol, width=64) == (1, 1)
+    rows = np.memmap(tmp_path / "train_input_ids.memmap", np.int32, "r+", shape=(1, 64))
+    rows[0, 1:-7] = rows[0, 8:].copy()  # as others may have written it: no text
+    rows.flush()
+    back = Memmap(tmp_path, "train", protocol)
+    assert (len(back), back.dropped) == (0, 1)
+
+
 def test_single_files_of_codes_are_read(protocol, tmp_path, caplog):
     (tmp_path / "metadata.csv").write_text("a|oh yes.|x\nb|it is.|y\n")
     np.save(tmp_path / "a.wav.npy", np.arange(5)[None])
@@ -72,7 +84,7 @@ def test_single_files_of_codes_are_read(protocol, tmp_path, caplog):
         read_utterances(tmp_path / "nothing", protocol)
 
 
-def test_lj_speech_and_librispeech_are_corpora(tmp_path):
+def test_lj_speech_and_librispeech_are_corpora(tmp_path, monkeypatch):
     (tmp_path / "LJ" / "wavs").mkdir(parents=True)
     audio.save(buzz(1), tmp_path / "LJ" / "wavs" / "LJ1.wav")
     (tmp_path / "LJ" / "metadata.csv").write_text("LJ1|Dr. 5.|Doctor five.\n")
@@ -85,6 +97,10 @@ def test_lj_speech_and_librispeech_are_corpora(tmp_path):
     (clip,) = read_clips(tmp_path / "LibriSpeech")
     assert (clip.text, clip.speaker, clip.split) == ("he began a confused complaint", "61", "test")
     assert len(clip.load()) == 16_000
+    monkeypatch.chdir(tmp_path / "LibriSpeech" / "test-clean")
+    assert [one.split for one in read_clips(".")] == ["test"]
+    monkeypatch.chdir(tmp_path / "LJ" / "wavs")
+    assert [one.speaker for one in read_clips("..")] == ["LJ"]
     (folder / "61-70968-0000.flac").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         read_clips(tmp_path / "LibriSpeech")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from conftest import buzz
 
 from llasa_lite import Llasa, audio, codec_training
 from llasa_lite.alignment import ALPHABET, BLANK, align, align_corpus, best_path, letters
+from llasa_lite.checkpoints import codec_source, find
 from llasa_lite.codec import Codec
 from llasa_lite.codec_training import (
     CodecTraining,
@@ -37,10 +39,11 @@ from llasa_lite.data import (
     ragged,
     read_corpus,
     read_tokens,
+    token_facts,
     write_tokens,
 )
 from llasa_lite.tokens import IGNORE, Protocol, character_tokenizer
-from llasa_lite.training import Guide, SpeechLM, Training, nano_config, rate_at, train_lm
+from llasa_lite.training import Guide, SpeechLM, Training, nano_config, rate_at, save_lm, train_lm
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,35 @@ def test_encoding_a_corpus_goes_on_where_it_stopped(corpus, codec, tmp_path):
     assert len(heard) == 4  # the first two were not encoded again
     back = read_tokens(out)
     assert [u.codes.tolist() for u in back] == [codec.encode(clip.load())[:-1].tolist() for clip in clips]
+
+
+def test_clips_that_cannot_be_encoded_are_left_out_once_and_counted(corpus, codec, tmp_path, caplog):
+    """And what is encoded goes on behind them."""
+    clips = read_corpus(corpus)
+    audio.save(buzz(61), clips[1].path)
+    clips[2].path.write_text("not audio")
+    out = encode_corpus(clips[:3], codec, tmp_path / "tokens.safetensors")
+    assert "Clip 1 is left out: 61 s are too long" in caplog.text and "Clip 2 is left out" in caplog.text
+    assert [u.text for u in read_tokens(out)] == ["clip number 0."] and token_facts(out)["dropped"] == [1, 2]
+    caplog.clear(), encode_corpus(clips, codec, out)
+    assert [u.text for u in read_tokens(out)] == ["clip number 0.", "clip number 3."] and not caplog.text
+    assert read_tokens(encode_corpus(clips[1:3], codec, tmp_path / "none.safetensors")) == []
+
+
+def test_a_file_of_other_clips_or_of_another_codec_is_refused(corpus, codec, tmp_path):
+    clips, out = read_corpus(corpus), tmp_path / "tokens.safetensors"
+    encode_corpus(clips[:2], codec, out)
+    assert (token_facts(out)["codec"], len(token_facts(out)["fingerprint"])) == ("nano", 12)
+    for others in (clips[1:], clips[:1], [replace(clips[0], text="another"), *clips[1:]]):
+        with pytest.raises(ValueError, match="holds other clips than these begin with"):
+            encode_corpus(others, codec, out)
+    with pytest.raises(ValueError, match="of the codec 'nano' .*, not of 'owner/codec' "):
+        encode_corpus(clips, SimpleNamespace(name="owner/codec", encode=codec.encode), out)
+    shutil.copytree(codec_source("nano"), tmp_path / "moved")
+    encode_corpus(clips[:3], SimpleNamespace(name=str(tmp_path / "moved"), encode=codec.encode), out)
+    write_tokens(read_tokens(out), out)  # as files were before they said so
+    assert token_facts(out) == {}
+    assert len(read_tokens(encode_corpus(clips, codec, out))) == 4
 
 
 def test_a_clip_at_another_speed_is_another_voice(corpus):
@@ -307,6 +339,21 @@ def test_rows_hold_one_voice_and_fit(protocol):
         assert len(speakers) == 1
         tasks.add(row.task)
     assert tasks == {0, 1}
+
+
+def test_what_makes_no_row_is_left_out_and_nothing_at_all_is_a_sentence(protocol):
+    known = utterances()[:5]
+    longer = replace(known[0], codes=np.zeros(700, np.uint16), alignment=None)
+    unusable = [replace(known[0], text=" "), longer, replace(known[0], codes=known[0].codes[:0], alignment=None)]
+    sampler = RowSampler([*known, *unusable], protocol, Mixture(), 1)
+    alone = RowSampler(known, protocol, Mixture(), 1)
+    assert sampler.dropped == 3 and alone.dropped == 0
+    assert [sampler.row() for _ in range(20)] == [alone.row() for _ in range(20)]
+    for nothing in ([], unusable, [replace(known[0], split="heard")]):
+        with pytest.raises(ValueError, match="no clip to learn to say"):
+            RowSampler(nothing, protocol, Mixture())
+    row = make_row(protocol, [longer])
+    assert RowSampler([longer], protocol, Mixture(recognition=0, clips_per_row=(1,), max_ids=len(row.input_ids))).row()
 
 
 def test_noise_changes_some_codes_that_are_read_and_none_that_are_to_be_said(protocol):
@@ -536,9 +583,19 @@ def test_a_short_run_gives_a_checkpoint_that_speaks(run):
     out, _ = run
     llasa = Llasa.from_pretrained(out, device="cpu", dtype="float32")
     assert llasa.codec.name == "nano" and llasa.checkpoint.can_transcribe
+    assert find(str(out)).codec == "nano"
     speech = llasa.tts("Oh.", seed=1)
     assert speech.seconds > 0
     assert isinstance(llasa.transcribe(speech.wav if np.abs(speech.wav).max() > 1e-3 else buzz(1)).text, str)
+
+
+def test_a_checkpoint_names_the_codec_it_was_trained_on(speech_lm, protocol, tmp_path, monkeypatch):
+    """A folder so that it is found from anywhere; what is none, as it was given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir(), (tmp_path / "nano").mkdir()
+    for given, wanted in (("mine", str(tmp_path / "mine")), ("nano", "nano"), ("owner/codec", "owner/codec")):
+        save_lm(speech_lm, protocol, tmp_path / "lm", given)
+        assert find(str(tmp_path / "lm")).codec == wanted
 
 
 def test_a_stopped_run_goes_on(run):
@@ -547,6 +604,20 @@ def test_a_stopped_run_goes_on(run):
     assert state["global_step"] == 3
     # steps 1 and 2 were not made again: their checkpoint is the one the first run wrote
     assert (out / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns == written
+
+
+def test_a_checkpoint_that_a_kill_tore_is_passed_over(run, tmp_path):
+    from safetensors.numpy import load_file
+
+    out, _ = run
+    shutil.copytree(out, tmp_path / "lm")
+    torn, seen = tmp_path / "lm" / "checkpoints" / "checkpoint-3", []
+    (torn / "trainer_state.json").unlink(), (torn / "optimizer.pt").unlink()
+    settings = Training(steps=3, **SMALL)
+    train_lm(utterances(), [4] * 6, tmp_path / "lm", settings, 128, 4, progress=lambda done, total: seen.append(done))
+    assert seen == [3] and (torn / "trainer_state.json").is_file()
+    (one,), (other,) = (list(folder.glob("model*.safetensors")) for folder in (out, tmp_path / "lm"))
+    assert {k: v.tolist() for k, v in load_file(one).items()} == {k: v.tolist() for k, v in load_file(other).items()}
 
 
 def test_a_run_logs_held_out_losses_with_right_and_wrong_text(run):
@@ -601,6 +672,16 @@ def test_clips_of_a_weighted_speaker_are_drawn_more_often(protocol):
     assert {u.speaker[:3]: w for u, w in zip(weighted, share)} == {"joe": 3.0, "amy": 1.0}
 
 
+@pytest.mark.parametrize(
+    "split, size, sentence", [("test", 128, "no clip to learn to say"), ("train", 64, "128, 192 ..., not 64")]
+)
+def test_what_cannot_be_learned_is_refused_before_it_begins(tmp_path, split, size, sentence):
+    known = [replace(u, split=split) for u in utterances()]
+    with pytest.raises(ValueError, match=sentence):
+        train_lm(known, [4] * 6, tmp_path / "lm", Training(steps=1, **SMALL), size, 4)
+    assert not (tmp_path / "lm").exists()
+
+
 def codec_run(monkeypatch, corpus, out, steps, init=None, **settings):
     """`steps` steps, by a clock that counts one second a step."""
     ticks = itertools.count()
@@ -625,6 +706,22 @@ def test_a_codec_run_goes_on_and_discriminators_join(monkeypatch, corpus, tmp_pa
     state = torch.load(out / "state.pt", weights_only=True)
     assert state["step"] == 2
     assert all((state["judges"][name] != weights).any() for name, weights in judges.items() if "original1" in name)
+
+
+def test_a_codec_run_killed_while_it_writes_keeps_the_state_before(monkeypatch, corpus, tmp_path):
+    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
+
+    def killed(state, file):
+        with open(file, "wb") as torn:
+            torn.write(b"PK")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", killed)
+        codec_run(monkeypatch, corpus, out, 2)
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == 1
+    codec_run(monkeypatch, corpus, out, 2)
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
 
 
 @pytest.mark.parametrize("make", [lambda: SpectrumJudge(512, 128), lambda: PeriodJudge(5)], ids=["spectrum", "period"])
@@ -663,6 +760,15 @@ def test_crops_are_disturbed_where_they_are_heard_and_clean_where_they_are_drawn
     assert (real == kept).all() and heard.shape == real.shape and torch.isfinite(heard).all()
     assert 3 <= changed.sum() <= 18
     assert (crops.disturb(real, 0.0) == real).all()
+
+
+def test_crops_are_of_clips_that_fill_most_of_them(corpus):
+    clips = read_corpus(corpus)
+    crops = codec_training.Crops([*clips, replace(clips[0], seconds=0.4)], 0, (0.8, 1.6))
+    assert [len(long) for long in crops.clips.values()] == [4, 4]
+    assert crops.batch(3, 1.6).shape == (3, 25_600) and (crops.batch(3, 1.6)[:, 19_200:] == 0).all()
+    with pytest.raises(ValueError, match="Crops of 2.4 s need clips that are at least 1.4 s long; none of 4 is"):
+        codec_training.Crops(clips, 0, (0.8, 2.4))
 
 
 def test_training_the_decoder_alone_leaves_the_codes(monkeypatch, corpus, tmp_path, codec):

@@ -1,12 +1,15 @@
 """Laws of the speaker verifier's training: two buzzes of different pitch are told apart after a few seconds of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import buzz
+from safetensors import safe_open
 
+from llasa_lite import verifier_training
 from llasa_lite.audio import save
 from llasa_lite.data import Clip, disturbed
 from llasa_lite.verifier_training import (
@@ -43,6 +46,24 @@ def test_a_small_run_tells_voices_apart_and_loads_as_any_verifier(tmp_path, code
     model = AutoModelForAudioXVector.from_pretrained(out, dtype=torch.float32)
     heard = AutoFeatureExtractor.from_pretrained(out)(known[0].load(), sampling_rate=16000, return_tensors="pt")
     assert model(**heard).embeddings.shape == (1, small_verifier_config().xvector_output_dim)
+
+
+def test_a_run_stopped_between_its_state_and_its_row_goes_on(tmp_path, monkeypatch):
+    """At its first checkpoint: the state is there, and no row of the log."""
+    known = clips(tmp_path, voices=2, each=2)
+    settings = VerifierTraining(minutes=0.05, batch=2, crop_seconds=(0.8, 1.0), warmup_steps=1, save_every=1)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(verifier_training, "embedding", stopped)
+        train_verifier(known, tmp_path / "out", settings, None, known)
+    with safe_open(tmp_path / "out" / "state.safetensors", "pt") as file:
+        spent = float(file.metadata()["minutes"])
+    out = train_verifier(known, tmp_path / "out", replace(settings, minutes=spent + 1e-4), None, known)
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 1 and last["minutes"] >= round(spent, 2)
 
 
 def test_one_voice_is_refused(tmp_path):

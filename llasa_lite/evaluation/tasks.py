@@ -5,6 +5,7 @@ A task yields `(system, name, make)`; `make()` gives the fields of one row. `run
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ import numpy as np
 from .. import audio
 from ..records import Records
 from ..verifiers import Cosine
+from ..voices import MAX_SECONDS
 from .listening import Crowd, Ears
+
+log = logging.getLogger(__name__)
 
 Todo = Iterator[tuple[str, str, Callable[[], dict]]]
 PROMPT_SECONDS = 3.0  # of a clip that is continued (paper, Table 5)
+VOICE_SECONDS = 1.0, MAX_SECONDS  # of a clip taken as a voice prompt: what is left without its silence must do, too
 
 
 def run_task(todo: Todo, records: Records, progress=lambda items: items) -> list[dict]:
@@ -72,16 +77,30 @@ def read_meta_list(path: str | Path) -> list[Prompted]:
 
 def paired(clips) -> list[Prompted]:
     """Lines of the same kind from any corpus: each clip is said again after another clip of its speaker, as in
-    seed-tts-eval, with itself as ground truth. Speakers of one clip are left out."""
+    seed-tts-eval, with itself as ground truth. The other is the last before it of 1 to 15 s; clips whose speaker has
+    none are left out.
+
+    Raises:
+        ValueError: no line is left.
+    """
+    shortest, longest = VOICE_SECONDS
     by_speaker: dict[str, list] = {}
     for clip in clips:
         by_speaker.setdefault(clip.speaker, []).append(clip)
-    groups = [group for group in by_speaker.values() if len(group) > 1]
-    return [
-        Prompted(str(clip.id), group[k - 1].text, group[k - 1].path, clip.text, clip.path, clip.speaker)
-        for group in groups
-        for k, clip in enumerate(group)
-    ]
+    lines, alone = [], 0
+    for group in by_speaker.values():
+        for k, clip in enumerate(group):
+            others = (group[k - back] for back in range(1, len(group)))
+            prompt = next((other for other in others if shortest <= other.seconds <= longest), None)
+            if prompt:
+                lines.append(Prompted(str(clip.id), prompt.text, prompt.path, clip.text, clip.path, clip.speaker))
+            alone += not prompt
+    if not lines:
+        raise ValueError("There is no clip with another of 1 to 15 s of its speaker, which would be its prompt.")
+    if alone:
+        told = "%d of %d clips have no other of 1 to 15 s of their speaker and are left out."
+        log.warning(told, alone, alone + len(lines))
+    return lines
 
 
 def tts(system: str, speak, sentences: Iterable[str], ears: Ears, voices=(), seed: int = 0, keep=None) -> Todo:
