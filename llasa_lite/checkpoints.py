@@ -288,16 +288,22 @@ def codec_source(name: str) -> str:
     return str(NANO / "codec") if name == "nano" else name
 
 
-@lru_cache(64)
 def fingerprint(source: str) -> str | None:
     """What tells the weights in a folder from others of the same name: 12 hex digits. None for large ones, which would
     take seconds to read, and for those of the hub."""
     files = sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []
-    if not files or sum(file.stat().st_size for file in files) > MAX_FINGERPRINTED:
+    states = [(file, file.stat()) for file in files]
+    if not files or sum(state.st_size for _, state in states) > MAX_FINGERPRINTED:
         return None
+    return _hashed(tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in states))
+
+
+@lru_cache(64)
+def _hashed(files: tuple[tuple[str, int, int], ...]) -> str:
+    """12 hex digits of what stands in files as they are now: they may be trained anew where they lie."""
     found = hashlib.sha256()
-    for file in files:
-        found.update(file.read_bytes())
+    for name, _, _ in files:
+        found.update(Path(name).read_bytes())
     return found.hexdigest()[:12]
 
 
@@ -323,12 +329,15 @@ class reaching:
         """Ask the hub once, briefly, for what is not in the cache: its client itself tries for half a minute."""
         from huggingface_hub import HfApi, try_to_load_from_cache
         from huggingface_hub.constants import is_offline_mode
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         if Path(self.source).is_dir():
             return self
-        if isinstance(try_to_load_from_cache(self.source, "config.json", revision=self.revision), str):
-            return self
+        try:
+            if isinstance(try_to_load_from_cache(self.source, "config.json", revision=self.revision), str):
+                return self
+        except HFValidationError as error:
+            raise self._sentence("there is no such folder, and it is no hub id (owner/name)") from error
         try:
             if is_offline_mode():
                 raise OSError("offline mode is on")

@@ -95,9 +95,9 @@ def examine() -> Machine:
         problems += _import_problem()
     if not (NANO / "lm" / "config.json").is_file():
         problems.append("The built-in model's files are missing: install the package again.")
-    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME", os.path.join(os.path.expanduser("~"), ".cache", "huggingface")), "hub"
-    )
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    home = os.environ.get("HF_HOME") or os.path.join(caches, "huggingface")
+    cache = os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
     machine = Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",

@@ -70,6 +70,9 @@ class Llasa:
             )
         self.checkpoint, self.protocol, self.engine, self.codec = checkpoint, protocol, engine, codec
         self.sampling = sampling  # the checkpoint's own defaults
+        # what tells the weights at work from others of their names, where that is known; now, since a run may write
+        # new ones where these were read
+        self._weights = {"model": fingerprint(checkpoint.source), "codec": fingerprint(codec_source(codec.name))}
 
     @classmethod
     def from_pretrained(
@@ -416,7 +419,7 @@ class Llasa:
             codec or _known("codec", receipt["codec"]),
             dtype=receipt["dtype"],
         )
-        here, there = llasa._weights(), receipt.get("weights", {})
+        here, there = llasa._weights, receipt.get("weights", {})
         for part in ("codec",) if "search" in receipt else ("model", "codec"):
             if here[part] and there.get(part) and here[part] != there[part]:
                 raise ValueError(
@@ -513,10 +516,6 @@ class Llasa:
         wav = self.codec.decode([*prompt_codes, *codes])
         return wav[len(prompt_codes) * audio.HOP_LENGTH :]
 
-    def _weights(self) -> dict[str, str | None]:
-        """What tells the weights at work from others of their names, where that is known."""
-        return {"model": fingerprint(self.checkpoint.source), "codec": fingerprint(codec_source(self.codec.name))}
-
     def _receipt(self, task, text_, voice, seed, sampling, seconds) -> dict:
         import torch
         import transformers
@@ -529,7 +528,7 @@ class Llasa:
             "voice_codes": None if voice is None else list(voice.codes[self.codec.name]),
             "model": self.checkpoint.name if self.checkpoint.name in CHECKPOINTS else self.checkpoint.source,
             "codec": self.codec.name,
-            "weights": self._weights(),
+            "weights": self._weights,
             "licence": self.checkpoint.licence,
             "seed": seed,
             "sampling": asdict(sampling),

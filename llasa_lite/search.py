@@ -237,6 +237,12 @@ class _Beam:
         return self.stopped in (END, RUNNING), *self.candidate.order
 
 
+def _so_far(beam: _Beam) -> tuple:
+    """What a beam is worth where nothing is whole: one that went nowhere is worth less than one that still speaks."""
+    order = beam.candidate.order if beam.candidate else ()
+    return beam.stopped == END, beam.stopped in (END, RUNNING), order, len(beam.ids)
+
+
 class ChunkSearch:
     """Search over one chunk. `events()` runs it; `candidates()` may be asked at any moment.
 
@@ -282,7 +288,7 @@ class ChunkSearch:
         started = [beam for beam in self.pool if beam.ids]
         if not started:
             return []
-        best = max(started, key=lambda b: (b.stopped == END, b.candidate.order if b.candidate else (), len(b.ids)))
+        best = max(started, key=_so_far)
         (whole,) = self._whole([best], None)
         if best.candidate:
             whole = replace(whole, scores=best.candidate.scores, order=best.candidate.order)

@@ -40,6 +40,10 @@ class SearchBench:
     seed: int = 0
     reference: str = "prompt"
 
+    def __post_init__(self):
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, not {self.n}.")
+
 
 @dataclass(frozen=True)
 class Take:
@@ -82,7 +86,7 @@ def evaluate_search(
             return Take(k, method, n, branch, candidate, *edits(sentence, hear(candidate.wav)), similarity)
 
         # 1. n plain takes; how long fewer take is timed on the first sentences
-        for n in powers(bench.n) if k < TIMED else [bench.n]:
+        for n in [*powers(bench.n - 1), bench.n] if k < TIMED else [bench.n]:
             search = llasa.search_events(sentence, method="sample", n=n, **given)
             if len(search.pieces) > 1:
                 raise ValueError(f"'{sentence}' would be spoken in pieces; give shorter sentences.")

@@ -16,7 +16,7 @@ On a CPU, give the server --no-enable-chunked-prefill: vLLM 0.32 dies there of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -59,7 +59,7 @@ class Server:
         self.url, self.httpx = url.rstrip("/").removesuffix("/v1"), httpx
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.client = client or httpx.Client(timeout=HTTP_SECONDS, headers=headers)
-        self.model = self._send("GET", "/v1/models")["data"][0]["id"]
+        self.model = self._send(lambda told: told["data"][0]["id"], "GET", "/v1/models")
 
     def complete(self, prompts: list[list[int]], settings: list[dict]) -> list[Answer]:
         """One answer a prompt, all asked for together."""
@@ -69,17 +69,26 @@ class Server:
     def _one(self, prompt: list[int], settings: dict) -> Answer:
         body = {"model": self.model, "prompt": prompt, "logprobs": 0, "return_token_ids": True}
         body |= {"return_tokens_as_token_ids": True, "ignore_eos": True} | settings
-        choice = self._send("POST", "/v1/completions", body)["choices"][0]
-        return _answer(choice["token_ids"], choice["logprobs"]["token_logprobs"], settings["stop_token_ids"][0])
 
-    def _send(self, method: str, path: str, body: dict | None = None) -> dict:
+        def made(told) -> Answer:
+            choice = told["choices"][0]
+            return _answer(choice["token_ids"], choice["logprobs"]["token_logprobs"], settings["stop_token_ids"][0])
+
+        return self._send(made, "POST", "/v1/completions", body)
+
+    def _send(self, read: Callable, method: str, path: str, body: dict | None = None):
+        """What `read` finds in the server's answer."""
         try:
             answer = self.client.request(method, self.url + path, json=body)
-        except self.httpx.HTTPError as error:
+        except (self.httpx.HTTPError, self.httpx.InvalidURL) as error:
             raise ValueError(f"No vLLM answers at {self.url}: {error}.") from error
         if answer.status_code != 200:
             raise ValueError(f"vLLM at {self.url} refused with {answer.status_code}: {answer.text[:300]}")
-        return answer.json()
+        try:
+            return read(answer.json())
+        except (ValueError, LookupError, TypeError) as error:
+            told = f"What answers at {self.url} is no vLLM that serves a model and tells the ids of its tokens."
+            raise ValueError(told) from error
 
 
 class InProcess:

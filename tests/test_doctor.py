@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from llasa_lite.checkpoints import CHECKPOINTS
-from llasa_lite.doctor import Machine, judge
+from llasa_lite.doctor import Machine, examine, judge
 
 PLAIN = Machine(
     python="3.12.0", system="Linux x86_64", packages={}, problems=[], device="cpu", device_name=None, cores=2,
@@ -62,3 +63,13 @@ def test_a_broken_torch_is_told_not_raised(tmp_path):
 def test_what_fits_follows_from_what_was_found(name, here, runs, why):
     judged, sentence = judge(CHECKPOINTS[name], replace(PLAIN, **here))
     assert judged == runs and why in sentence, sentence
+
+
+def test_the_cache_is_the_one_of_the_hub_client(monkeypatch):
+    from huggingface_hub import constants
+
+    assert Path(examine().cache) == Path(constants.HF_HUB_CACHE)
+    for name in ("HF_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert examine().cache == "/elsewhere/huggingface/hub"

@@ -280,6 +280,17 @@ def test_a_receipt_makes_the_same_speech_again(speech, tmp_path):
     np.testing.assert_allclose(again.wav, speech.wav, atol=1e-5)
 
 
+def test_weights_trained_anew_where_they_lie_are_told_from_those_before(tmp_path):
+    from llasa_lite.checkpoints import fingerprint
+
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"before")
+    before = fingerprint(str(tmp_path))
+    assert fingerprint(str(tmp_path)) == before
+    file.write_bytes(b"after it")
+    assert fingerprint(str(tmp_path)) != before
+
+
 def test_a_receipt_of_other_weights_is_not_replayed_as_something_else(speech):
     told = speech.receipt["weights"]
     assert len(told["model"]) == len(told["codec"]) == 12 and told["model"] != told["codec"]

@@ -381,6 +381,29 @@ def test_curves_of_choosers_lie_between_chance_and_the_judge(nano):
     assert found["asr", "-wer"]["low"] < 0 < found["asr", "-wer"]["high"]
 
 
+def test_where_nothing_is_whole_one_that_speaks_on_is_better_than_one_that_is_stuck():
+    """A stuck syllable can be very like the speaker."""
+    from llasa_lite.search import _Beam, _so_far
+
+    def beam(stopped, score):
+        candidate = Candidate(0, np.zeros(1), np.zeros(1, np.float32), stopped, {"speaker": score}, (score,))
+        return _Beam(0, [1, 2], stopped, candidate=candidate)
+
+    worse_first = [beam("repetition", 0.9), beam("running", 0.5), beam("running", 0.6), beam("end", 0.1)]
+    assert sorted(reversed(worse_first), key=_so_far) == worse_first
+
+
+def test_any_number_of_takes_can_be_measured(nano, voice, monkeypatch):
+    from llasa_lite.search_benchmark import SearchBench, evaluate_search
+
+    monkeypatch.setattr(nano, "_limit", lambda piece: 10)
+    bench = SearchBench(3, ("likelihood",), guided=())
+    *_, (takes, seconds, _) = evaluate_search(nano, ["Oh."], [voice], lambda wav: "oh", None, bench)
+    assert len(takes) == 3 and set(seconds) == {("sample", 1), ("sample", 2), ("sample", 3), ("verify", "likelihood")}
+    with pytest.raises(ValueError, match="n must be at least 1, not 0"):
+        SearchBench(0)
+
+
 def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tmp_path, monkeypatch):
     from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, read, summarise, write
 

@@ -84,7 +84,7 @@ def test_a_wave_is_most_like_itself_at_any_loudness(name, request):
     assert scores[0] == pytest.approx(1, abs=1e-5) and scores[1] == pytest.approx(1, abs=1e-3)
     assert scores[2] < scores[1]
     assert like.score([other], Target(reference=other))[0] == pytest.approx(1, abs=1e-5)  # no reference is remembered
-    with pytest.raises(ValueError, match=f"The verifier '{name}' compares with a reference"):
+    with pytest.raises(ValueError, match=f"The verifier '{name}:.*' compares with a reference"):
         like.score([one], Target())
 
 
@@ -208,6 +208,23 @@ def test_a_recogniser_may_be_an_encoder_and_decoder_that_is_not_whisper(tmp_path
     alone = [hear([wav])[0] for wav in waves]
     assert hear(waves) == alone and len(set(alone)) > 1 and all(alone)
     assert Judge(str(tmp_path))(waves[0]) == alone[0]
+
+
+def test_a_model_without_the_head_that_judges_is_refused(tmp_path):
+    """Transformers would draw it: another order of the same candidates at every load."""
+    from transformers import AutoFeatureExtractor, Wav2Vec2Config, Wav2Vec2Model, WavLMModel
+
+    from llasa_lite.verifiers.speaker import NANO_VERIFIER
+
+    WavLMModel.from_pretrained(NANO_VERIFIER).save_pretrained(tmp_path / "wavlm")
+    shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
+    Wav2Vec2Model(Wav2Vec2Config(**shape, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path / "wav2vec2")
+    for folder in tmp_path.iterdir():
+        AutoFeatureExtractor.from_pretrained(NANO_VERIFIER).save_pretrained(folder)
+    with pytest.raises(ValueError, match="was not trained to tell speakers apart"):
+        verifier(f"speaker: {tmp_path / 'wavlm'}").load()
+    with pytest.raises(ValueError, match="no such folder, and it is no hub id"):
+        verifier("speaker:/no/such").load()
 
 
 # -- names and combinations ------------------------------------------------------------------------------------------

@@ -135,6 +135,14 @@ def test_what_cannot_be_asked_is_refused(served, prompt):
         engine.start(prompt).select([1])
     with pytest.raises(ValueError, match="No vLLM answers at http://127.0.0.1:9"):
         connect(url="http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="No vLLM answers at http://127.0.0.1:9a"):
+        connect(url="http://127.0.0.1:9a")
+    for told in (b'{"data": []}', b'{"status": "ok"}', b"<html>"):  # another program, or one without a model
+        client = httpx.Client(
+            transport=httpx.MockTransport(lambda request, told=told: httpx.Response(200, content=told))
+        )
+        with pytest.raises(ValueError, match="What answers at http://x is no vLLM that serves a model"):
+            Server("http://x", client=client)
     if importlib.util.find_spec("vllm") is None:
         with pytest.raises(ValueError, match="There is no vLLM here"):
             connect()

@@ -235,10 +235,10 @@ def criterion(asked: str | Verifier | Criterion, own: Own = NO_LLASA) -> Criteri
 
 def verifier(asked: str, own: Own = NO_LLASA) -> Verifier:
     """ "name" or "name:model" -> a verifier, its model not loaded yet. Raises ValueError on an unknown name."""
-    name, _, source = asked.partition(":")
+    name, _, source = (part.strip() for part in asked.partition(":"))
     if name not in VERIFIERS:
         raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
     file, kind = VERIFIERS[name]
     made = getattr(import_module(f".{file}", __name__), kind)(source or None, own)
-    made.name = asked  # scores of two models stand beside each other
+    made.name = f"{name}:{source}" if source else name  # scores of two models stand beside each other
     return made

@@ -30,7 +30,10 @@ class Recogniser:
             self.is_ctc, self.is_whisper = type(config) in MODEL_FOR_CTC_MAPPING, config.model_type == "whisper"
             kind = AutoModelForCTC if self.is_ctc else AutoModelForSpeechSeq2Seq
             self.processor = AutoProcessor.from_pretrained(source)
-            model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+            given = dict(dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+            model, loaded = kind.from_pretrained(source, **given)
+        if any(name.startswith("lm_head") for name in loaded["missing_keys"]):
+            raise ValueError(f"'{source}' was not trained to transcribe: it lacks the head that does.")
         self.model = model.to(device).eval()
         self.knows_languages = not self.is_ctc and getattr(model.generation_config, "is_multilingual", False)
 

@@ -30,7 +30,13 @@ class Speaker(Cosine):
         source = str(NANO_VERIFIER) if self.source == "nano" else self.source
         with reaching(source):
             self.features = AutoFeatureExtractor.from_pretrained(source)
-            model = AutoModelForAudioXVector.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+            given = dict(dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+            model, loaded = AutoModelForAudioXVector.from_pretrained(source, **given)
+        if any(name.startswith(("projector", "tdnn", "feature_extractor.")) for name in loaded["missing_keys"]):
+            raise ValueError(  # Transformers would draw them: scores of noise, and others at every load
+                f"'{self.source}' was not trained to tell speakers apart: it lacks the head that does. Take one that "
+                "was, such as microsoft/wavlm-base-plus-sv."
+            )
         self.model = model.to(self.device).eval()
 
     def _vectors(self, inputs):
