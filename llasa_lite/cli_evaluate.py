@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -281,7 +282,7 @@ def search(o) -> None:
     like = VoiceJudge()
     like.load()  # before hours of work
     texts = common.some(sentences(o), o.limit)
-    command = "python -m llasa_lite " + " ".join(sys.argv[1:])
+    command = shlex.join(["python", "-m", "llasa_lite", *sys.argv[1:]])
     measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)
     for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
         print(f"{done} of {len(texts)} sentences", file=sys.stderr)
