@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -308,7 +309,17 @@ def test_commands_write_rows_and_tables(command, listed, tmp_path):
     assert "was begun with items '1, " in command(*others, code=2)
 
 
+def test_a_measure_that_is_not_installed_gives_its_sentence(command, codec, tmp_path, monkeypatch):
+    (tmp_path / "corpus").mkdir()
+    audio.save(buzz(1.0), tmp_path / "corpus" / "a.wav")
+    facts = {"id": 0, "text": "oh.", "speaker": "a", "seconds": 1.0, "split": "test", "audio": "a.wav"}
+    (tmp_path / "corpus" / "manifest.jsonl").write_text(json.dumps(facts))
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    assert "Codecs are measured with 'pesq'" in command("codec", "--data", "corpus", "--no-judge", code=2)
+
+
 def test_rows_of_one_codec_are_not_taken_for_anothers(command, codec, tmp_path):
+    pytest.importorskip("pystoi", reason="pip install pystoi"), pytest.importorskip("pesq", reason="pip install pesq")
     (tmp_path / "corpus").mkdir()
     audio.save(buzz(1.0), tmp_path / "corpus" / "a.wav")
     facts = {"id": 0, "text": "oh.", "speaker": "a", "seconds": 1.0, "split": "test", "audio": "a.wav"}

@@ -100,9 +100,13 @@ class Ears:
         return row
 
     def faithful(self, wav: np.ndarray, original: np.ndarray) -> dict:
-        """A resynthesis against its original, sample by sample: STOI, PESQ wide and narrow band, speaker."""
-        from pesq import NoUtterancesError, pesq
-        from pystoi import stoi
+        """A resynthesis against its original, sample by sample: STOI, PESQ wide and narrow band, speaker. Raises
+        ValueError where their packages are missing."""
+        try:
+            from pesq import NoUtterancesError, pesq
+            from pystoi import stoi
+        except ModuleNotFoundError as error:
+            raise ValueError(f"Codecs are measured with '{error.name}': pip install llasa-lite[eval].") from error
 
         row = {"stoi": float(stoi(original, wav, audio.SAMPLE_RATE))}
         try:
