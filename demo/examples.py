@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
-from llasa_lite import builtin_voices
+from llasa_lite import Voice
 
-from .common import example_clips, to_player
+from .common import example_clips, plain_errors, to_player
 from .words import t
 
 
@@ -27,7 +27,8 @@ def wire(chosen: gr.Dropdown, audio: gr.Audio, *texts: gr.components.Component):
     """A choice fills in the clip, and what is said in it wherever `texts` are given; the event."""
 
     def fill(name: str):
-        voice = builtin_voices()[name]
+        with plain_errors():
+            voice = Voice.builtin(name)
         return [to_player(voice.wav), *[voice.text] * len(texts)] if texts else to_player(voice.wav)
 
     return chosen.input(fill, chosen, [audio, *texts], queue=False, show_progress="hidden", api_visibility="private")

@@ -102,7 +102,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     own_pace = gr.Number(
         CANDIDATE * models.pace(models.first), label="Seconds a character", visible="hidden", elem_id="search-pace"
     )
-    pace.change(lambda plain: CANDIDATE * plain, pace, own_pace, queue=False, api_visibility="private")
+    pace.change(None, pace, own_pace, js=f"(plain) => {CANDIDATE} * plain")
     asking.estimate(page, models, model, asked, own_pace, MAX_SEARCH_CHARS, TIMES, [n, method, branch])
     method.change(
         lambda name: (gr.Row(visible=name in ("beam_search", "partial_prm")), gr.Dropdown(visible=name != "sample")),
