@@ -66,6 +66,15 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def stops(button: gr.Button, flag: gr.State, cancelled: list | None = None) -> None:
+    """A press sets the flag of a visitor's job, if one is at work, and frees the page of the events that are
+    cancelled."""
+    button.click(
+        lambda flag: flag.set() if flag else None, flag, None, queue=False, show_progress="hidden",
+        api_visibility="private", cancels=cancelled,
+    )  # fmt: skip
+
+
 def text_of(text: str | None) -> str:
     """Text that is not too long for the page. Raises ValueError."""
     text = str(text or "")

@@ -14,7 +14,7 @@ import gradio as gr
 from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, Scored, SearchResult, audio
 
 from . import asking, drawing, results, settings, takes
-from .common import BUSY, asked_voice, new_folder, plain_errors, sampling_of, seed_of, text_of
+from .common import BUSY, asked_voice, new_folder, plain_errors, sampling_of, seed_of, stops, text_of
 from .models import Models
 from .words import t
 
@@ -120,10 +120,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
         show_progress_on=status,
         api_visibility="private",
     )
-    stop.click(
-        lambda flag: flag.set() if flag else None, stopper, None, queue=False, show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
+    stops(stop, stopper)
     return tuned
 
 

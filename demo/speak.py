@@ -12,7 +12,7 @@ import gradio as gr
 from llasa_lite import Speech, Stopped
 
 from . import asking, player, results, settings, takes
-from .common import BUSY, asked_voice, plain_errors, sampling_of, seed_of, text_of
+from .common import BUSY, asked_voice, plain_errors, sampling_of, seed_of, stops, text_of
 from .models import Models
 from .words import t
 
@@ -57,10 +57,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     streamed = live.click(partial(stream_speech, models, last), [kept, *inputs], [stream, *outputs], **busy)
     spoken.success(None, js=PLAY)
     # The page is free at once; whole speech, which Gradio cannot break off inside, is given up by its flag.
-    stop.click(
-        lambda flag: flag.set() if flag else None, stopper, None, queue=False, show_progress="hidden",
-        api_visibility="private", cancels=[spoken, streamed],
-    )  # fmt: skip
+    stops(stop, stopper, [spoken, streamed])
     return tuned
 
 

@@ -26,7 +26,7 @@ from .benchmark_paths import SHAPES, nano, paths
 from .benchmark_whole import whole
 from .checkpoints import SHAPES as RELEASED
 from .checkpoints import pick_device
-from .measure import Row, least, machine
+from .measure import Row, as_typed, least, machine
 
 TEXT = "The quick brown fox jumps over the lazy dog near the river bank."
 
@@ -93,7 +93,7 @@ def run(bench: Bench, tell: Callable[[str], None] = lambda line: None) -> BenchT
         for row in BENCHMARKS[name](bench):
             tell("  ".join(f"{k} {_cell(v)}" for k, v in asdict(row).items() if v is not None))
             rows.append(row)
-    command = " ".join(["python -m llasa_lite", *sys.argv[1:]]) if sys.argv[1:2] == ["bench"] else repr(bench)
+    command = as_typed() if sys.argv[1:2] == ["bench"] else repr(bench)
     return BenchTable(rows, machine(bench.device), command)
 
 

@@ -351,11 +351,10 @@ def decode(o) -> None:
 
 
 def voices(o) -> None:
-    from .voices import Voice, builtin_voices
+    from .voices import Voice, builtin_voices, check_suffix
 
     if o.from_audio:
-        if Path(o.out).suffix != ".json":
-            raise ValueError(f"A voice is written as .json, not as '{Path(o.out).name}'.")
+        check_suffix(o.out)
         common.check_out(o.out)
         common.check_out(str(Path(o.out).with_suffix(".clip.ogg")), o.from_audio)  # which it keeps beside
         voice = common.load(o).prepare(common.cloned(Voice.from_audio(o.from_audio, o.text, o.name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -48,13 +49,18 @@ def check_out(path: str, source: str | None = None) -> None:
     Raises:
         ValueError: its folder is none or may not be written to, it is a folder, or it is the source.
     """
-    folder = Path(path).parent
-    wrong = "its folder does not exist" if not folder.is_dir() else "it is a folder" if Path(path).is_dir() else None
-    wrong = wrong or (None if os.access(folder, os.W_OK) else "you may not write there")
+    from .files import why
+
     if source and Path(path).resolve() == Path(source).resolve():
-        wrong = "it is the clip itself"
-    if wrong:
-        raise ValueError(f"Cannot write '{path}': {wrong}.")
+        raise ValueError(f"Cannot write '{path}': it is the clip itself.")
+    folder = Path(path).parent
+    wrong = {
+        errno.ENOENT: not folder.is_dir(),
+        errno.EISDIR: Path(path).is_dir(),
+        errno.EACCES: not os.access(folder, os.W_OK),
+    }
+    for code in filter(wrong.get, wrong):
+        raise ValueError(f"Cannot write '{path}': {why(OSError(code, ''))}.")
 
 
 def check_sound_out(path: str) -> None:

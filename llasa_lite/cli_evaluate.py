@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -267,6 +266,7 @@ def _told(o, summaries: dict) -> None:
 def search(o) -> None:
     from .evaluation import Judge
     from .evaluation.listening import VoiceJudge
+    from .measure import as_typed
     from .plots import plot_search
     from .search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
 
@@ -282,7 +282,7 @@ def search(o) -> None:
     like = VoiceJudge()
     like.load()  # before hours of work
     texts = common.some(sentences(o), o.limit)
-    command = shlex.join(["python", "-m", "llasa_lite", *sys.argv[1:]])
+    command = as_typed()
     measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)
     for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
         print(f"{done} of {len(texts)} sentences", file=sys.stderr)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import gc
 import platform
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+
+def as_typed() -> str:
+    """The command line at work, as a shell takes it."""
+    return shlex.join(["python", "-m", "llasa_lite", *sys.argv[1:]])
 
 
 @dataclass(frozen=True)

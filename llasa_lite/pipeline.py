@@ -450,9 +450,8 @@ class Llasa:
             if not text.says_something(voice.text):
                 raise ValueError(f"The transcript of '{voice.name}' holds no words. Type what is said in the clip.")
             self._check_can_read(self._spoken(self.protocol.checked(voice.text)), f"the transcript of '{voice.name}', ")
+            return voice.encoded(self.codec)
         voice = voice.encoded(self.codec)
-        if voice.text is not None:
-            return voice
         if not self.checkpoint.can_transcribe:
             raise ValueError(
                 f"Type what is said in the clip '{voice.name}': '{self.checkpoint.name}' cannot transcribe it, and "

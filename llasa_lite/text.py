@@ -76,13 +76,14 @@ _LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _LETTER_NAMES.split()))
 _CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
 _CURRENCY_NAMES = {"$": "dollars", "£": "pounds", "€": "euros"}
 _SHORT = {"k": "thousand", "m": "million", "bn": "billion", "tn": "trillion"}
-_LARGE = "thousand|million|billion|trillion"
+_LARGE = "|".join(_SHORT.values())
 # Words that are written in capitals to stress them, and would pass for initials.
 _STRESSED = set(
     "ALL AND ARE BUT CAN DID DO FOR GET GO HAS HE HER HIM HIS HOW IN IS ME MY NO NOT NOW OFF ON ONE OUR OUT SEE SHE "
     "SO STOP THAT THE THEY THIS TO TOO TWO UP WAS WE WHO WHY WILL WITH YES YOU YOUR".split()
 )
-_NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
+_WHOLE = r"\d{1,3}(?:,\d{3})+|\d+"
+_NUMBER = rf"(?:{_WHOLE})(?:\.\d+)?"
 
 
 def spell_out(text: str) -> str:
@@ -108,9 +109,7 @@ def spell_out(text: str) -> str:
     text = re.sub(rf"([$£€])\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}", text)
     text = re.sub(rf"([$£€])\s?({_NUMBER})(?!\w)", _money, text)
     text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
-    text = re.sub(
-        r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text
-    )
+    text = re.sub(rf"\b({_WHOLE})(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text)
     text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
     text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
     text = re.sub(_NUMBER, lambda m: f" {_in_words(m[0].replace(',', ''))} ", text)
@@ -148,7 +147,8 @@ def _street(match) -> str:
 
 def _money(match) -> str:
     words = _in_words(match[2].replace(",", ""), to="currency", currency=_CURRENCIES[match[1]])
-    words = re.sub(r"\beuro\b", "euros", words) if not words.startswith("one euro") else words  # as num2words has it
+    if not words.startswith("one euro"):  # num2words has twenty euro
+        words = re.sub(r"\beuro\b", "euros", words)
     return words.replace(" sterling", "").removesuffix(", zero cents").removesuffix(", zero pence")
 
 

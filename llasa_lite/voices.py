@@ -22,6 +22,12 @@ MAX_VOICE_CODES = 2_000  # in a voice file, of each codec
 MAX_SECONDS = 15.0  # more takes the context away from the answer; a longer clip is refused, never cut without its text
 
 
+def check_suffix(path: str | os.PathLike) -> None:
+    """Raises ValueError where a voice would be saved under a name that `--voice` takes for a clip."""
+    if Path(path).suffix != ".json":
+        raise ValueError(f"A voice is written as .json, not as '{Path(path).name}'.")
+
+
 @dataclass(frozen=True)
 class Voice:
     """What a voice prompt is made of. Text and speech stay together, or one would leak into the answer.
@@ -103,8 +109,7 @@ class Voice:
             ValueError: another ending than .json, no transcript or no codes yet (`Llasa.prepare(voice)` fills in both),
                 or it cannot be written.
         """
-        if Path(path).suffix != ".json":  # `--voice` would take it for a clip
-            raise ValueError(f"A voice is written as .json, not as '{Path(path).name}'.")
+        check_suffix(path)
         if self.text is None or not self.codes:
             raise ValueError(
                 f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first."

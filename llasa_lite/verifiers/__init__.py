@@ -240,5 +240,6 @@ def verifier(asked: str, own: Own = NO_LLASA) -> Verifier:
         raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
     file, kind = VERIFIERS[name]
     made = getattr(import_module(f".{file}", __name__), kind)(source or None, own)
-    made.name = f"{name}:{source}" if source else name  # scores of two models stand beside each other
+    if source:
+        made.name = f"{name}:{source}"  # scores of two models stand beside each other
     return made
