@@ -171,9 +171,9 @@ class Decoder:
         """Whether so many rows on one prompt are quicker with one cache of it between them (`prompts` of `decode`)."""
         return rows >= 4 and can_share(self.embedding.device.type, self.embedding.dtype)
 
-    def take(self, cache: torch.Tensor, rows: list[int], used: int) -> torch.Tensor:
-        """A new cache of these rows, of which the first `used` ids are copied."""
-        taken = self.new_cache(len(rows), cache.shape[4])
+    def take(self, cache: torch.Tensor, rows: list[int], used: int, into: torch.Tensor | None = None) -> torch.Tensor:
+        """A cache of these rows, of which the first `used` ids are copied: a new one, or `into` another."""
+        taken = self.new_cache(len(rows), cache.shape[4]) if into is None else into
         for place, row in enumerate(rows):
             taken[:, :, place, :, :used] = cache[:, :, row, :, :used]
         return taken

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from .beams import END, LENGTH, REPETITION, RUNNING, SILENCE, Beams, Patience, left_range
+from .checkpoints import cpu_has_bf16
 from .decoder import Decoder, Linear, Linear8, can_int8
 from .graphs import StaticBeams, Stock
 from .sampling import Sampling
@@ -173,7 +174,8 @@ class Engine:
         width = min(width, len(allowed) - 1)
         ids = torch.as_tensor(np.asarray(prompt_ids), device=self.device)
         begun = 0 if self.decoder.shares(width) else len(ids)  # ids at the beginning of every row of the cache
-        cache = self.decoder.new_cache(width, begun + limit)
+        # a new cache at every id would cost more than what is copied: memory is handed out page by page
+        cache, spare = (self.decoder.new_cache(width, begun + limit) for _ in range(2))
         hidden, shared = self.decoder.read(ids, cache, range(width))
         open_, ended = [(0.0, Hypothesis([], [], RUNNING))], []  # each with the sum of its log-probabilities
         for step in range(limit):
@@ -204,7 +206,7 @@ class Engine:
                     break  # what is open can only become less likely
             if step + 1 < limit:
                 if parents != list(range(width)):
-                    cache = self.decoder.take(cache, parents, begun + step)
+                    cache, spare = self.decoder.take(cache, parents, begun + step, into=spare), cache
                 lengths = [begun + step] * len(parents)
                 hidden = self.decoder.decode(allowed[said], cache, lengths, shared[: len(parents)])
         return [one for _, one in ended or open_[:1]]
@@ -215,6 +217,9 @@ class Engine:
     ) -> list[np.ndarray]:
         """How likely given answers are, by one forward pass over several of them.
 
+        Products are in bfloat16 where a processor is quick at it, whatever the engine's dtype: less than half the time,
+        and nano's score of a whole answer moves by 0.1 nats where readings of one clip lie 14 apart.
+
         Args:
             prompts: (p,) ids each; one that all share is read once. answers: what follows, (a,) ids each, with their
                 END if it is to count.
@@ -224,13 +229,19 @@ class Engine:
         Raises:
             ValueError: an id in an answer that is none of the choices.
         """
-        allowed, llama = self.answers[answer], self.model.model
+        allowed = self.answers[answer]
         order, found = allowed.argsort(), []
+        quick = self.device.type == "cpu" and cpu_has_bf16()
+
+        def llama(ids: list[list[int]] | torch.Tensor, **options):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=quick):
+                return self.model.model(torch.as_tensor(ids, device=self.device), **options)
+
         prompts = [list(prompt) for prompt in prompts]
         begun, known = 0, None  # ids that were read already, and their keys and values
         if len(prompts) > 1 and all(prompt == prompts[0] for prompt in prompts):
             begun = len(prompts[0]) - 1
-            known = llama(torch.tensor([prompts[0][:begun]], device=self.device), use_cache=True).past_key_values
+            known = llama([prompts[0][:begun]], use_cache=True).past_key_values
         for start in range(0, len(answers), WEIGHED_AT_ONCE):
             said = answers[start : start + WEIGHED_AT_ONCE]
             rows = [[*p[begun:], *a] for p, a in zip(prompts[start:], said)]
@@ -241,7 +252,7 @@ class Engine:
             cache = copy.deepcopy(known)  # the pass adds to it
             if cache is not None:
                 cache.batch_repeat_interleave(len(rows))
-            hidden = llama(ids.to(self.device), past_key_values=cache, use_cache=cache is not None).last_hidden_state
+            hidden = llama(ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
             for k, one in enumerate(said):
                 wanted = torch.tensor(one, device=self.device)
                 column = order[torch.searchsorted(allowed[order], wanted).clamp(max=len(order) - 1)]

@@ -58,8 +58,12 @@ def recognise(engine, protocol: Protocol, hearings: Sequence[np.ndarray]) -> Hyp
     if not answers:
         return found[0][0]
     texts, readings = zip(*answers.items())
-    # the mean over the hearings of the log-probabilities of every id, a reading each
-    heard = [engine.weigh([prompt] * len(readings), readings, "text") for prompt in prompts]
+    heard = []  # for each hearing the log-probabilities of every id of every reading
+    for prompt, own in zip(prompts, found):
+        known = {(*one.ids, protocol.text_end): one.log_probabilities for one in own if one.stopped == END}
+        others = [one for one in readings if tuple(one) not in known]
+        known |= zip(map(tuple, others), engine.weigh([prompt] * len(others), others, "text"))
+        heard.append([known[tuple(one)] for one in readings])
     logs = [np.mean(one, axis=0) for one in zip(*heard)]
     scores = [float(one.sum()) for one in logs]
     kept = sorted(range(len(scores)), key=lambda k: -scores[k])[:SPOKEN]

@@ -118,12 +118,14 @@ def test_answers_nearly_as_likely_come_too(nano, voice):
     assert all(one.stopped == END for one in found) and len({tuple(one.ids) for one in found}) == len(found)
 
 
-def test_answers_weigh_what_the_beam_search_said_they_do(nano, voice):
+@pytest.mark.parametrize("bfloat16, within", [(False, 1e-3), (True, 0.1)])
+def test_answers_weigh_what_the_beam_search_said_they_do(nano, voice, monkeypatch, bfloat16, within):
+    monkeypatch.setattr("llasa_lite.engine.cpu_has_bf16", lambda: bfloat16)
     prompt, end = nano.protocol.asr_prompt(voice.codes["nano"]), nano.protocol.text_end
     found = nano.engine.likeliest(prompt, 8, "text", 100, within=12.0)
     answers = [[*one.ids, end] for one in found]  # of different lengths: padding must change nothing
     for one, logs in zip(found, nano.engine.weigh([prompt] * len(found), answers, "text")):
-        np.testing.assert_allclose(logs, one.log_probabilities, atol=1e-3)
+        np.testing.assert_allclose(logs, one.log_probabilities, atol=within)
 
 
 def test_an_answer_of_other_ids_is_not_weighed(nano, voice):

@@ -10,17 +10,18 @@ from llasa_lite.text import edits
 
 
 class Told:
-    """An engine whose answers are told beforehand: readings with their log-probabilities, and what each text weighs."""
+    """An engine whose answers are told beforehand: the readings of each hearing with their log-probabilities, what each
+    text weighs on the others, and what it weighs as speech."""
 
     def __init__(self, protocol, readings, reading, speaking):
         self.protocol, self.readings, self.reading, self.speaking = protocol, readings, reading, speaking
         self.heard = 0
 
     def likeliest(self, prompt, width, answer, max_new, within=0.0):
-        found = [
-            Hypothesis(self.protocol.text_to_ids(text), [log], stopped)
-            for text, log, stopped in self.readings[self.heard]
-        ]
+        found = []
+        for text, log, stopped in self.readings[self.heard]:
+            ids = self.protocol.text_to_ids(text)
+            found.append(Hypothesis(ids, [log / (len(ids) + 1)] * (len(ids) + 1), stopped))
         self.heard = (self.heard + 1) % len(self.readings)
         return found
 
@@ -39,10 +40,10 @@ def heard(nano, readings, reading, speaking) -> Hypothesis:
 
 def test_what_would_also_have_been_said_so_is_what_was_said(nano):
     readings = [[("a cat.", -3.0, "end"), ("a hat.", -4.0, "end")]]
-    reading = {"a cat.": -3.0, "a hat.": -4.0}
+    reading = {"a cat.": -3.0, "a hat.": -4.0}  # as `readings` has it
     enough = 1.1 / SPEAKING_WEIGHT  # nats by which speaking must differ to make up for one nat of reading
     for speaking, best in (((-60.0, -60.0), "a cat."), ((-60.0 - enough, -60.0), "a hat.")):
-        found = heard(nano, readings, reading, dict(zip(reading, speaking)))
+        found = heard(nano, readings, {}, dict(zip(reading, speaking)))
         assert nano.protocol.ids_to_text(found.ids) == best and found.stopped == "end"
         assert sum(found.log_probabilities) == pytest.approx(reading[best])
         assert len(found.log_probabilities) == len(found.ids) + 1  # END too
@@ -50,9 +51,10 @@ def test_what_would_also_have_been_said_so_is_what_was_said(nano):
 
 def test_a_reading_of_any_hearing_may_win(nano):
     readings = [[("a cat.", -1.0, "end")], [("the cat.", -9.0, "end")]]
-    reading = {"a cat.": -5.0, "the cat.": -4.0}  # over both hearings
+    reading = {"a cat.": -12.0, "the cat.": -2.0}  # each on the hearing that did not find it
     found = heard(nano, readings, reading, {"a cat.": -50.0, "the cat.": -50.0})
     assert nano.protocol.ids_to_text(found.ids) == "the cat."
+    assert sum(found.log_probabilities) == pytest.approx((-9.0 - 2.0) / 2)
 
 
 @pytest.mark.parametrize("text, stopped", [("on and on", "length"), ("...", "end")])

