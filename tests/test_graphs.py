@@ -251,7 +251,9 @@ def test_memory_is_counted_from_the_shape(name, monkeypatch):
     rest = memory_needed(shape, 16, 1000) * 1e9 - weights - head - cache
     assert 0 < rest < 0.1e9  # logits
     assert memory_needed(shape, 9, 1000) == memory_needed(shape, 16, 1000)
-    told = re.search(rf"(?i)^\| {name} \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "README.md").read_text(), re.M)
+    told = re.search(
+        rf"(?i)^\| {name} \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "llasa_lite/docs/speed.md").read_text(), re.M
+    )
     assert [float(gb) for gb in told.groups()] == [round(memory_needed(shape, n) + CODEC_GIGABYTES, 1) for n in (1, 16)]
     assert CHECKPOINTS[name].gigabytes == pytest.approx(memory_needed(shape) + CODEC_GIGABYTES, abs=0.6)
 
