@@ -10,6 +10,7 @@ import html
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 
 import numpy as np
 
@@ -219,7 +220,14 @@ def controls(function: Callable, **given) -> None:
     from IPython.display import display
     from ipywidgets import interactive
 
-    box = interactive(function, {"manual": True, "manual_name": "Run"}, **given)
+    @wraps(function)
+    def told_why_not(**values):
+        try:
+            function(**values)
+        except ValueError as error:  # what was typed cannot be done: a sentence, under a traceback nobody asked for
+            print(error)
+
+    box = interactive(told_why_not, {"manual": True, "manual_name": "Run"}, **given)
     # what ipywidgets 8 shows, and 7 (Colab's) too, but for the text
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     told = f"(controls for {', '.join(given)}: run the notebook to use them)"

@@ -226,3 +226,19 @@ def test_controls_call_their_function_when_the_button_is_pressed(monkeypatch):
     n.value = 3
     button.click()
     assert called == [(3, "asr")]
+
+
+def test_what_was_typed_into_a_control_and_cannot_be_done_is_a_sentence(monkeypatch, capsys):
+    import ipywidgets
+
+    from llasa_lite import plots
+
+    def refuse(text):
+        raise ValueError("There is no text to speak.")
+
+    boxes, interactive = [], ipywidgets.interactive
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw=False: None)
+    monkeypatch.setattr(ipywidgets, "interactive", lambda *a, **k: boxes.append(interactive(*a, **k)) or boxes[-1])
+    plots.controls(refuse, text="")
+    boxes[0].children[1].click()
+    assert capsys.readouterr().out.endswith("There is no text to speak.\n")
