@@ -252,9 +252,11 @@ def finetune(
 
 def training_arguments(**fields):
     """Transformers' `TrainingArguments`: the fields given, and what all our runs share. Raises ValueError on a field
-    that there is not."""
+    that there is not, and where 'accelerate' is missing."""
     import transformers
 
+    if not transformers.utils.is_accelerate_available():
+        raise ValueError("Training needs 'accelerate': pip install llasa-lite[train].")
     shared = dict(use_cpu=not torch.cuda.is_available(), save_total_limit=2, report_to=[], disable_tqdm=True)
     try:
         made = transformers.TrainingArguments(**shared | fields)

@@ -186,6 +186,13 @@ def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
     assert arguments.n_gpu == 1 and arguments.train_batch_size == 3
 
 
+def test_training_without_accelerate_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_accelerate_available", lambda *_: False)
+    monkeypatch.setattr("transformers.training_args.is_accelerate_available", lambda *_: False)
+    with pytest.raises(ValueError, match=r"Training needs 'accelerate': pip install llasa-lite\[train\]\."):
+        training_arguments(output_dir=str(tmp_path))
+
+
 def test_two_processes_have_the_loss_of_one(base, whole, tmp_path):
     """By torchrun, on the same rows: each takes half of every step."""
     write_tokens(utterances(), tmp_path / "tokens.safetensors")
