@@ -324,7 +324,7 @@ def scaling(rows: Sequence[dict], y: str, told: str, laws: Mapping[str, Callable
         axis.set(xscale="log", xlabel=label)
         digits, named = (1, "{:.0e}".format) if x == "flops" else (2, EngFormatter(sep=""))
         ticks = sorted({float(f"{row[x]:.{digits}g}") for row in rows})  # few, often less than a decade apart
-        axis.set_xticks(ticks, [named(value) for value in ticks], fontsize=8)
+        axis.set_xticks(ticks, [named(value).replace("G", "B") for value in ticks], fontsize=8)  # a billion, as in 1B
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.legend(fontsize=8, frameon=False)
     seen = [row[y + end] for row in rows for end in ("", "_low", "_high") if y + end in row]
