@@ -351,12 +351,16 @@ class reaching:
         return self
 
     def __exit__(self, kind, error, trace):
+        from huggingface_hub.errors import GatedRepoError
+
         # a plain ValueError is a sentence already; a broken file raises whatever its reader does (SafetensorError ...)
         if not isinstance(error, Exception) or kind in (ValueError, NotReachable):
             return False
         full = getattr(error, "errno", None) == 28
         why = "the disk is full" if full else "it is not in the local cache and the hub did not answer"
-        if Path(self.source).is_dir():
+        if any(isinstance(one, GatedRepoError) for one in (error, error.__cause__)):  # the hub tells of it, not from it
+            why = "who may have it is decided on its page: ask for access there, and log in with 'hf auth login'"
+        elif Path(self.source).is_dir():
             told = (str(error).splitlines() or [kind.__name__])[0].rstrip(".")
             why = f"a file in it is missing or broken ({told})"
         elif not isinstance(error, OSError):

@@ -470,6 +470,23 @@ def test_a_codec_that_cannot_be_reached_gives_its_sentence():
         Llasa.from_pretrained(codec="somebody/no-such-codec")
 
 
+def test_a_gated_checkpoint_says_where_access_is_asked_for(monkeypatch):
+    """The hub tells anybody about a gated repository, and refuses its files: Transformers then raises an OSError."""
+    from huggingface_hub.errors import GatedRepoError
+    from transformers import AutoConfig
+
+    def refuse(*_, **__):
+        answer = httpx.Response(403, request=httpx.Request("HEAD", "https://huggingface.co"))
+        raise OSError("You are trying to access a gated repo.") from GatedRepoError("restricted", response=answer)
+
+    httpx = pytest.importorskip("httpx", reason="pip install httpx")
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(NotReachable, match="ask for access there, and log in"):
+        Llasa.from_pretrained("somebody/gated-llasa")
+
+
 def test_a_folder_without_a_checkpoint_gives_one_sentence(tmp_path):
     with pytest.raises(ValueError) as error:
         Llasa.from_pretrained(tmp_path)
