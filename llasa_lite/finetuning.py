@@ -335,21 +335,39 @@ def push(folder: str | Path, repo: str, private: bool = True, api=None) -> str:
         repo: owner/name.
         api: a `huggingface_hub.HfApi`; None: one of the account that is logged in.
     Raises:
-        ValueError: no checkpoint in the folder, or not a name of a repository.
+        ValueError: no checkpoint in the folder, a codec that nobody else has, not a name of a repository, or a hub that
+            cannot be reached or refuses.
     """
+    from huggingface_hub.errors import HfHubHTTPError
+
     folder = Path(folder)
-    find(str(folder))
+    codec = find(str(folder)).codec
     if not (folder / "README.md").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(f"'{folder}' holds no finished checkpoint: weights (.safetensors) or README.md are missing.")
     if repo.count("/") != 1:
         raise ValueError(f"A repository is named owner/name, not '{repo}'.")
+    if Path(codec).is_dir():
+        raise ValueError(
+            f"'{folder}' speaks with the codec in '{codec}', which lies on this machine alone. Upload it (hf upload "
+            f'OWNER/CODEC {codec}) and put that name into \'{folder / "config.json"}\', under "llasa", "codec".'
+        )
     if api is None:
         from huggingface_hub import HfApi
 
         api = HfApi()
-    api.create_repo(repo, private=private, exist_ok=True)
     left = ["checkpoints/*", "*.jsonl", "*.bin", "*.pt"]
-    return str(api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=left))
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=left))
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        refused = "log in with 'hf auth login', by a token that may write there"
+        why = refused if status in (401, 403) else f"the hub failed (status {status})"
+        raise ValueError(f"Cannot push to '{repo}': {why}.") from error
+    except Exception as error:  # which errors a lost connection raises depends on the hub client's own client
+        if isinstance(error, (ValueError, OSError)) and not isinstance(error, ConnectionError):
+            raise
+        raise ValueError(f"Cannot push to '{repo}': the hub did not answer.") from error
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,7 +189,6 @@ def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
 
 def test_training_without_accelerate_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.utils.is_accelerate_available", lambda *_: False)
-    monkeypatch.setattr("transformers.training_args.is_accelerate_available", lambda *_: False)
     with pytest.raises(ValueError, match=r"Training needs 'accelerate': pip install llasa-lite\[train\]\."):
         training_arguments(output_dir=str(tmp_path))
 
@@ -265,6 +265,33 @@ def test_a_finished_folder_is_pushed_without_its_checkpoints(whole, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no finished checkpoint"):
         push(tmp_path, "me/llasa", api=hub)
+
+
+def test_a_hub_that_refuses_or_is_silent_is_a_sentence(whole):
+    from huggingface_hub.errors import HfHubHTTPError
+
+    httpx = pytest.importorskip("httpx", reason="pip install httpx")
+    answer = httpx.Response(401, request=httpx.Request("POST", "https://huggingface.co/api/repos/create"))
+    for error, sentence in (
+        (HfHubHTTPError("Client error '401 Unauthorized'", response=answer), "log in with 'hf auth login'"),
+        (httpx.ConnectError("[Errno 111] Connection refused"), "the hub did not answer"),
+    ):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        with pytest.raises(ValueError, match=f"Cannot push to 'me/llasa': {sentence}"):
+            push(whole, "me/llasa", api=SimpleNamespace(create_repo=fail))
+
+
+def test_a_codec_that_nobody_else_has_is_not_left_behind(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "lm", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "codec").mkdir()
+    config = json.loads((whole / "config.json").read_text())
+    config["llasa"]["codec"] = str(tmp_path / "codec")
+    (tmp_path / "lm" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="which lies on this machine alone. Upload it"):
+        push(tmp_path / "lm", "me/llasa", api=None)
 
 
 @pytest.mark.parametrize(
