@@ -20,12 +20,15 @@ def build_space(kind: str, out: str | os.PathLike, repo: str | None = None) -> P
         kind: "zerogpu" (the authors' 1B on GPUs lent by the call) or "cpu" (nano).
         repo: owner/name of the Space, where known: its thumbnail needs an address.
     Raises:
-        ValueError: an unknown kind, a folder that holds something, or a library that is no checkout.
+        ValueError: an unknown kind, a folder that holds something, a library that is no checkout, or no name of a
+            repository.
     """
     if kind not in KINDS:
         raise ValueError(f"Unknown Space '{kind}'. Choose from: {', '.join(KINDS)}.")
     if not (SPACES / kind).is_dir():
         raise ValueError("Spaces are built from a checkout of the repository, where the folder 'spaces' is.")
+    if repo and (repo.count("/") != 1 or not all(repo.split("/"))):
+        raise ValueError(f"A repository is named owner/name, not '{repo}'.")
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"The folder '{out}' holds something already. Give a new or an empty one.")

@@ -255,6 +255,12 @@ def test_what_cannot_be_built_is_said(tmp_path, kind, prepare, sentence):
         build_space(kind, tmp_path)
 
 
+def test_an_address_needs_an_owner(tmp_path):
+    with pytest.raises(ValueError, match="A repository is named owner/name, not 'llasa'."):
+        build_space("cpu", tmp_path / "out", repo="llasa")
+    assert not (tmp_path / "out").exists()
+
+
 @contextmanager
 def opened(folder: Path, path: Path | None = None, **environment):
     """A Space's own app.py, run in its own folder, not in ours; a client of it."""
