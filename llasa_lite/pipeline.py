@@ -280,7 +280,7 @@ class Llasa:
 
         Args:
             clip: path, bytes, `(sample_rate, samples)`, a `Voice`, a `Speech` or a wave at 16 kHz; a clip longer
-                than `checkpoint.chunk_seconds` is read in even parts.
+                than `recognition.PART` of `checkpoint.chunk_seconds` is cut where it is quietest and read in parts.
         Raises:
             ValueError: a checkpoint that was never trained for it; unreadable or silent audio.
         """
@@ -301,9 +301,7 @@ class Llasa:
             raise ValueError(f"The clip to transcribe holds {1000 * seconds:.0f} ms of sound, too little for a word.")
         wav = audio.shorten_pauses(wav)  # in a long silence a small model hears words
         texts, words, logs, complete = [], [], [], True
-        # even parts, so that the last one is never a splinter
-        parts = math.ceil(len(wav) / (self.checkpoint.chunk_seconds * audio.SAMPLE_RATE))
-        for part in np.array_split(wav, parts):
+        for part in audio.cut(wav, recognition.PART * self.checkpoint.chunk_seconds):
             hearings = [self.codec.encode(part[shift:])[:-1] for shift in recognition.SHIFTS]
             heard = recognition.recognise(self.engine, self.protocol, hearings)
             texts.append(self.protocol.ids_to_text(heard.ids))
