@@ -6,6 +6,7 @@ import ctypes
 import html
 import logging
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ MAX_CODES = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)  # decoded at once
 MAX_SEED = 2**53 - 1  # above it a browser's numbers are not exact
 ANY_VOICE, OWN_CLIP = "", "my clip"  # beside the names of built-in voices, which hold no spaces
 BUSY = "model"  # handlers with this concurrency id take turns: one machine, one model at work
+_at_work: set[tuple[str | None, threading.Event]] = set()  # visitors' sessions, and the flags of their jobs
 
 
 def sentence_of(error: Exception | str) -> str:
@@ -73,6 +75,24 @@ def stops(button: gr.Button, flag: gr.State, cancelled: list | None = None) -> N
         lambda flag: flag.set() if flag else None, flag, None, queue=False, show_progress="hidden",
         api_visibility="private", cancels=cancelled,
     )  # fmt: skip
+
+
+@contextmanager
+def flag_of(session: str | None) -> Iterator[threading.Event]:
+    """The flag of a visitor's job, set by their Stop (`stops`) or when they leave the page (`leave`)."""
+    job = session, threading.Event()
+    _at_work.add(job)
+    try:
+        yield job[1]
+    finally:
+        _at_work.discard(job)
+
+
+def leave(request: gr.Request) -> None:
+    """A visitor closed the page or loads it anew: whole speech, which Gradio cannot break off inside, is given up."""
+    for session, flag in list(_at_work):
+        if session == request.session_hash:
+            flag.set()
 
 
 def text_of(text: str | None) -> str:

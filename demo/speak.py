@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -12,7 +11,7 @@ import gradio as gr
 from llasa_lite import Speech, Stopped
 
 from . import asking, player, results, settings, takes
-from .common import BUSY, asked_voice, plain_errors, sampling_of, seed_of, stops, text_of
+from .common import BUSY, asked_voice, flag_of, plain_errors, sampling_of, seed_of, stops, text_of
 from .models import Models
 from .words import t
 
@@ -53,7 +52,11 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     inputs = [model, *asked[:4], *tuned]
     outputs = [*shown, tuned.seed, pace, last, kept]
     busy = {"concurrency_id": BUSY, "show_progress_on": shown.audio, "api_visibility": "private"}
-    spoken = say.click(partial(show, models, last), [kept, *inputs], [stopper, *outputs], **busy)
+
+    def show_to(request: gr.Request, *asked):  # Gradio sees no request in a partial
+        yield from show(models, last, request.session_hash, *asked)
+
+    spoken = say.click(show_to, [kept, *inputs], [stopper, *outputs], **busy)
     streamed = live.click(partial(stream_speech, models, last), [kept, *inputs], [stream, *outputs], **busy)
     spoken.success(None, js=PLAY)
     # The page is free at once; whole speech, which Gradio cannot break off inside, is given up by its flag.
@@ -70,12 +73,11 @@ def speak(models: Models, model, text, voice, clip, transcript, random_seed, see
         return llasa.tts(text, asked_voice(llasa, voice, clip, transcript), seed, sampling, stop=stop)
 
 
-def show(models: Models, last: gr.HTML, kept: list[dict], model, *asked):
+def show(models: Models, last: gr.HTML, session: str | None, kept: list[dict], model, *asked):
     """What the page shows of `speak`: the flag that stops it, then results, the seed, this machine's pace, and the
     visitor's last results."""
-    flag = threading.Event()
-    yield flag, *[gr.skip()] * 9
-    with suppress(Stopped):
+    with flag_of(session) as flag, suppress(Stopped):
+        yield flag, *[gr.skip()] * 9
         speech = speak(models, model, *asked, stop=flag.is_set)
         yield flag, *results.to_results(models.codec_of(model, speech), speech), *remember(last, kept, speech)
 

@@ -302,15 +302,18 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
     return seen
 
 
-def test_stop_gives_up_whole_speech(nano):
+def test_stop_and_leaving_the_page_give_up_whole_speech(nano):
     """Gradio frees the page; the machine has to be told."""
-    from demo import speak
+    from demo import common, speak
 
     models, long = SimpleNamespace(get=lambda name: nano), "Oh yes, that is what I said. " * 60
-    shown = speak.show(models, None, [], "nano", long, "emma", None, "", False, 3, 0.7, 0.95, 1.5)
-    flag, *_ = next(shown)
-    flag.set()
-    assert list(shown) == []
+    for session in ("stops", "leaves"):
+        shown = speak.show(models, None, session, [], "nano", long, "emma", None, "", False, 3, 0.7, 0.95, 1.5)
+        flag, *_ = next(shown)
+        common.leave(SimpleNamespace(session_hash="another's"))
+        assert not flag.is_set()
+        flag.set() if session == "stops" else common.leave(SimpleNamespace(session_hash=session))
+        assert list(shown) == []
 
 
 def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
@@ -496,6 +499,18 @@ def test_speech_and_streams_survive_stop_and_a_reload_in_the_middle(browser, ser
     press(page, "stream-button")
     until(page, f"{text_of('speak-summary')}.includes('the first of it after')")
     assert not errors(page)
+
+
+def test_nobody_waits_for_speech_whose_visitor_has_left(browser, server, client):
+    page = opened(browser, server)
+    type_text(page, "Oh yes, that is what I said. " * 68)
+    seconds = float(until(page, f"({text_of('speak-counter')}.match(/1,97. .*~ (\\d+) s/) ?? [])[1]"))
+    press(page, "speak-button")
+    until(page, "document.querySelector('#speak-audio .progress-text, #speak-audio .eta-bar')")
+    page.get("about:blank")
+    began = time.monotonic()
+    speak(client)
+    assert time.monotonic() - began < seconds / 2
 
 
 def test_search_shows_candidates_and_tokens_can_be_edited(browser, server):
