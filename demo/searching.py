@@ -222,6 +222,7 @@ class Watch:
         title = f"Candidate {candidate.index + 1}" + (f", piece {chunk + 1}" if chunks > 1 else "")
         note = {
             "length": "ran into its limit",
+            "silence": "fell silent",
             "repetition": "went on repeating itself",
             "running": "not finished",
         }.get(candidate.stopped, "")

@@ -329,6 +329,18 @@ def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     )
 
 
+def test_every_candidate_that_was_cut_off_says_why(monkeypatch, tmp_path):
+    from demo import searching
+    from llasa_lite import Candidate, beams
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    watch = searching.Watch(SimpleNamespace(temp_files=set()))
+    for stopped in (beams.END, beams.LENGTH, beams.SILENCE, beams.REPETITION, beams.RUNNING):
+        watch.add(Candidate(0, np.zeros(1, int), np.zeros(320, np.float32), stopped))
+    ended, *cut_off = [row["note"] for _, row in watch.rows]
+    assert not ended and all(cut_off) and len(set(cut_off)) == 4
+
+
 def test_a_guided_search_shows_its_beams(nano, monkeypatch, tmp_path):
     final = watched(nano, monkeypatch, tmp_path, method="partial_prm", n=2)[-1]
     assert final[3].count("<svg") == 3 and re.search(r"\d+ beams in \d+ steps, [12] of them left", final[3])
