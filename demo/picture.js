@@ -50,6 +50,10 @@ function draw() {
     for (const part of value.parts) if (part.begin > 0) make('div', 'border', plane).style.left = percent(part.begin);
     picked = make('div', 'picked', plane);
     head = make('div', 'head', plane);
+    new ResizeObserver(() => {  // a finger picks where there is nothing to scroll sideways
+        const fits = scroll.scrollWidth <= scroll.clientWidth;
+        scroll.style.touchAction = props.selectable && fits ? 'pan-y' : 'auto';
+    }).observe(scroll);
     const foot = make('figcaption', 'foot', figure);
     for (const part of value.parts) {
         const button = make('button', '', foot, `▶ ${part.name} ${(part.end - part.begin).toFixed(1)} s`);
@@ -64,9 +68,15 @@ function draw() {
         if (drag !== null && props.selectable) pick(drag, place(event));
     });
     plane.addEventListener('pointerleave', () => { told.textContent = resting(); });
-    plane.addEventListener('pointerdown', event => { drag = place(event); });
+    plane.addEventListener('pointerdown', event => {
+        if (event.button) return;
+        drag = place(event);
+        plane.setPointerCapture(event.pointerId);  // so that a drag past the end is heard of
+    });
+    plane.addEventListener('pointercancel', () => { drag = null; });  // a finger that scrolls
     plane.addEventListener('pointerup', event => {
-        const to = place(event), dragged = drag !== null && Math.abs(to - drag) > 1.5 / props.rate;
+        if (drag === null) return;
+        const to = place(event), dragged = Math.abs(to - drag) > 1.5 / props.rate;
         if (dragged && props.selectable) trigger('pick', pick(drag, to));
         else if (player()?.paused === false) player().pause();
         else play(to, Infinity);

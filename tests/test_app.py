@@ -549,13 +549,13 @@ def test_search_shows_candidates_and_tokens_can_be_edited(browser, server):
     assert not errors(page)
 
 
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 CONTROLS = {"button", "textbox", "radio", "slider", "combobox", "checkbox", "spinbutton", "tab", "link"}
 
 
 def test_a_phone_shows_every_tab_without_scrolling_sideways_and_every_control_has_a_name(browser, server):
     page = browser
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     try:
         opened(page, server)
         box = "document.querySelector('#speak-voice {}').getBoundingClientRect()"
@@ -570,6 +570,48 @@ def test_a_phone_shows_every_tab_without_scrolling_sideways_and_every_control_ha
             assert not nameless, (tab, nameless)
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_fingers_and_the_mouse_pick_tokens_and_a_finger_scrolls_past_them(browser, server):
+    page = browser
+
+    def dragged(kind, across, down):
+        """From the middle of clip A's picture, by parts of its width and by pixels."""
+        box = page.execute_script(
+            "const plane = document.querySelector('#tokens-picture-a .plane'); plane.scrollIntoView({block: 'center'});"
+            "return plane.getBoundingClientRect()"
+        )
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for k, step in enumerate(("Start", "Move", "Move", "Move", "End")):
+            at = {"x": x + box["width"] * across * min(k, 3) / 3, "y": y + down * min(k, 3) / 3}
+            if kind == "touch":
+                event = {"type": f"touch{step}", "touchPoints": [] if step == "End" else [at]}
+                page.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+            else:
+                step = {"Start": "Pressed", "Move": "Moved", "End": "Released"}[step]
+                event = {"type": f"mouse{step}", "button": "left", "buttons": int(step != "Released"), "clickCount": 1}
+                page.execute_cdp_cmd("Input.dispatchMouseEvent", event | at)
+            time.sleep(0.1)
+
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        opened(page, server)
+        go_to(page, "Tokens")
+        tokens = int(until(page, f"{text_of('tokens-facts')}.match(/A: (\\d+)/)[1]"))
+        until(page, "document.querySelector('#tokens-picture-a .plane').offsetWidth")
+        picked = "['begin', 'end'].map(name => Number(document.querySelector(`#tokens-${name} input`).value))"
+        dragged("touch", -0.3, 0)
+        until(page, f"(([begin, end]) => begin > 0 && end < {tokens})({picked})", 10)
+        page.execute_script("addEventListener('scrollend', () => { window.scrolled = true; })")
+        dragged("touch", 0, -150)
+        until(page, "window.scrolled", 10)
+        assert page.execute_script("return document.querySelector('#tokens-audio-a audio').paused")
+    finally:
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    dragged("mouse", 0.6, 0)  # ends beside the picture
+    until(page, f"(([begin, end]) => begin > 0 && end === {tokens})({picked})", 10)
 
 
 def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser, server):
