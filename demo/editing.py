@@ -26,7 +26,7 @@ def layout(models: Models, tab: gr.Tab, model: gr.Radio) -> None:
     with gr.Row(elem_classes="tools"):
         begin = gr.Number(0, label=t("From token"), precision=0, minimum=0, min_width=90, elem_id="tokens-begin")
         end = gr.Number(50, label=t("to, not included"), precision=0, minimum=0, min_width=90, elem_id="tokens-end")
-        times = gr.Slider(2, 8, 2, step=1, label=t("Times"), min_width=120, elem_id="tokens-times")
+        times = gr.Slider(2, 8, 2, step=1, label=t("Times"), min_width=160, elem_id="tokens-times")
     with gr.Row(elem_classes="actions"):
         buttons = {
             name: gr.Button(t(label), min_width=100, size="md", elem_id=f"tokens-{name}")
