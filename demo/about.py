@@ -31,10 +31,10 @@ def layout(models: Models, model: gr.Radio) -> None:
         with gr.Column(scale=6, min_width=320):
             gr.Markdown(t("about"), elem_id="about-text")
             gr.Markdown(t("misuse"), elem_id="about-misuse", elem_classes="warning")
-            gr.Markdown(t("### Licences"))
+            gr.Markdown(t("## Licences"))
             gr.Markdown(licences(), elem_id="about-licences", elem_classes="compact")
         with gr.Column(scale=5, min_width=300):
-            gr.Markdown(t("### This machine"))
+            gr.Markdown(t("## This machine"))
             measure = gr.Button(t("Measure this machine"), size="md", elem_id="about-measure")
             measured = gr.Markdown(
                 t("Not measured yet: it takes a few seconds."),
@@ -42,9 +42,9 @@ def layout(models: Models, model: gr.Radio) -> None:
                 elem_id="about-measured",
                 elem_classes="compact",
             )
-            gr.Markdown(t("### The built-in model, measured"))
+            gr.Markdown(t("## The built-in model, measured"))
             gr.Markdown(figures(), elem_id="about-figures", elem_classes="compact")
-    gr.Markdown(t("### The paper's tables"))
+    gr.Markdown(t("## The paper's tables"))
     gr.Markdown(t("paper"), elem_classes="note")
     for name, title in TABLES.items():
         with gr.Accordion(title, open=False, elem_id=f"about-{name.split('_')[0]}"):

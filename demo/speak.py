@@ -41,7 +41,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
                 "stream-button", ["stop-button", "speak-button"], elem_id="speak-stream", elem_classes="flat"
             )
             shown = results.layout("speak", "Speech", "Press Speak: what is said appears here, with its tokens.")
-    gr.Markdown(t("### Your last results"), elem_classes="section")
+    gr.Markdown(t("## Your last results"), elem_classes="section")
     last = takes.layout(
         "Nothing to compare yet. The last results of this visit will stand here beside each other.", "speak-takes"
     )
