@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from . import about, continuing, editing, endpoints, searching, sidebar, speak, transcribe
+from . import about, continuing, editing, endpoints, picture, searching, sidebar, speak, transcribe
 from .common import HOUR, leave
 from .guard import UPLOAD_BYTES, Page
 from .models import Models
@@ -67,6 +67,7 @@ def build(model: str | None = None, gpu: Callable | None = None) -> gr.Blocks:
         gr.Markdown(t("footer"), elem_id="footer", elem_classes="note")
         sidebar.wire(models, page, chosen, [speaking, going_on, seeking])
         endpoints.layout(models)
+        page.load(None, js=picture.NAME_PLAYERS)
         page.unload(leave)
     # a GPU that is lent is each visitor's own; a machine is shared
     return page.queue(default_concurrency_limit=4 if gpu else 1, max_size=32)

@@ -16,6 +16,11 @@ from . import drawing
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+# Gradio gives its players no name; sound events do not bubble, but they can be caught on their way down.
+NAME_PLAYERS = """() => document.addEventListener('loadedmetadata', event => {
+    const label = event.target.closest('.block')?.querySelector('label')?.textContent.trim();
+    if (label) event.target.setAttribute('aria-label', label);
+}, true)"""
 
 
 def layout(player: str, elem_id: str, selectable: bool = False) -> gr.HTML:

@@ -550,7 +550,7 @@ def test_search_shows_candidates_and_tokens_can_be_edited(browser, server):
 
 
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-CONTROLS = {"button", "textbox", "radio", "slider", "combobox", "checkbox", "spinbutton", "tab", "link"}
+CONTROLS = {"Audio", "button", "textbox", "radio", "slider", "combobox", "checkbox", "spinbutton", "tab", "link"}
 
 
 def test_a_phone_shows_every_tab_without_scrolling_sideways_and_every_control_has_a_name(browser, server):
@@ -563,7 +563,14 @@ def test_a_phone_shows_every_tab_without_scrolling_sideways_and_every_control_ha
         assert until(page, f"{card}.left >= {cards}.left - 1 && {card}.right <= {cards}.right + 1")  # the chosen voice
         for tab in ("Speak", "Continue", "Transcribe", "Search", "Tokens", "About"):
             go_to(page, tab)
+            if tab == "Tokens":
+                until(page, "document.querySelector('#tokens-audio-a audio').duration")
+                until(page, "document.querySelector('#tokens-audio-b audio').duration")
             assert page.execute_script("return document.documentElement.scrollWidth") <= 390, tab
+            headings = (
+                "[...document.querySelectorAll('h1, h2, h3, h4')].filter(h => h.offsetParent).map(h => h.tagName)"
+            )
+            assert set(page.execute_script(f"return {headings}")) <= {"H1", "H2"}, tab  # no level is left out
             tree = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
             seen = [node for node in tree if not node["ignored"] and node.get("role", {}).get("value") in CONTROLS]
             nameless = [node for node in seen if not node.get("name", {}).get("value")]
