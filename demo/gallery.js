@@ -40,5 +40,16 @@ function paint() {
     }
 }
 for (const over of ['ended', 'pause']) sound.addEventListener(over, () => { playing = null; paint(); });
+function name() {
+    element.querySelectorAll('.card').forEach((card, k) => {
+        const {title, note} = props.cards[k];
+        card.querySelector('button')?.setAttribute('aria-label', said('Hear {0}', title));
+        card.querySelector('.title').textContent = said(title);
+        card.querySelector('small').textContent = said(note);
+    });
+    choose();
+}
 watch('value', choose);
-choose();
+watch('label', name);  // Gradio draws the cards anew then
+onLanguage(name);
+name();

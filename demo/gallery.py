@@ -11,11 +11,12 @@ import gradio as gr
 from llasa_lite import audio, builtin_voices
 
 from .common import ANY_VOICE, OWN_CLIP, SAMPLE_RATE
+from .words import SAID
 
-SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 TEMPLATE = """<fieldset><legend>${label}</legend><div class="cards">{{#each cards}}<div class="card">
 {{#if sounds}}<button type="button" data-name="{{name}}" aria-label="Hear {{title}}">▶</button>{{/if}}
-<label><input type="radio" name="{{../group}}" value="{{name}}">{{title}}
+<label><input type="radio" name="{{../group}}" value="{{name}}"><span class="title">{{title}}</span>
 <small title="{{full}}">{{note}}</small></label>
 </div>{{/each}}</div></fieldset>"""
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")

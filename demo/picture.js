@@ -23,7 +23,7 @@ function draw() {
     plane.style.width = `${Math.round(70 * value.seconds)}px`;
     plane.tabIndex = 0;
     plane.setAttribute('role', 'slider');
-    plane.setAttribute('aria-label', 'Place in the sound: arrow keys move, Enter plays');
+    plane.setAttribute('aria-label', said('Place in the sound: arrow keys move, Enter plays'));
     plane.setAttribute('aria-valuemin', 0);
     plane.setAttribute('aria-valuemax', value.seconds.toFixed(2));
     const wave = document.createElementNS(svg, 'svg'), path = document.createElementNS(svg, 'path');
@@ -38,12 +38,12 @@ function draw() {
     plane.append(wave);
     const mel = make('img', 'mel', plane);
     mel.src = value.mel;
-    mel.alt = 'Spectrogram: time to the right, frequency upwards';
+    mel.alt = said('Spectrogram: time to the right, frequency upwards');
     const tokens = make('div', 'tokens', plane);
     for (const run of value.runs) {
         const image = make('img', '', tokens);
         image.src = run.image;
-        image.alt = `${run.codes.length} tokens`;
+        image.alt = said('{0} tokens', run.codes.length);
         image.style.left = percent(run.begin);
         image.style.width = percent(run.codes.length / props.rate);
     }
@@ -56,7 +56,7 @@ function draw() {
     }).observe(scroll);
     const foot = make('figcaption', 'foot', figure);
     for (const part of value.parts) {
-        const button = make('button', '', foot, `▶ ${part.name} ${(part.end - part.begin).toFixed(1)} s`);
+        const button = make('button', '', foot, `▶ ${said(part.name)} ${(part.end - part.begin).toFixed(1)} s`);
         button.type = 'button';
         button.addEventListener('click', () => play(part.begin, part.end));
     }
@@ -96,20 +96,22 @@ function place(event) {
 }
 function resting() {
     const count = props.value.runs.reduce((sum, run) => sum + run.codes.length, 0);
-    const how = props.selectable ? 'drag to pick, click to play from there' : 'click to play from there';
-    return `${count} tokens in ${props.value.seconds.toFixed(1)} s; ${how}`;
+    const seconds = props.value.seconds.toFixed(1);
+    return props.selectable ? said('{0} tokens in {1} s; drag to pick, click to play from there', count, seconds)
+        : said('{0} tokens in {1} s; click to play from there', count, seconds);
 }
 function tell(seconds) {
     let first = 0;
     for (const run of props.value.runs) {
         const index = Math.floor((seconds - run.begin) * props.rate);
         if (index >= 0 && index < run.codes.length) {
-            told.textContent = `token ${first + index} at ${seconds.toFixed(2)} s: code ${run.codes[index]}`;
+            const values = [first + index, seconds.toFixed(2), run.codes[index]];
+            told.textContent = said('token {0} at {1} s: code {2}', ...values);
             return;
         }
         first += run.codes.length;
     }
-    told.textContent = `${seconds.toFixed(2)} s: silence between two pieces`;
+    told.textContent = said('{0} s: silence between two pieces', seconds.toFixed(2));
 }
 function pick(from, to) {
     const [begin, end] = [Math.min(from, to), Math.max(from, to)].map(s => s * props.rate);
@@ -151,4 +153,5 @@ document.addEventListener('play', event => {
 }, true);
 document.addEventListener('pause', event => { if (event.target === player()) until = Infinity; }, true);
 watch('value', draw);
+onLanguage(draw);
 draw();

@@ -13,8 +13,9 @@ import numpy as np
 from llasa_lite import Codec, Speech, audio
 
 from . import drawing
+from .words import SAID
 
-SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 # Gradio gives its players no name; sound events do not bubble, but they can be caught on their way down.
 NAME_PLAYERS = """() => document.addEventListener('loadedmetadata', event => {

@@ -7,8 +7,9 @@ function paint() {
     const left = Math.max(0, end - context.currentTime), sounds = left > 0 && context.state === 'running' && !stopped;
     live.hidden = false;
     live.classList.toggle('playing', sounds);
-    live.querySelector('.words').textContent = stopped ? 'Stopped.' : !ready ? 'Waiting for the first sound …'
-        : sounds ? `Playing, ${ready.toFixed(1)} s ready` : `Played ${ready.toFixed(1)} s`;
+    live.querySelector('.words').textContent = stopped ? said('Stopped.')
+        : !ready ? said('Waiting for the first sound …')
+        : sounds ? said('Playing, {0} s ready', ready.toFixed(1)) : said('Played {0} s', ready.toFixed(1));
     if (stopped || (ready && !left)) timer = clearInterval(timer);
     Object.assign(element.dataset, {chunks: taken, seconds: ready.toFixed(2), playing: sounds});
 }
@@ -56,3 +57,4 @@ watch('value', () => {
     timer = timer || setInterval(paint, 200);
     paint();
 });
+onLanguage(paint);

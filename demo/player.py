@@ -17,10 +17,11 @@ import numpy as np
 from llasa_lite import audio
 
 from .common import SAMPLE_RATE
+from .words import SAID
 
 TEMPLATE = '<div class="live" hidden><span class="dot"></span><span class="words"></span></div>'
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
 def stream_player(starter: str, stoppers: list[str], **more) -> gr.HTML:

@@ -29,20 +29,20 @@ function draw() {
     box.replaceChildren();
     if (!rows.length) return;  // the style shows what the template says of it
     const table = make('table', '', box), top = make('tr', '', make('thead', '', table)), body = make('tbody', '', table);
-    make('th', '', top, '').append(hidden('Play'));
-    make('th', '', top, '').append(hidden('Wave'));
-    make('th', '', top, '').append(hidden('What'));
-    for (const column of [...columns, 'Seconds']) make('th', 'number', top, column);
+    make('th', '', top, '').append(hidden(said('Play')));
+    make('th', '', top, '').append(hidden(said('Wave')));
+    make('th', '', top, '').append(hidden(said('What')));
+    for (const column of [...columns.map(column => said(column)), said('Seconds')]) make('th', 'number', top, column);
     for (const row of rows) {
         const line = make('tr', row.best ? 'best' : '', body);
         const button = make('button', '', make('td', '', line));
         button.type = 'button';
         button.dataset.path = row.path;
-        button.setAttribute('aria-label', `Play ${row.title}`);
+        button.setAttribute('aria-label', said('Play {0}', row.title));
         button.addEventListener('click', () => toggle(row.path));
         wave(row.peaks, make('td', '', line));
         const title = make('td', 'title', line, row.title);
-        if (row.note) make('small', '', title, row.note);
+        if (row.note) make('small', '', title, said(row.note));
         for (const cell of row.cells) make('td', 'number', line, cell);
         make('td', 'number', line, row.seconds.toFixed(1));
     }
@@ -74,4 +74,5 @@ function toggle(path) {
 }
 for (const over of ['ended', 'pause']) sound.addEventListener(over, () => { playing = null; paint(); });
 watch(['value', 'label'], draw);
+onLanguage(draw);
 draw();

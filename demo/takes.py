@@ -14,9 +14,9 @@ from llasa_lite import Speech, audio
 
 from . import drawing
 from .common import new_folder, to_wave
-from .words import t
+from .words import SAID, t
 
-SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 BARS = 48
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 

@@ -356,7 +356,13 @@ def test_every_text_of_the_page_is_there_in_both_languages_and_used(server):
         return set().union(*map(keys, parts))
 
     page = json.load(urllib.request.urlopen(f"{server}/config"))
-    assert set(ENGLISH) == set(CHINESE) == keys(page["components"])
+    (cards,) = [c["props"]["props"]["cards"] for c in page["components"] if c["props"].get("elem_id") == "speak-voice"]
+    notes = {card["note"] for card in cards}
+    sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "demo").glob("*.[jp][sy]"))
+    said = set(re.findall(r"said\('(.*?)'[,)]", sources))
+    named = {key for key in CHINESE if re.search(f"['\"]{re.escape(key)}['\"]", sources)}
+    assert said and said | notes <= set(CHINESE)
+    assert set(ENGLISH) == set(CHINESE) == keys(page["components"]) | named | notes
 
 
 # -- in a browser ----------------------------------------------------------------------------------------------------
@@ -628,6 +634,8 @@ def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser,
         until(
             page, f"{text_of('speak-button')} === '朗读' && document.querySelector('#tabs').innerText.includes('转写')"
         )
+        until(page, f"/我的录音/.test({text_of('speak-voice')}) && !/US|clip/.test({text_of('speak-voice')})")
+        assert page.execute_script("return document.querySelector('#speak-voice input:checked').value") == "michael"
         assert "lang=zh-CN" in page.current_url
         page.refresh()
     assert not errors(page)
