@@ -177,8 +177,8 @@ def show(models: Models, heard: gr.HTML, model, *asked):
     with plain_errors():
         flag = threading.Event()
         quiet = [gr.skip()] * 8
+        found = start(models, model, *asked, stop=flag.is_set)  # what is refused leaves the page as it was
         yield flag, "Reading the prompt ...", takes.table([], []), "", *quiet
-        found = start(models, model, *asked, stop=flag.is_set)
         watch = Watch(heard)
         for event in found:
             watch.see(event)

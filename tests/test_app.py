@@ -280,8 +280,8 @@ class Longest(Verifier):
         return [len(wav) / 16_000 for wav in waves]
 
 
-def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
-    """What Search shows a visitor, event by event; Stop is pressed after so many."""
+def watched(nano, monkeypatch, tmp_path, stop_after=10**9, seen=None, **asked):
+    """What Search shows a visitor, event by event, `seen` at once; Stop is pressed after so many."""
     import gradio as gr
 
     from demo import searching
@@ -292,7 +292,7 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, **asked):
     models = SimpleNamespace(get=lambda name: nano, codec_of=lambda name, speech: nano.codec)
     with gr.Blocks():
         heard = gr.HTML()
-    seen = []
+    seen = [] if seen is None else seen
     for shown in searching.show(
         models, heard, "nano", "Oh yes, I do.", "emma", None, "", *given.values(), False, 3, 0.7, 0.95, 1.5
     ):
@@ -339,6 +339,15 @@ def test_every_candidate_that_was_cut_off_says_why(monkeypatch, tmp_path):
         watch.add(Candidate(0, np.zeros(1, int), np.zeros(320, np.float32), stopped))
     ended, *cut_off = [row["note"] for _, row in watch.rows]
     assert not ended and all(cut_off) and len(set(cut_off)) == 4
+
+
+def test_a_search_that_is_refused_leaves_the_page_as_it_was(nano, monkeypatch, tmp_path):
+    import gradio as gr
+
+    seen = []
+    with pytest.raises(gr.Error, match="N must lie in 1..32"):
+        watched(nano, monkeypatch, tmp_path, seen=seen, n=1000)
+    assert not seen
 
 
 def test_a_guided_search_shows_its_beams(nano, monkeypatch, tmp_path):
