@@ -316,6 +316,15 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano):
         assert list(shown) == []
 
 
+def test_a_word_does_not_set_the_pace_that_long_texts_are_announced_by(nano, monkeypatch, tmp_path):
+    from demo import speak
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    for text, known in (("Oh.", False), ("Oh yes, that is what I said to him.", True)):
+        _, pace, *_ = speak.remember(SimpleNamespace(temp_files=set()), [], nano.tts(text, "emma", seed=3))
+        assert isinstance(pace, float) == known
+
+
 def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     full = watched(nano, monkeypatch, tmp_path, n=8)
     first = next(k for k, shown in enumerate(full) if shown[2]["rows"])
