@@ -11,6 +11,7 @@ device's rows can be thrown away and read in again at any time, which is what ha
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -145,31 +146,20 @@ def step(slots: Slots, decoder, head, allowed: torch.Tensor, kind: Kind, window:
         slots.spoken.scatter_(1, last[:, None], said)
 
 
-def capture(run: Callable[[], None], pool) -> Callable[[], None]:
-    """What `run` does, as a CUDA graph. `run` must leave the buffers as they are while it is tried out."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    # other threads may go on: they work in buffers of their own
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        run()
-    return graph.replay
-
-
 class Stock:
     """Slots to lend, so that graphs are captured once and serve again."""
+
+    # of all engines, since a process captures one graph at a time, and frees no memory meanwhile; taken again within,
+    # since a capture collects garbage, and beams that go give their slots back
+    lock = threading.RLock()
 
     def __init__(self, decoder, heads, answers: dict[str, torch.Tensor], compile: bool = False):
         self.decoder, self.heads, self.answers = decoder, heads, answers
         self.step = torch.compile(step, fullgraph=True, dynamic=False) if compile else step
-        self.captures = decoder.embedding.device.type == "cuda"
-        # no tensor outlives a step, so that all graphs may use the same memory in between
-        self.pool = torch.cuda.graph_pool_handle() if self.captures else None
-        self.lock = threading.RLock()  # a capture collects garbage, and beams that go give their slots back
+        self.device = decoder.embedding.device
+        self.captures = self.device.type == "cuda"
+        self.streams, self.pool = (), None  # to warm up and to capture on, and what memory graphs share
+        self.alive: weakref.WeakSet = weakref.WeakSet()  # graphs that may still be replayed
         self.free: list[Slots] = []
 
     def lease(self, rows: int, length: int, guided: bool = False) -> Slots:
@@ -192,8 +182,8 @@ class Stock:
         """Throw away what is not lent."""
         with self.lock:
             self.free = []
-        if self.captures:
-            torch.cuda.empty_cache()
+            if self.captures:
+                torch.cuda.empty_cache()
 
     def runner(self, slots: Slots, kind: Kind, window: int) -> Callable[[], object]:
         """The step on these slots, captured where there is CUDA; what was loaded stays as it is."""
@@ -206,12 +196,35 @@ class Stock:
             with self.lock:
                 loaded = slots.state.clone()
                 slots.state[LEFT].zero_()  # all stand still
-                run = capture(run, self.pool)
+                run = self._capture(run)
                 slots.state.copy_(loaded)
             if len(slots.graphs) >= MOST_GRAPHS:
                 slots.graphs.clear()
             slots.graphs[key] = run
         return slots.graphs[key]
+
+    def _capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """What `run` does, as a CUDA graph. `run` must leave the buffers as they are while it is tried out."""
+        if not self.alive:
+            # no tensor outlives a step, so that all graphs may use the same memory in between; a pool whose graphs are
+            # all gone is never opened again, since cuBLAS may still hold its workspace there
+            self.pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.device(self.device):
+            # the same two for all of an engine's captures and for no other's: cuBLAS keeps a workspace for every
+            # stream, and that of the capture must lie in the pool
+            self.streams = self.streams or (torch.cuda.Stream(), torch.cuda.Stream())
+            aside, stream = self.streams
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    run()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            # other threads may go on: they work in buffers of their own
+            with torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode="thread_local"):
+                run()
+        self.alive.add(graph)
+        return graph.replay
 
 
 def bucket(rows: int) -> int:

@@ -5,6 +5,12 @@ All but the last test run without a GPU, on the function that is captured.
 
 import gc
 import re
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -306,6 +312,116 @@ def test_rows_that_stand_still_change_nothing(static):
         used = beams._tail(row)[1]
         for part, was in zip((part for layer in slots.cache for part in layer), before[1]):
             assert torch.equal(part[place, :, :used], was[place, :, :used])
+
+
+class Cuda:
+    """What PyTorch demands of captures, in place of `torch.cuda`: one at a time in a process, on a stream of the device
+    that works, and in no pool whose graphs are all gone. A capture notes the call of the step that its replay repeats.
+    """
+
+    def __init__(self, monkeypatch):
+        self.device_index, self.captures, self.underway, self.opened = 0, [], None, {}
+        for name in ("CUDAGraph", "Stream", "current_stream", "device", "empty_cache", "graph", "graph_pool_handle"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: self.device(stream.device))
+        whole = graphs.step
+
+        def step(slots, *given):
+            if self.underway:
+                self.underway.steps.append(partial(whole, weakref.proxy(slots), *given))
+            whole(slots, *given)
+
+        monkeypatch.setattr(graphs, "step", step)
+
+    def engine(self, llama):
+        engine = Engine(llama, ANSWERS, static=True)
+        engine.stock.captures = True
+        return engine
+
+    def CUDAGraph(self):
+        cuda = self
+
+        class Graph:
+            def __init__(self):
+                self.steps, self.pool = [], None
+
+            def replay(self):
+                for step in self.steps:
+                    step()
+
+            def __del__(self):
+                if self.pool:
+                    cuda.opened[self.pool] -= 1
+
+        return Graph()
+
+    def Stream(self, device=None):
+        return SimpleNamespace(device=torch.device("cuda", self.device_index), wait_stream=lambda other: None)
+
+    current_stream = Stream
+
+    @contextmanager
+    def device(self, device):
+        before, self.device_index = self.device_index, device.index or 0
+        yield
+        self.device_index = before
+
+    def empty_cache(self):
+        assert self.underway is None
+
+    def graph_pool_handle(self):
+        return len(self.opened), object()
+
+    @contextmanager
+    def graph(self, graph, pool, stream, capture_error_mode):
+        assert self.underway is None and self.opened.get(pool, 1) > 0
+        assert stream.device.index == self.device_index
+        self.opened[pool] = self.opened.get(pool, 0) + 1
+        graph.pool, self.underway = pool, graph
+        self.captures.append(stream)
+        time.sleep(0.01)
+        yield
+        self.underway = None
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    return Cuda(monkeypatch)
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_replayed_steps_say_what_the_plain_loop_says(llama, plain, cuda, name):
+    same(lived(cuda.engine(llama), SAMPLINGS[name]), lived(plain, SAMPLINGS[name]))
+    assert cuda.captures
+
+
+def test_graphs_are_captured_again_after_all_were_thrown_away(llama, plain, cuda, short):
+    """For a longer row, and where memory is short."""
+    short(2)
+    engine = cuda.engine(llama)
+    for n, max_new in ((1, 10), (1, 40), (4, 40)):
+        found = [one.start(PROMPT, n, sampling=FREE, max_new=max_new) for one in (engine, plain)]
+        for beams in found:
+            beams.advance(max_new)
+        same(*found)
+    assert len(cuda.opened) == 3
+
+
+def test_graphs_are_captured_on_the_device_of_the_model(llama, cuda):
+    engine = cuda.engine(llama)
+    engine.stock.device = torch.device("cuda", 1)
+    for n in (1, 4):
+        engine.start(PROMPT, n, sampling=FREE, max_new=10).advance(10)
+    assert {stream.device.index for stream in cuda.captures} == {1} and len(set(map(id, cuda.captures))) == 1
+
+
+def test_engines_capture_one_after_the_other(llama, cuda):
+    """A page loads one model while another speaks."""
+    with ThreadPoolExecutor(4) as pool:
+        beams = [cuda.engine(llama).start(PROMPT, 2, sampling=FREE, max_new=30) for _ in range(4)]
+        rows = list(pool.map(lambda one: one.advance(30), beams))
+    assert all(row == rows[0] for row in rows)
+    assert len(set(map(id, cuda.captures))) == 4  # each on a stream of its own
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here: nothing can be captured")
