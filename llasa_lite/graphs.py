@@ -146,6 +146,18 @@ def step(slots: Slots, decoder, head, allowed: torch.Tensor, kind: Kind, window:
         slots.spoken.scatter_(1, last[:, None], said)
 
 
+def compiled() -> Callable[..., None]:
+    """`step`, fused by the compiler anew for every number of rows, window and kind."""
+    fused = torch.compile(step, fullgraph=True, dynamic=False)
+
+    def run(*given) -> None:
+        # a function of more than eight shapes is given up otherwise; these are not more than there are graphs
+        with torch._dynamo.config.patch(recompile_limit=2**20, accumulated_recompile_limit=2**20):
+            fused(*given)
+
+    return run
+
+
 class Stock:
     """Slots to lend, so that graphs are captured once and serve again."""
 
@@ -155,7 +167,7 @@ class Stock:
 
     def __init__(self, decoder, heads, answers: dict[str, torch.Tensor], compile: bool = False):
         self.decoder, self.heads, self.answers = decoder, heads, answers
-        self.step = torch.compile(step, fullgraph=True, dynamic=False) if compile else step
+        self.step = compiled() if compile else step
         self.device = decoder.embedding.device
         self.captures = self.device.type == "cuda"
         self.streams, self.pool = (), None  # to warm up and to capture on, and what memory graphs share

@@ -285,14 +285,15 @@ def test_a_step_asks_nothing_of_the_host(tiny_llama, name, monkeypatch):
         slots.state.sum().item()
 
 
-def test_a_step_is_one_graph_for_the_compiler(llama, monkeypatch):
-    """No breaks, and the same ids; `aot_eager` follows the code as the compiler does and leaves out its kernels."""
+def test_a_step_is_one_graph_for_the_compiler(llama, plain, monkeypatch):
+    """No breaks, the same ids, and any number of shapes; `aot_eager` follows the code as the compiler does and leaves
+    out its kernels."""
     sampling = SAMPLINGS["top_k, top_p and a penalty"]
     torch._dynamo.reset()
-    compiled = torch.compile(graphs.step, fullgraph=True, dynamic=False, backend="aot_eager")
-    one, other = (Engine(llama, ANSWERS, static=True) for _ in range(2))
-    monkeypatch.setattr(one.stock, "step", compiled)
-    found = [engine.start(PROMPT, 2, sampling=sampling, seed=3, max_new=12) for engine in (one, other)]
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    engine = Engine(llama, ANSWERS, static=True, compile=True)
+    found = [one.start(PROMPT, 2, sampling=sampling, seed=3, max_new=12) for one in (engine, plain)]
     for beams in found:
         beams.advance(12)
     same(*found)
