@@ -265,21 +265,22 @@ def load_lm(checkpoint: Checkpoint, device: str, dtype):
             raise ValueError(f"'{checkpoint.source}' is a {config.model_type} model; Llasa checkpoints are Llamas.")
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **hub)
         model = LlamaForCausalLM.from_pretrained(checkpoint.source, config=config, dtype=dtype, **hub)
-    model = _to(device, model, checkpoint)
+    model = placed(model, device, checkpoint.name)
     facts = getattr(config, "llasa", None)
     if facts and checkpoint.name not in CHECKPOINTS:
         checkpoint = described(checkpoint.name, checkpoint.source, facts)
     return tokenizer, model, checkpoint
 
 
-def _to(device: str, model, checkpoint: Checkpoint):
+def placed(model, device: str, name: str):
+    """A model on its device. Raises ValueError where it does not fit."""
     import torch
 
     try:
         return model.to(device)
     except torch.OutOfMemoryError:
         raise ValueError(
-            f"'{checkpoint.name}' does not fit into the memory of '{device}': its weights alone take "
+            f"'{name}' does not fit into the memory of '{device}': its weights alone take "
             f"{sum(p.nbytes for p in model.parameters()) / 1e9:.1f} GB. Use a smaller checkpoint, or the CPU."
         ) from None
 
@@ -314,7 +315,8 @@ def load_codec(name: str, device: str, dtype):
     source = codec_source(name)
     revision = RELEASED_CODEC_REVISION if name == RELEASED_CODEC else None
     with reaching(source, revision):
-        codec = Codec.from_pretrained(source, device, dtype, **({"revision": revision} if revision else {}))
+        codec = Codec.from_pretrained(source, "cpu", dtype, **({"revision": revision} if revision else {}))
+    codec.model = placed(codec.model, device, name)
     codec.name = name  # as given: receipts and voices find it again by this
     return codec
 

@@ -8,11 +8,12 @@ import pytest
 from conftest import WHISPER, buzz
 
 from llasa_lite import Llasa, NotReachable, Sampling, Stopped, Voice, builtin_voices, recognition
-from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, pick_device, pick_dtype
+from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, load_codec, load_lm, pick_device, pick_dtype
 from llasa_lite.codec import CHUNK_CODES
 from llasa_lite.pipeline import MAX_TEXT_CHARS
 from llasa_lite.speech import GAP_SECONDS, Transcript
 from llasa_lite.text import spell_out
+from llasa_lite.verifiers import Own, verifier
 
 SHORT = "Yes, please."
 
@@ -485,6 +486,25 @@ def test_a_gated_checkpoint_says_where_access_is_asked_for(monkeypatch):
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
     with pytest.raises(NotReachable, match="ask for access there, and log in"):
         Llasa.from_pretrained("somebody/gated-llasa")
+
+
+def test_a_model_that_does_not_fit_gives_its_sentence(monkeypatch):
+    """And not that its files are broken."""
+    import torch
+
+    def to(self, device):
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    for load in (
+        lambda: load_lm(find(None), "cuda", torch.float32),
+        lambda: load_codec("nano", "cuda", torch.float32),
+        verifier("speaker", Own("cuda")).load,
+    ):
+        with pytest.raises(ValueError, match="'nano' does not fit into the memory of 'cuda': its weights alone take 0"):
+            load()
 
 
 def test_a_folder_without_a_checkpoint_gives_one_sentence(tmp_path):

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import reaching
+from ..checkpoints import placed, reaching
 from ..text import error_rate, has_words, spell_out
 from . import NO_LLASA, Own, Target, Verifier
 
@@ -34,7 +34,7 @@ class Recogniser:
             model, loaded = kind.from_pretrained(source, **given)
         if any(name.startswith("lm_head") for name in loaded["missing_keys"]):
             raise ValueError(f"'{source}' was not trained to transcribe: it lacks the head that does.")
-        self.model = model.to(device).eval()
+        self.model = placed(model, device, self.name).eval()
         self.knows_languages = not self.is_ctc and getattr(model.generation_config, "is_multilingual", False)
 
     def hear(self, waves: Sequence[np.ndarray], language: str | None = None, **decoding) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import reaching
+from ..checkpoints import placed, reaching
 from . import NO_LLASA, Cosine, Own
 
 
@@ -29,7 +29,7 @@ class Emotion(Cosine):
         with reaching(self.source):
             self.features = AutoFeatureExtractor.from_pretrained(self.source)
             model = Classifier.from_pretrained(self.source, dtype=torch.float32, use_safetensors=True)
-        self.model = model.base_model.to(self.device).eval()
+        self.model = placed(model.base_model, self.device, self.source).eval()
 
     def _vectors(self, inputs):
         return self.model(**inputs).last_hidden_state.mean(1)

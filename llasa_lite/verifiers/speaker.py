@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import NANO, reaching
+from ..checkpoints import NANO, placed, reaching
 from . import NO_LLASA, Cosine, Own
 
 NANO_VERIFIER = NANO / "verifier"  # a small WavLMForXVector, trained on the voices of nano's corpus
@@ -37,7 +37,7 @@ class Speaker(Cosine):
                 f"'{self.source}' was not trained to tell speakers apart: it lacks the head that does. Take one that "
                 "was, such as microsoft/wavlm-base-plus-sv."
             )
-        self.model = model.to(self.device).eval()
+        self.model = placed(model, self.device, self.source).eval()
 
     def _vectors(self, inputs):
         return self.model(**inputs).embeddings
