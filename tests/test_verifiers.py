@@ -1,14 +1,17 @@
 """Laws of verifiers: one score a wave whatever else is scored, silence lowest, and combinations written down."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import WHISPER, buzz
 
 from llasa_lite import VERIFIERS, Sampling
+from llasa_lite.audio import SAMPLE_RATE
 from llasa_lite.evaluation.listening import Judge
 from llasa_lite.recognition import read_greedily
+from llasa_lite.text import edits
 from llasa_lite.verifiers import NO_LLASA, Own, Target, criterion, verifier
 from llasa_lite.verifiers.asr import Recogniser
 
@@ -154,6 +157,36 @@ def test_whisper_as_verifier():
         pytest.skip("no voices are built in yet")
     scores = verifier(f"asr:{WHISPER}").score([voice.wav for voice in spoken], Target(spoken[1].text))
     assert scores[1] == max(scores) > max(scores[0], scores[2]) + 0.3
+
+
+def test_whisper_hears_more_than_30_s():
+    if not WHISPER.is_dir():
+        pytest.skip(f"no Whisper weights in '{WHISPER}': name their folder in the variable WHISPER")
+    from llasa_lite import builtin_voices
+
+    spoken = list(builtin_voices().values())
+    spoken += spoken[:5]
+    wav = np.concatenate([voice.wav for voice in spoken])
+    assert len(wav) > 40 * SAMPLE_RATE
+    hear = Recogniser(str(WHISPER)).hear
+    long, short = hear([wav, spoken[0].wav], "en")
+    assert short == hear([spoken[0].wav], "en")[0]
+    wrong, words = edits(" ".join(voice.text for voice in spoken), long)
+    assert wrong < 0.2 * words
+
+
+def test_the_language_of_the_text_is_told_where_there_are_two(own):
+    """Chinese that fails is not taken for Japanese, nor English for Welsh."""
+    for languages, text, told in (
+        (("zh", "en"), "你好。", "zh"),
+        (("zh", "en"), "Oh, yes.", "en"),
+        (("zh", "en", "ja"), "你好。", None),
+    ):
+        asr = verifier("asr:some/whisper", Own(languages=languages))
+        asr.recogniser, asr._loaded, asked = SimpleNamespace(), True, []
+        asr.recogniser.hear = lambda waves, language, asked=asked: asked.append(language) or ["" for _ in waves]
+        asr.score([buzz(0.5)], Target(text))
+        assert asked == [told]
 
 
 def test_a_recogniser_may_be_ctc(tmp_path):

@@ -13,11 +13,12 @@ from ..text import error_rate, has_words, spell_out
 from . import NO_LLASA, Own, Target, Verifier
 
 WAVES_AT_ONCE = 16  # bounds memory
+WHISPER_SECONDS = 30  # that Whisper hears at once
 
 
 class Recogniser:
-    """A speech recogniser from the hub or a folder: Whisper, any other encoder-decoder (Moonshine), or CTC. Hears up to
-    30 s at 16 kHz."""
+    """A speech recogniser from the hub or a folder: Whisper, any other encoder-decoder (Moonshine), or CTC. Hears 16
+    kHz."""
 
     def __init__(self, source: str, device: str = "cpu"):
         import torch
@@ -41,24 +42,30 @@ class Recogniser:
         """Transcripts, greedy unless `decoding` says otherwise.
 
         Args:
-            waves: (samples,) each; Whisper hears 16 in one pass, since it pads all to 30 s. Others hear one: many
-                were trained without padding and would hear a wave otherwise beside a longer one.
+            waves: (samples,) each; Whisper hears 16 in one pass, since it pads all to 30 s; one that is longer, by
+                itself and 30 s after 30 s. Others hear one: many were trained without padding and would hear a wave
+                otherwise beside a longer one.
             language: of all of them; None: found out for each.
         """
         if self.knows_languages:
             decoding |= {"language": language, "task": "transcribe"}
-        at_once = WAVES_AT_ONCE if self.is_whisper else 1
+        long = [self.is_whisper and len(wav) > WHISPER_SECONDS * SAMPLE_RATE for wav in waves]
+        at_once = WAVES_AT_ONCE if self.is_whisper and not any(long) else 1
         heard = []
         for start in range(0, len(waves), at_once):
             batch = [np.asarray(wav, np.float32) for wav in waves[start : start + at_once]]
-            mask = {"return_attention_mask": True} if self.is_whisper else {}  # without one, it warns of a batch
-            inputs = self.processor(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt", **mask)
+            how = {"return_attention_mask": True} if self.is_whisper else {}  # without one, it warns of a batch
+            further = {}
+            if long[start]:  # what comes after 30 s would be left out
+                how |= {"truncation": False, "padding": "longest"}
+                further = {"return_timestamps": True}
+            inputs = self.processor(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt", **how)
             inputs = inputs.to(self.model.device)
             with self.torch.inference_mode():
                 if self.is_ctc:
                     ids = self.model(**inputs).logits.argmax(-1)
                 else:
-                    ids = self.model.generate(**inputs, **decoding)
+                    ids = self.model.generate(**inputs, **decoding, **further)
             heard += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [words.strip() for words in heard]
 
@@ -99,8 +106,9 @@ class Asr(Verifier):
         by_word = has_words(target.text)
         if self.recogniser:
             # Left to itself, a recogniser takes babble for Welsh; with many languages it is left to itself.
-            only_english = by_word and self.own.languages and set(self.own.languages) <= {"en", "zh"}
-            heard = self.recogniser.hear(waves, "en" if only_english else None)
+            language = "en" if by_word else "zh"
+            known = language in self.own.languages and set(self.own.languages) <= {"en", "zh"}
+            heard = self.recogniser.hear(waves, language if known else None)
         elif codes is None:
             raise ValueError("A Llasa reads back codes: give those of each wave.")
         else:
