@@ -16,6 +16,7 @@ On a CPU, give the server --no-enable-chunked-prefill: vLLM 0.32 dies there of a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -92,21 +93,23 @@ class Server:
 
 
 class InProcess:
-    """vLLM in this process. Arguments go to `vllm.LLM` (tensor_parallel_size, gpu_memory_utilization ...)."""
+    """vLLM in this process, for one caller at a time. Arguments go to `vllm.LLM` (tensor_parallel_size,
+    gpu_memory_utilization ...)."""
 
     def __init__(self, source: str, max_ids: int, **arguments):
         try:
             import vllm
         except ModuleNotFoundError as error:
             raise ValueError("There is no vLLM here: pip install vllm, or give the address of a server.") from error
-        self.params = vllm.SamplingParams
+        self.params, self.turn = vllm.SamplingParams, threading.Lock()
         defaults = {"max_model_len": max_ids, "skip_tokenizer_init": True, "enable_prefix_caching": True}
         self.llm = vllm.LLM(source, **defaults | arguments)
         self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
     def complete(self, prompts: list[list[int]], settings: list[dict]) -> list[Answer]:
         params = [self.params(logprobs=0, ignore_eos=True, detokenize=False, **s) for s in settings]
-        made = self.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+        with self.turn:  # of two callers the first would be handed the other's answers too
+            made = self.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
         answers = []
         for out, s in zip(made, settings):
             ids = list(out.outputs[0].token_ids)

@@ -9,7 +9,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ httpx = pytest.importorskip("httpx", reason="pip install httpx")
 from llasa_lite import Sampling, recognition
 from llasa_lite.checkpoints import NANO
 from llasa_lite.pipeline import Llasa
-from llasa_lite.vllm_engine import Server, VllmEngine, connect
+from llasa_lite.vllm_engine import InProcess, Server, VllmEngine, connect
 
 GREEDY = Sampling(temperature=0)
 
@@ -146,6 +149,37 @@ def test_what_cannot_be_asked_is_refused(served, prompt):
     if importlib.util.find_spec("vllm") is None:
         with pytest.raises(ValueError, match="There is no vLLM here"):
             connect()
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """vLLM's own `LLM`, as far as it is called here: it may be asked by one thread at a time. What it was made with."""
+    made_with = {}
+
+    class LLM:
+        llm_engine = SimpleNamespace(model_config=SimpleNamespace(dtype="torch.bfloat16"))
+        asked = threading.Lock()
+
+        def __init__(self, source, **arguments):
+            made_with.update(arguments)
+
+        def generate(self, prompts, params, use_tqdm):
+            assert self.asked.acquire(blocking=False)
+            time.sleep(0.01)
+            self.asked.release()
+            ids = [prompt["prompt_token_ids"][0] for prompt in prompts]
+            rows = [SimpleNamespace(token_ids=[k], logprobs=[{k: SimpleNamespace(logprob=-1.0)}]) for k in ids]
+            return [SimpleNamespace(outputs=[row]) for row in rows]
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=lambda **given: given))
+    return made_with
+
+
+def test_in_this_process_callers_take_turns(in_process):
+    llm = InProcess("some/llasa", 1024)
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda k: llm.complete([[k]], [{"stop_token_ids": [0]}]), range(1, 9))
+        assert [answer.ids for (answer,) in made] == [[k] for k in range(1, 9)]
 
 
 # -- a real one ------------------------------------------------------------------------------------------------------
