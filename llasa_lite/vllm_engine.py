@@ -28,6 +28,7 @@ from .engine import END, LENGTH, RUNNING, Hypothesis, Patience, Sampling
 
 HTTP_SECONDS = 600.0  # for one request, waiting in vLLM's queue included
 AT_ONCE = 64  # requests of one call that are under way together
+BESIDE_BYTES = 2.5e9  # of GPU memory that vLLM in this process leaves to CUDA itself and to the codec at work
 DEFAULT_SAMPLING = Sampling()
 DEFAULT_PATIENCE = Patience()
 
@@ -266,6 +267,8 @@ class VllmBeams:
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
             "top_k": self.sampling.top_k or -1,
+            "repetition_penalty": 1.0,  # a server takes what is not said from the checkpoint's generation config
+            "min_p": 0.0,
             "seed": int(self.streams[row].integers(2**31)),
             "stop_token_ids": allowed[:1],
             "allowed_token_ids": allowed,
@@ -298,6 +301,12 @@ def connect(model=None, url: str | None = None, codec: str | None = None, device
         checkpoint = described(checkpoint.name, checkpoint.source, facts)
     device = pick_device(device)
     own_codec = load_codec(str(codec or checkpoint.codec), device, pick_dtype(device, "float32"))
+    if url is None and device.startswith("cuda"):
+        import torch
+
+        # left to itself it takes 92 % of a GPU, and will not start where the codec leaves less
+        free, total = torch.cuda.mem_get_info(device)
+        arguments.setdefault("gpu_memory_utilization", min(0.9, (free - BESIDE_BYTES) / total))
     vllm = Server(url, **arguments) if url else InProcess(checkpoint.source, checkpoint.context, **hub, **arguments)
     answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}
     engine = VllmEngine(vllm, answers, checkpoint.context, patience_with(protocol, own_codec))

@@ -19,7 +19,7 @@ import pytest
 
 httpx = pytest.importorskip("httpx", reason="pip install httpx")
 
-from llasa_lite import Sampling, recognition
+from llasa_lite import Sampling, recognition, vllm_engine
 from llasa_lite.checkpoints import NANO
 from llasa_lite.pipeline import Llasa
 from llasa_lite.vllm_engine import InProcess, Server, VllmEngine, connect
@@ -43,6 +43,7 @@ class StandIn:
         sampling = Sampling(body["temperature"], body["top_p"], max(0, body["top_k"]))
         end = body["stop_token_ids"][0]
         assert body["allowed_token_ids"][0] == end and body["ignore_eos"] and body["return_token_ids"]
+        assert body["repetition_penalty"] == 1 and body["min_p"] == 0  # else those of the generation config
         answer = "speech" if end == int(self.engine.answers["speech"][0]) else "text"
         beams = self.engine.start(body["prompt"], 1, answer, sampling, body["seed"], body["max_tokens"])
         beams.advance(body["max_tokens"])
@@ -180,6 +181,16 @@ def test_in_this_process_callers_take_turns(in_process):
     with ThreadPoolExecutor(4) as pool:
         made = pool.map(lambda k: llm.complete([[k]], [{"stop_token_ids": [0]}]), range(1, 9))
         assert [answer.ids for (answer,) in made] == [[k] for k in range(1, 9)]
+
+
+def test_in_this_process_the_codec_has_room_on_the_gpu(nano, in_process, monkeypatch):
+    for name, there in (("pick_device", "cuda"), ("pick_dtype", None), ("load_codec", nano.codec)):
+        monkeypatch.setattr(vllm_engine, name, lambda *given, there=there: there)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (18.5e9, 24e9))
+    connect()
+    assert in_process["gpu_memory_utilization"] == pytest.approx(16 / 24)
+    connect(gpu_memory_utilization=0.5)
+    assert in_process["gpu_memory_utilization"] == 0.5
 
 
 # -- a real one ------------------------------------------------------------------------------------------------------
