@@ -283,7 +283,7 @@ def search(o) -> None:
     like.load()  # before hours of work
     texts = common.some(sentences(o), o.limit)
     command = as_typed()
-    measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.engine.device)), like, bench)
+    measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.codec.device)), like, bench)
     for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
         print(f"{done} of {len(texts)} sentences", file=sys.stderr)
         summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
