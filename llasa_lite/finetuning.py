@@ -180,6 +180,7 @@ def finetune(
     dress(model, checkpoint, protocol, learned)
     model.config.use_cache = False  # nothing is generated in training
     on_gpu = torch.cuda.is_available()
+    bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 emulates it, slowly
     fields = dict(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=recipe.epochs,
@@ -193,8 +194,8 @@ def finetune(
         warmup_steps=recipe.warmup_share,  # below 1: a share of all steps
         weight_decay=recipe.weight_decay,
         adam_beta2=recipe.beta_2,
-        bf16=on_gpu and torch.cuda.is_bf16_supported(),
-        fp16=on_gpu and not torch.cuda.is_bf16_supported(),
+        bf16=bf16,
+        fp16=on_gpu and not bf16,
         logging_steps=10,
         save_steps=save_every,
         eval_strategy="steps" if len(held_out) else "no",

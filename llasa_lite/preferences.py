@@ -173,7 +173,7 @@ def train_preferences(
         raise ValueError(f"There is no pair of at most {checkpoint.context} ids to train on, of {len(pairs)} given.")
     dress(model, checkpoint, protocol)
     on_gpu = torch.cuda.is_available()
-    bf16 = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16()
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
     device = "cuda" if on_gpu else "cpu"
     allowed = torch.as_tensor(protocol.speech_ids(), device=device)  # what the engine lets follow
     model.to(device).eval()

@@ -75,6 +75,24 @@ def whole(base, tmp_path_factory):
     return run(base, tmp_path_factory.mktemp("whole") / "lm", recognition=0.5)
 
 
+@pytest.mark.parametrize("major", [7, 8])
+def test_cards_that_only_emulate_bfloat16_train_in_float16(base, tmp_path, monkeypatch, major):
+    class Asked(Exception):
+        pass
+
+    def asked(**fields):
+        raise Asked(fields["bf16"], fields["fp16"])
+
+    monkeypatch.setattr("llasa_lite.finetuning.training_arguments", asked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    with pytest.raises(Asked) as told:
+        run(base, tmp_path)
+    assert told.value.args == (major == 8, major == 7)
+
+
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
