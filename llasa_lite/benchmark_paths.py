@@ -49,7 +49,11 @@ def paths(bench) -> Iterator[Row]:
     device, limit = bench.device, bandwidth(bench.device)
     steps = bench.steps or STEPS["cpu" if device == "cpu" else "cuda"]
     for model in bench.models:
-        nano() if model == "nano" else random_lm(model, device)  # what all paths share is no path's own
+        try:
+            nano() if model == "nano" else random_lm(model, device)  # what all paths share is no path's own
+        except Exception:  # too large for this GPU: each of its paths will say so
+            if not ignores_failures(device):
+                raise
         built, failed = {}, {}
         listed = _cpu_paths(model) if device == "cpu" else gpu_paths(model, device)
         for name, build in listed:
@@ -58,9 +62,9 @@ def paths(bench) -> Iterator[Row]:
                 step = build()
                 step(max(bench.batches), steps + 1)  # warm, and the memory of the largest batch
             except Exception as error:
-                if device not in IGNORES_FAILURES:
+                if not ignores_failures(device):
                     raise
-                failed[name] = _note(error)
+                failed[name] = note(error)
                 continue
             built[name], step.peak = step, peak.megabytes()
             if device != "cpu":  # the weights were there before
@@ -94,14 +98,18 @@ def _seconds(built: dict, failed: dict, batch: int, steps: int, rounds: int, dev
                 long[name] = min(long[name], step(batch, steps + 1))
                 short[name] = min(short[name], step(batch, 1))  # reading the prompt is not counted
             except Exception as error:
-                if device not in IGNORES_FAILURES:
+                if not ignores_failures(device):
                     raise
-                failed[name] = _note(error)
+                failed[name] = note(error)
                 del built[name]
     return {name: (long[name] - short[name]) / steps for name in built}
 
 
-def _note(error: Exception) -> str:
+def ignores_failures(device: str) -> bool:
+    return device.split(":")[0] in IGNORES_FAILURES
+
+
+def note(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
 
 

@@ -78,8 +78,10 @@ def sync(device: str) -> None:
     """Wait until a GPU has done what it was asked for."""
     import torch
 
-    if device != "cpu":
-        getattr(torch, device.split(":")[0]).synchronize()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device != "cpu":
+        getattr(torch, device).synchronize()
 
 
 class Peak:

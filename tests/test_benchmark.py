@@ -142,6 +142,25 @@ def test_the_whole_of_it_runs(tiny, monkeypatch):
         assert row.to_sample == pytest.approx(row.seconds / found["one sample", 1].seconds) and row.seconds > 0
 
 
+def test_a_model_too_large_for_a_gpu_costs_the_others_nothing(tiny, monkeypatch):
+    whole = benchmark_paths.random_lm
+
+    def random_lm(model, device):
+        if model == "medium":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(model, device)
+
+    monkeypatch.setattr(benchmark_paths, "random_lm", random_lm)
+    monkeypatch.setattr(benchmark_paths, "forget", lambda: None)
+    monkeypatch.setattr(benchmark_whole, "forget", lambda: None)
+    monkeypatch.setattr(benchmark_whole, "BEAMS", 2)
+    monkeypatch.setattr(benchmark_paths, "IGNORES_FAILURES", ("cpu", "cuda"))
+    rows = run(Bench(["medium", "tiny"], [1], ["paths", "whole"], steps=4, rounds=1)).rows
+    for name in ("paths", "whole"):
+        for model, told in (("medium", "OutOfMemoryError: CUDA out of memory."), ("tiny", None)):
+            assert {row.note for row in rows if (row.benchmark, row.model) == (name, model)} == {told}
+
+
 def test_the_figure_of_a_gpu_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     from llasa_lite.plots import plot_bench
@@ -149,6 +168,7 @@ def test_the_figure_of_a_gpu_is_drawn(tmp_path):
     rows = [Row("paths", "m", path, n, 1.0, to_generate=2.0) for path in "ab" for n in (1, 8)]
     rows += [Row("paths", "m", "c", 1, None, note="failed")]
     rows += [Row("whole", "m", path, 1, 1.0, to_sample=share) for path, share in (("one sample", 1), ("codec", 0.1))]
+    rows += [Row("whole", "n", "what comes next", 1, None, note="failed")]
     plot_bench(BenchTable(rows, "", "").to_dict()["rows"], tmp_path / "gpu.svg")
     assert "one sample = 1" in (tmp_path / "gpu.svg").read_text() or (tmp_path / "gpu.svg").stat().st_size > 10_000
 
