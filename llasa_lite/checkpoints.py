@@ -212,10 +212,11 @@ def pick_device(device: str | None = None) -> str:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device in (None, "auto"):
         return next(name for name, is_there in there.items() if is_there)
-    kind = str(device).split(":")[0]
+    kind, _, number = str(device).partition(":")
     if kind not in there:
         raise ValueError(f"Unknown device '{device}'. Choose from: {', '.join(there)}.")
-    if not there[kind]:
+    beyond = kind == "cuda" and number and not (number.isdecimal() and int(number) < torch.cuda.device_count())
+    if not there[kind] or beyond:
         raise ValueError(f"There is no '{device}' on this machine. Use the CPU: device='cpu'.")
     return str(device)
 

@@ -444,6 +444,17 @@ def test_a_device_that_is_not_here_gives_its_sentence():
         Llasa.from_pretrained(device=missing)
 
 
+def test_a_gpu_beyond_those_there_are_gives_its_sentence(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == "cuda:1" and pick_device("cuda") == "cuda"
+    for device in ("cuda:2", "cuda:x"):
+        with pytest.raises(ValueError, match=f"There is no '{device}' on this machine"):
+            pick_device(device)
+
+
 def test_unknown_dtype_gives_its_sentence():
     with pytest.raises(ValueError, match="Unknown dtype 'int3'. Choose from: float32, float16, bfloat16"):
         Llasa.from_pretrained(device="cpu", dtype="int3")
