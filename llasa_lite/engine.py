@@ -84,7 +84,7 @@ class Engine:
         self.patience = patience
         self.answers = {name: torch.as_tensor(np.asarray(ids), device=model.device) for name, ids in answers.items()}
         self.ids_of = {name: np.asarray(ids) for name, ids in answers.items()}
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: ZeroGPU could not put its tensors on the GPU that is lent later
             linear = Linear8 if int8 else Linear
             self.decoder = Decoder(model, self.max_ids, linear)
             self.heads = Heads(lambda name: linear(model.lm_head.weight[self.answers[name]]))

@@ -434,6 +434,24 @@ def test_without_packing_the_ids_are_the_same(llama, engine, monkeypatch):
 PROMPTS = [PROMPT, [5], [3, 4] * 20, [8, 60, 9]]
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_weights_may_be_put_elsewhere_later(tiny_llama, monkeypatch, static):
+    """As ZeroGPU does, which lends a GPU long after the engine was made."""
+    monkeypatch.setattr("llasa_lite.decoder.can_pack", lambda device, dtype: False)
+    engine = Engine(tiny_llama(100), ANSWERS, static=static)
+
+    def said():
+        beams = engine.start(PROMPT, 2, "speech", FREE, seed=1, max_new=10)
+        beams.advance(10)
+        return beams.ids
+
+    before, decoder = said(), engine.decoder
+    parts = [part for layer in decoder.layers for part in layer]
+    for tensor in (decoder.cos, decoder.sin, *(getattr(part, "weight", part) for part in parts)):
+        tensor.data = tensor.data.clone()
+    assert said() == before
+
+
 def test_rows_of_a_batch_say_what_they_say_alone(engine):
     seeds, limits = [5, 6, 5, 0], [30, 12, 40, 25]
     beams = engine.start_batch(PROMPTS, "speech", FREE, seeds, limits)
