@@ -1,5 +1,6 @@
 """The engine's calls on vLLM, in this process or over its OpenAI-compatible server. Token ids in, token ids out.
 
+    export VLLM_USE_V2_MODEL_RUNNER=0
     python -m vllm.entrypoints.openai.api_server --model HKUSTAudio/Llasa-1B --max-model-len 2048 --skip-tokenizer-init
     python -m llasa_lite speak "Hello there." --model llasa-1b --vllm http://localhost:8000
 
@@ -11,11 +12,14 @@ forked as on our own engine. What differs: rows that fall silent or repeat thems
 made the rest, and log-probabilities are over the whole vocabulary. Greedy ids are the same; sampled ones come from the
 same distribution, by other random numbers, drawn anew at every `advance`.
 
-On a CPU, give the server --no-enable-chunked-prefill: vLLM 0.32 dies there of a seeded row whose prompt it cuts.
+vLLM's second model runner, which newer versions take on GPUs by themselves, dies of more than 1,024 allowed ids, and
+speech has 65,537: hence the variable. On a CPU, give the server --no-enable-chunked-prefill: vLLM 0.32 dies there of a
+seeded row whose prompt it cuts.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +31,7 @@ from .checkpoints import CHECKPOINTS, described, find, load_codec, pick_device, 
 from .engine import END, LENGTH, RUNNING, Hypothesis, Patience, Sampling
 
 HTTP_SECONDS = 600.0  # for one request, waiting in vLLM's queue included
+RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # environment variable of vLLM: 0 for the first runner, see above
 AT_ONCE = 64  # requests of one call that are under way together
 BESIDE_BYTES = 2.5e9  # of GPU memory that vLLM in this process leaves to CUDA itself and to the codec at work
 DEFAULT_SAMPLING = Sampling()
@@ -85,7 +90,10 @@ class Server:
         except (self.httpx.HTTPError, self.httpx.InvalidURL) as error:
             raise ValueError(f"No vLLM answers at {self.url}: {error}.") from error
         if answer.status_code != 200:
-            raise ValueError(f"vLLM at {self.url} refused with {answer.status_code}: {answer.text[:300]}")
+            told = f"vLLM at {self.url} refused with {answer.status_code}: {answer.text[:300]}"
+            if answer.status_code >= 500:
+                told += f" Was it started with {RUNNER}=0? Otherwise it dies of so many allowed ids."
+            raise ValueError(told)
         try:
             return read(answer.json())
         except (ValueError, LookupError, TypeError) as error:
@@ -102,6 +110,7 @@ class InProcess:
             import vllm
         except ModuleNotFoundError as error:
             raise ValueError("There is no vLLM here: pip install vllm, or give the address of a server.") from error
+        os.environ.setdefault(RUNNER, "0")
         self.params, self.turn = vllm.SamplingParams, threading.Lock()
         defaults = {"max_model_len": max_ids, "skip_tokenizer_init": True, "enable_prefix_caching": True}
         self.llm = vllm.LLM(source, **defaults | arguments)

@@ -165,15 +165,23 @@ def in_process(monkeypatch):
             made_with.update(arguments)
 
         def generate(self, prompts, params, use_tqdm):
-            assert self.asked.acquire(blocking=False)
+            assert self.asked.acquire(blocking=False) and os.environ[vllm_engine.RUNNER] == "0"
             time.sleep(0.01)
             self.asked.release()
             ids = [prompt["prompt_token_ids"][0] for prompt in prompts]
             rows = [SimpleNamespace(token_ids=[k], logprobs=[{k: SimpleNamespace(logprob=-1.0)}]) for k in ids]
             return [SimpleNamespace(outputs=[row]) for row in rows]
 
+    monkeypatch.setenv(vllm_engine.RUNNER, "")  # so that it is put back
+    monkeypatch.delenv(vllm_engine.RUNNER)
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=lambda **given: given))
     return made_with
+
+
+def test_a_server_that_died_tells_how_to_start_it():
+    client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(500, text="EngineCore died")))
+    with pytest.raises(ValueError, match="500: EngineCore died Was it started with VLLM_USE_V2_MODEL_RUNNER=0?"):
+        Server("http://x", client=client)
 
 
 def test_in_this_process_callers_take_turns(in_process):
@@ -211,7 +219,7 @@ def real_vllm(tmp_path_factory):
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(NANO / "lm"), "--port", port]
     command += ["--dtype", "float32", "--max-model-len", "1024", "--skip-tokenizer-init", "--enforce-eager"]
     command += ["--no-enable-chunked-prefill"]  # see vllm_engine.py
-    more = {"VLLM_CPU_KVCACHE_SPACE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
+    more = {vllm_engine.RUNNER: "0", "VLLM_CPU_KVCACHE_SPACE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
     log = tmp_path_factory.mktemp("vllm") / "log"
     with open(log, "wb") as file:
         server = subprocess.Popen(command, env=os.environ | more, stdout=file, stderr=subprocess.STDOUT)
