@@ -87,7 +87,8 @@ class Engine:
         with torch.no_grad():  # not inference mode: ZeroGPU could not put its tensors on the GPU that is lent later
             linear = Linear8 if int8 else Linear
             self.decoder = Decoder(model, self.max_ids, linear)
-            self.heads = Heads(lambda name: linear(model.lm_head.weight[self.answers[name]]))
+            head, answers = model.lm_head, self.answers  # not the engine itself: a cycle would outlive its last user
+            self.heads = Heads(lambda name: linear(head.weight[answers[name]]))
         static = self.device.type == "cuda" if static is None else static
         self.stock = Stock(self.decoder, self.heads, self.answers, compile) if static else None
 

@@ -1,5 +1,8 @@
 """Laws of the engine on tiny random Llamas and on nano: it samples what the model says, row by row."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -432,6 +435,21 @@ def test_without_packing_the_ids_are_the_same(llama, engine, monkeypatch):
 
 
 PROMPTS = [PROMPT, [5], [3, 4] * 20, [8, 60, 9]]
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_weights_that_nobody_uses_are_free_at_once(tiny_llama, static):
+    """Another model may need their memory next: none waits for the garbage collector."""
+    engine = Engine(tiny_llama(100), ANSWERS, static=static)
+    beams = engine.start(PROMPT, 2, "speech", FREE, seed=1, max_new=10)
+    beams.advance(5)
+    weight = weakref.ref(engine.model.lm_head.weight)
+    gc.collect(), gc.disable()
+    try:
+        del engine, beams
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("static", [False, True])
