@@ -188,12 +188,13 @@ class Search:
                 voice = Voice("first piece", piece, codes={self.llasa.codec.name: codes})
 
     def _task(self, index: int, piece: str, voice: Voice | None) -> Task:
-        llasa = self.llasa
+        # what the task needs of the search, and not the search itself: it would keep rows and weights in memory
+        llasa, sampling, context_codes = self.llasa, self.sampling, self.settings.context_codes
         prompt = voice.codes[llasa.codec.name] if voice else []
         ids, *how, without = llasa._opening(voice, self.pieces, index, self.seed, self.speaker)
 
         def decode(batch: list[np.ndarray], whole: bool) -> list[np.ndarray]:
-            context = list(prompt if whole else prompt[len(prompt) - min(len(prompt), self.settings.context_codes) :])
+            context = list(prompt if whole else prompt[len(prompt) - min(len(prompt), context_codes) :])
             waves = llasa.codec.decode_batch([[*context, *codes] for codes in batch])
             return [wav[len(context) * audio.HOP_LENGTH :] for wav in waves]
 
@@ -201,7 +202,7 @@ class Search:
         if voice:
             reference = voice.wav if self.reference == "prompt" else llasa.codec.decode(prompt)
         return Task(
-            lambda n: llasa.engine.start(ids, n, "speech", self.sampling, *how, unconditional=without),
+            lambda n: llasa.engine.start(ids, n, "speech", sampling, *how, unconditional=without),
             llasa.protocol.ids_to_codes,
             decode,
             Target(piece, reference),

@@ -1,6 +1,8 @@
 """Laws of search: what is kept and what chooses, on a tiny engine with plain scores; then on nano as users call it."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -429,3 +431,19 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     assert [{k: v for k, v in row.items() if k not in ("machine", "command")} for row in kept] == summary
     plot_search(kept).savefig(tmp_path / "search.png")
     assert (tmp_path / "search.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("steps", [1, 99])
+def test_a_search_that_nobody_reads_gives_its_rows_back_at_once(nano, steps):
+    """On a GPU they are gigabytes, which the next search needs: none waits for the garbage collector."""
+    search = nano.search_events("Oh.", voice="emma", n=2, outcome="likelihood", seed=1)
+    for _ in zip(range(steps), search):
+        pass
+    search.close()
+    rows = weakref.ref(search.chunks[0][0].beams)
+    gc.collect(), gc.disable()
+    try:
+        del search
+        assert rows() is None
+    finally:
+        gc.enable()
