@@ -121,7 +121,10 @@ def run(o) -> None:
     if o.kind == "understanding":
         return _sheet(o, items, rows)
     errors = tables.CER if o.language == "zh" else tables.WER
-    measures = [errors, tables.SIM_O, tables.SIM_R, tables.SIM_OTHER, tables.RECOGNISED, tables.EMOTION, tables.STOI]
+    measures = [errors]
+    if o.kind == "seed-tts-eval":
+        measures.append(tables.SEED_CER if o.language == "zh" else tables.SEED_WER)
+    measures += [tables.SIM_O, tables.SIM_R, tables.SIM_OTHER, tables.RECOGNISED, tables.EMOTION, tables.STOI]
     measures += [tables.PESQ_WB, tables.PESQ_NB, tables.SPK_SIM, tables.MOS, tables.CUT_OFF, tables.SPEED]
     settings |= {"data": [Path(folder).name for folder in getattr(o, "data", None) or ()]}
     notes = [f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in settings.items() if v not in (None, [], False)]
@@ -223,7 +226,7 @@ def _paper(o) -> tuple:
 
     if o.kind == "seed-tts-eval":
         error = "zh_cer" if o.set == "zh" else f"{o.set}_wer"
-        columns = (("wer", error), ("sim_o", f"{o.set}_sim_o"), ("sim_r", f"{o.set}_sim_r"))
+        columns = (("seed_wer", error), ("sim_o", f"{o.set}_sim_o"), ("sim_r", f"{o.set}_sim_r"))
         return paper_rows("table2_seed_tts_eval", "model+group", columns)
     if o.kind == "continuation":
         columns = (("wer", "wer_h"), ("sim_o", "sim_o"), ("sim_r", "sim_r"))

@@ -55,7 +55,8 @@ def _nearest_cut(text: str, target: float, max_chars: int) -> int:
 
 
 def normalize_transcript(text: str) -> str:
-    """Lower case, no punctuation, single spaces: what is compared for a word error rate (as seed-tts-eval does)."""
+    """Lower case, no punctuation, single spaces: what is compared for a word error rate. Punctuation stands for a
+    space, so that "well-known" and "well known" are the same."""
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     text = "".join(" " if unicodedata.category(c)[0] in "PSZ" and c != "'" else c for c in text)
     return " ".join(word.strip("'") for word in text.split() if word.strip("'"))
@@ -194,14 +195,29 @@ def has_words(text: str) -> bool:
 def edits(truth: str, heard: str, by_word: bool = True) -> tuple[int, int]:
     """Substitutions, insertions and deletions between two transcripts, and the words (or characters) of the truth.
 
-    Both are normalised as seed-tts-eval does; spaces do not count among characters.
+    Both are normalised (`normalize_transcript`); spaces do not count among characters.
     """
+    return _edits(normalize_transcript(truth), normalize_transcript(heard), by_word)
+
+
+def seed_tts_error_rate(truth: str, heard: str, by_word: bool = True) -> float:
+    """WER, or CER, of one utterance as seed-tts-eval counts it (`run_wer.py` there): punctuation but for ' is left out,
+    so that "well-known" is one word. Its tables have the mean over utterances, where short ones weigh as much as long
+    ones."""
+
+    def bare(text: str) -> str:
+        return "".join(c for c in text.lower() if c == "'" or unicodedata.category(c)[0] not in "PS")
+
+    wrong, length = _edits(bare(truth), bare(heard), by_word)
+    return wrong / max(length, 1)
+
+
+def _edits(truth: str, heard: str, by_word: bool) -> tuple[int, int]:
     import jiwer
 
-    truth, heard = normalize_transcript(truth), normalize_transcript(heard)
     if not by_word:
         truth, heard = (" ".join(t.replace(" ", "")) for t in (truth, heard))
-    if not truth:  # jiwer takes no empty truth
+    if not truth.strip():  # jiwer takes no empty truth
         return len(heard.split()), 0
     found = jiwer.process_words(truth, heard)
     return found.substitutions + found.insertions + found.deletions, len(truth.split())

@@ -19,7 +19,7 @@ from llasa_lite import audio
 from llasa_lite.checkpoints import codec_source
 from llasa_lite.cli import main
 from llasa_lite.data import Clip
-from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
+from llasa_lite.evaluation import Ears, codecs, listening, sheet, summarise, tables, tasks
 from llasa_lite.evaluation.listening import VoiceJudge, counted
 from llasa_lite.records import Records
 from llasa_lite.verifiers import Target, verifier
@@ -54,13 +54,26 @@ def test_more_utterances_narrow_the_interval():
     assert width(50) < 0.5 * width(5)
 
 
-def test_chinese_is_counted_in_characters():
-    assert counted("你好，世界。", "你好世", "zh") | {"truth": 0, "heard": 0} == {
-        "truth": 0,
-        "heard": 0,
-        "edits": 1,
-        "words": 4,
-    }
+@pytest.mark.parametrize(
+    "truth, heard, edits, characters", [("你好，世界。", "你好世", 1, 4), ("一个人", "一個人", 0, 3)]
+)
+def test_chinese_is_counted_in_simplified_characters(truth, heard, edits, characters):
+    pytest.importorskip("opencc", reason="pip install llasa-lite[eval]")
+    row = counted(truth, heard, "zh")
+    assert (row["edits"], row["words"], row["error_rate"]) == (edits, characters, edits / characters)
+
+
+def test_chinese_without_its_package_is_a_sentence(monkeypatch):
+    listening._simplifier.cache_clear()
+    monkeypatch.setitem(sys.modules, "opencc", None)
+    with pytest.raises(ValueError, match=r"pip install llasa-lite\[eval\]"):
+        counted("一个人", "一個人", "zh")
+
+
+def test_a_short_utterance_weighs_as_much_as_a_long_one_in_seed_tts_eval():
+    made = rows(("no", "yes"), ("one two three four", "one two three four"))
+    summary = summarise(made, [tables.WER, tables.SEED_WER])
+    assert (summary["wer"], summary["seed_wer"]) == (0.2, 0.5)
 
 
 def test_a_column_that_some_rows_lack_says_its_own_n():

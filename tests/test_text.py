@@ -70,6 +70,20 @@ def test_text_without_spaces_is_cut():
     assert "".join(pieces) == "a" * 1234 and max(map(len, pieces)) <= 100
 
 
+@pytest.mark.parametrize(
+    "truth, heard, rate",
+    [
+        ("A well-known man.", "a well known man", 2 / 3),  # "wellknown" is one word there
+        ("A well-known man.", "A, wellknown man!", 0),
+        ("Don't go.", "don't go", 0),
+        ("Don't go.", "do not go", 2 / 2),
+        ("...", "oh", 1),
+    ],
+)
+def test_seed_tts_eval_leaves_punctuation_out(truth, heard, rate):
+    assert text.seed_tts_error_rate(truth, heard) == pytest.approx(rate)
+
+
 def test_no_splinter_is_left_where_there_is_no_boundary():
     assert [len(piece) for piece in text.split("字" * 201, 100)] == [67, 67, 67]
     assert text.split("他说：“你好。”" + "字" * 5 + "。", 8) == ["他说：“你好。”", "字字字字字。"]

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from .. import audio
 from ..audio import SILENCE_PEAK
-from ..text import edits
+from ..text import edits, seed_tts_error_rate
 from ..verifiers import Cosine, Target, Verifier
 from ..verifiers.asr import Recogniser
 
@@ -124,9 +125,27 @@ class Ears:
 
 
 def counted(truth: str, heard: str, language: str = "en") -> dict:
-    """Edits between two transcripts, normalised as seed-tts-eval does: of words, in Chinese of characters."""
+    """Edits between two transcripts (of words, in Chinese of characters), and the error rate as seed-tts-eval counts.
+
+    What is heard in Chinese is put into simplified characters, as there: Whisper writes both.
+
+    Raises:
+        ValueError: Chinese, and OpenCC is not installed.
+    """
+    if language == "zh":
+        heard = _simplifier().convert(heard)
     wrong, words = edits(truth, heard, by_word=language != "zh")
-    return {"truth": truth, "heard": heard, "edits": wrong, "words": words}
+    rate = seed_tts_error_rate(truth, heard, by_word=language != "zh")
+    return {"truth": truth, "heard": heard, "edits": wrong, "words": words, "error_rate": rate}
+
+
+@cache
+def _simplifier():
+    try:
+        from opencc import OpenCC
+    except ModuleNotFoundError as error:
+        raise ValueError("Chinese is counted in simplified characters: pip install llasa-lite[eval].") from error
+    return OpenCC("t2s")
 
 
 def _score(verifier: Verifier, wav: np.ndarray, reference: np.ndarray | None = None) -> float:

@@ -28,6 +28,8 @@ class Measure:
 
 WER = Measure("wer", "WER %", "edits", "words", 100, 1)
 CER = Measure("wer", "CER %", "edits", "words", 100, 1)
+SEED_WER = Measure("seed_wer", "WER % of seed-tts-eval", "error_rate", None, 100, 2)  # mean over utterances
+SEED_CER = Measure("seed_wer", "CER % of seed-tts-eval", "error_rate", None, 100, 2)
 SIM_O = Measure("sim_o", "SIM-o", "sim_o")
 SIM_R = Measure("sim_r", "SIM-r", "sim_r")
 SIM_OTHER = Measure("sim_other", "SIM to others", "sim_other")

@@ -77,8 +77,8 @@ def recogniser(source: str, device: str) -> Recogniser:
 
 
 class Asr(Verifier):
-    """-WER, or -CER for scripts that put no spaces between words; both sides normalised as seed-tts-eval
-    does; English numbers are put into words too.
+    """-WER, or -CER for scripts that put no spaces between words; both sides without case and
+    punctuation; English numbers are put into words too.
 
     Args:
         source: a Transformers speech-recognition checkpoint (folder or hub id), or "own": the recognition mode of
