@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -67,33 +68,36 @@ def layout(models: Models, model: gr.Radio, tab: str, with_examples: bool = Fals
         chosen = examples.wire(example, sound, transcript, clip.recognised)
         chosen.then(partial(look, models), [model, sound], [report, trip], **hidden)
     gr.on(arrived, partial(receive, models), [model, sound, transcript, clip.recognised], filled, **hidden)
-    sound.clear(
-        lambda: (gr.Markdown(visible=False), gr.Audio(None, visible=False)),
-        None,
-        [report, trip],
-        queue=False,
-        api_visibility="private",
-    )
+    gone = [transcript, clip.recognised]
+    sound.clear(leave, gone, filled, queue=False, api_visibility="private")
     again.click(partial(recognise_again, models), [model, sound], [transcript, clip.recognised], **hidden)
     return clip
 
 
-def receive(models: Models, model: str, clip: str | None, transcript: str, recognised: str) -> tuple:
-    """Check a clip that has just come and transcribe it; what the visitor typed is kept."""
+def receive(models: Models, model: str, clip: str | None, transcript: str, recognised: str) -> Iterator[tuple]:
+    """Check a clip that has just come, say so, and transcribe it; what the visitor typed is kept."""
     report, trip = look(models, model, clip)
+    yield gr.skip(), gr.skip(), dict(report), dict(trip)  # Gradio takes them apart
     if trip["value"] is None:  # the report says why
-        return gr.skip(), gr.skip(), report, trip
+        return
     if transcript.strip() not in ("", recognised):
         gr.Info("The text you typed is kept; check that it is what the new clip says.")
-        return transcript, recognised, report, trip
+        return
     with plain_errors():
         llasa = models.get(model)
         if not llasa.checkpoint.can_transcribe:
             gr.Info(f"{html.escape(model)} cannot transcribe: type what is said in the clip.")
-            return "", "", report, trip
+            yield "", "", gr.skip(), gr.skip()
+            return
         heard = llasa.transcribe((SAMPLE_RATE, wav_of(clip)))
         told = f"- ✎ The text below is a guess: mean probability {heard.probability:.2f}. Correct it word for word."
-        return heard.text, heard.text, report | {"value": f"{report['value']}\n{told}"}, trip
+        yield heard.text, heard.text, report | {"value": f"{report['value']}\n{told}"}, gr.skip()
+
+
+def leave(transcript: str, recognised: str) -> tuple:
+    """A clip was taken away, and with it what was recognised in it; what the visitor typed is kept."""
+    kept = gr.skip() if transcript != recognised else ""
+    return kept, "", gr.Markdown(visible=False), gr.Audio(None, visible=False)
 
 
 def look(models: Models, model: str, clip: str | None) -> tuple[dict, dict]:

@@ -507,6 +507,8 @@ def test_an_own_clip_is_checked_and_transcribed_on_arrival(browser, server, clip
     assert "Length 1.5 s" in report and "✓ Clipping 0.0 %" in report
     assert until(page, "document.querySelector('#speak-trip audio').duration") == pytest.approx(1.5, abs=0.2)
     assert until(page, "document.querySelector('#speak-transcript textarea').value.length")
+    page.execute_script("document.querySelector('#speak-clip button[aria-label=Clear]').click()")
+    until(page, "document.querySelector('#speak-transcript textarea').value === ''")  # it was of that clip
     assert not errors(page)
 
 
