@@ -35,9 +35,9 @@ SPOKEN = 12  # readings, the likeliest over all hearings, that are weighed as sp
 SPEAKING_WEIGHT = 0.3  # 0.1 to 0.7 differ by a point
 MAX_IDS = 400  # of a transcript
 # Of `checkpoint.chunk_seconds`, what is read at once. Ten times six clips joined, 538 words, of them wrong: 41 % in
-# even parts of 8 s at most; cut where it is quietest 40 % in parts of 12 s at most, 35 % of 8, 30 % of 5; 24 % where
-# each clip is alone. One sentence of 5 to 9 s without a pause (36 training clips): 33 % whole, 34 % in parts of 4.8 s.
-PART = 0.6
+# even parts of 8 s at most; cut where it is quietest 40 % in parts of 12 s at most, 35 % of 8, 30 % of 6 as of 5; 24 %
+# where each clip is alone. One sentence of 5 to 9 s without a pause (36 training clips): 33 % whole or in parts of 6 s.
+PART = 0.75
 
 
 def recognise(engine, protocol: Protocol, hearings: Sequence[np.ndarray]) -> Hypothesis:
