@@ -7,6 +7,7 @@ call is private.
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -193,10 +194,16 @@ def layout(models: Models) -> None:
         """The checkpoints this page can be asked for.
 
         Returns:
-            name, source, licence, languages, parameters, gigabytes of memory, tasks and a note, of each.
+            name, source (a hub id, or "here"), licence, languages, parameters, gigabytes of memory, tasks and a note,
+            of each.
         """
-        shown = ("name", "source", "licence", "languages", "parameters", "gigabytes", "tasks", "note")
-        return [{key: getattr(c, key) for key in shown} | {"name": name} for name, c in models.choices.items()]
+        shown = ("licence", "languages", "parameters", "gigabytes", "tasks", "note")
+        return [
+            # where a folder lies on the server is nobody's business
+            {"name": name, "source": "here" if Path(c.source).is_dir() else c.source}
+            | {key: getattr(c, key) for key in shown}
+            for name, c in models.choices.items()
+        ]
 
     tuning = [seed, temperature, top_p, guidance, model]
     _open(speak_, "speak", [text, voice, clip, transcript, *tuning], [wave, receipt])

@@ -238,7 +238,9 @@ def test_licences_are_shown_where_models_are_chosen(server, client):
     page = json.load(urllib.request.urlopen(f"{server}/config"))
     (radio,) = [c for c in page["components"] if c["props"].get("elem_id") == "model"]
     choices = {name: label for label, name in radio["props"]["choices"]}
-    assert list(choices) == list(CHECKPOINTS) == [row["name"] for row in client.predict(api_name="/models")]
+    told = client.predict(api_name="/models")
+    assert list(choices) == list(CHECKPOINTS) == [row["name"] for row in told]
+    assert told[0]["source"] == "here" and told[1]["source"] == CHECKPOINTS[told[1]["name"]].source
     assert all(CHECKPOINTS[name].licence in label for name, label in choices.items())
 
 
