@@ -171,7 +171,7 @@ def shorten_pauses(wav: np.ndarray, most_seconds: float = 0.6) -> np.ndarray:
     return wav[kept]
 
 
-def cut(wav: np.ndarray, most_seconds: float) -> list[np.ndarray]:
+def cut_at_pauses(wav: np.ndarray, most_seconds: float) -> list[np.ndarray]:
     """Cut a wave where it is quietest, so that few words are cut through: (samples,) -> parts of at most so long, none
     a splinter."""
     step = SAMPLE_RATE // 100  # 10 ms

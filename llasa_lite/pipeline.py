@@ -301,7 +301,7 @@ class Llasa:
             raise ValueError(f"The clip to transcribe holds {1000 * seconds:.0f} ms of sound, too little for a word.")
         wav = audio.shorten_pauses(wav)  # in a long silence a small model hears words
         texts, words, logs, complete = [], [], [], True
-        for part in audio.cut(wav, recognition.PART * self.checkpoint.chunk_seconds):
+        for part in audio.cut_at_pauses(wav, recognition.PART * self.checkpoint.chunk_seconds):
             hearings = [self.codec.encode(part[shift:])[:-1] for shift in recognition.SHIFTS]
             heard = recognition.recognise(self.engine, self.protocol, hearings)
             texts.append(self.protocol.ids_to_text(heard.ids))

@@ -206,7 +206,7 @@ def test_a_long_wave_is_cut_in_its_pauses():
     pause = np.zeros(4_000, np.float32)
     spoken = [buzz(seconds, seed=k) + 0.05 for k, seconds in enumerate((2.2, 1.4, 2.6, 1.9))]  # never quiet within
     wav = np.concatenate([part for one in spoken for part in (one, pause)])
-    parts = audio.cut(wav, 3.0)
+    parts = audio.cut_at_pauses(wav, 3.0)
     ends = np.cumsum([len(one) + len(pause) for one in spoken])[:-1]
     assert len(parts) == 4
     assert all(end - len(pause) <= cut <= end for end, cut in zip(ends, np.cumsum([len(part) for part in parts])))
@@ -215,7 +215,7 @@ def test_a_long_wave_is_cut_in_its_pauses():
 @pytest.mark.parametrize("samples", [1, 48_000, 48_001, 50_000, 144_007, 960_000])
 def test_parts_of_a_wave_are_all_of_it_and_none_is_a_splinter(samples):
     wav = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
-    parts = audio.cut(wav, 3.0)
+    parts = audio.cut_at_pauses(wav, 3.0)
     np.testing.assert_array_equal(np.concatenate(parts), wav)
     assert all(len(part) <= 48_000 for part in parts)
     assert len(parts) == 1 or min(map(len, parts)) >= 0.45 * 24_000
