@@ -63,7 +63,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             "8M",
             0.1,
             ("tts", "asr"),
-            chunk_chars=60,
+            chunk_chars=80,
             chunk_seconds=8.0,
             context=1024,
             spell_out=True,

@@ -478,7 +478,9 @@ class Llasa:
             raise ValueError("There is nothing to say in this text: it holds no letters or digits.")
         for piece in pieces:
             self._check_can_read(piece)
-        return pieces
+        # Of 24 sentences of 62 to 110 characters nano said 36 % of the words wrong in halves as they were cut, 12 % in
+        # halves that end; of 30 short ones without their full stop 58 %, with it 16 %.
+        return [text.closed(piece) for piece in pieces] if self.checkpoint.spell_out else pieces
 
     def _check_can_read(self, words: str, whose: str = "") -> None:
         """Raises ValueError where more than a third of the letters are none that the model knows."""

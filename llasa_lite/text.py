@@ -54,6 +54,19 @@ def _nearest_cut(text: str, target: float, max_chars: int) -> int:
     return math.ceil(target)
 
 
+def closed(piece: str) -> str:
+    """A piece of text that ends as a sentence does: commas, dashes and emoji at its end make room for a full stop.
+
+    For checkpoints that have only read whole sentences, and babble on where one does not end.
+
+    Example:
+        >>> closed("and then,"), closed('"Oh!"'), closed("hello")
+        ('and then.', '"Oh!"', 'hello.')
+    """
+    kept = re.sub(r"[^\w.!?…\"')\]]+$", "", piece)
+    return kept if re.search(r"[.!?…][\"')\]]*$", kept) else f"{kept}."
+
+
 def normalize_transcript(text: str) -> str:
     """Lower case, no punctuation, single spaces: what is compared for a word error rate. Punctuation stands for a
     space, so that "well-known" and "well known" are the same."""

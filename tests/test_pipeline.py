@@ -12,6 +12,7 @@ from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, load_codec, load_lm,
 from llasa_lite.codec import CHUNK_CODES
 from llasa_lite.pipeline import MAX_TEXT_CHARS
 from llasa_lite.speech import GAP_SECONDS, Transcript
+from llasa_lite.text import normalize_transcript as bare
 from llasa_lite.text import spell_out
 from llasa_lite.verifiers import Own, verifier
 
@@ -101,7 +102,8 @@ def test_a_thousand_characters_are_cut_and_joined(nano, voice):
     few = replace_limit(nano, seconds=0.4)
     speech = few.tts(story, voice, seed=3)
     pieces = speech.receipt["pieces"]
-    assert " ".join(pieces) == spell_out(story) and len(pieces) >= 1000 / nano.checkpoint.chunk_chars
+    assert bare(" ".join(pieces)) == bare(spell_out(story)) and len(pieces) >= 1000 / nano.checkpoint.chunk_chars
+    assert all(piece.endswith(".") for piece in pieces)
     assert len(speech.codes) == len(speech.stopped) == len(pieces)
     gaps = (len(pieces) - 1) * int(GAP_SECONDS * 16_000)
     assert len(speech.wav) == 320 * sum(map(len, speech.codes)) + gaps
@@ -111,6 +113,17 @@ def replace_limit(llasa, seconds):
     """The same model with a shorter leash: a piece is stopped after `seconds`."""
     checkpoint = replace(llasa.checkpoint, chunk_seconds=seconds)
     return Llasa(checkpoint, llasa.protocol, llasa.engine, llasa.codec, llasa.sampling)
+
+
+def test_a_full_stop_that_is_missing_changes_nothing(nano):
+    """nano has read whole sentences only: without one at its end it went on for seconds. Other checkpoints read what is
+    written."""
+    with_it, without = (
+        nano.tts(text, "emma", seed=3) for text in ("I think the report is late.", "I think the report is late")
+    )
+    assert with_it.codes[0].tolist() == without.codes[0].tolist()
+    released = Llasa(replace(nano.checkpoint, spell_out=False), nano.protocol, nano.engine, nano.codec, nano.sampling)
+    assert released._pieces("I think, then,") == ["I think, then,"]
 
 
 def test_pieces_without_a_voice_go_on_in_the_first_ones(nano):
@@ -156,8 +169,8 @@ def test_five_thousand_characters_and_emoji_are_spoken(nano):
     few = replace_limit(nano, seconds=0.1)
     text = ("Well 🎈🎉, that is how it goes, isn't it? " * 130)[:5000]
     speech = few.tts(text, seed=0)
-    assert " ".join(speech.receipt["pieces"]) == " ".join(text.split())
-    assert len(speech.codes) == len(speech.receipt["pieces"]) > 80
+    assert bare(" ".join(speech.receipt["pieces"])) == bare(text)
+    assert len(speech.codes) == len(speech.receipt["pieces"]) > 62
 
 
 def test_pieces_that_say_nothing_are_left_out(nano):

@@ -71,6 +71,25 @@ def test_text_without_spaces_is_cut():
 
 
 @pytest.mark.parametrize(
+    "piece, ended",
+    [
+        ("hello", "hello."),
+        ("hello 🎈", "hello."),
+        ("and then,", "and then."),
+        ("the walls -", "the walls."),
+        ("Really?! 🎉", "Really?!"),
+        ('"Oh!" she said,', '"Oh!" she said.'),
+        ('"Oh!"', '"Oh!"'),
+        ("(see below)", "(see below)."),
+        ("to the lips...", "to the lips..."),
+        ("it is done.", "it is done."),
+    ],
+)
+def test_a_piece_that_is_closed_ends_as_a_sentence_does(piece, ended):
+    assert text.closed(piece) == ended == text.closed(ended)
+
+
+@pytest.mark.parametrize(
     "truth, heard, rate",
     [
         ("A well-known man.", "a well known man", 2 / 3),  # "wellknown" is one word there
