@@ -548,6 +548,7 @@ def test_nobody_waits_for_speech_whose_visitor_has_left(browser, server, client)
     whole = time.monotonic() - began
     page = opened(browser, server)
     type_text(page, text)
+    until(page, f"/1,97/.test({text_of('speak-counter')})")
     press(page, "speak-button")
     until(page, "document.querySelector('#speak-audio .progress-text, #speak-audio .eta-bar')")
     page.get("about:blank")
