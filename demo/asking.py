@@ -11,7 +11,7 @@ from llasa_lite import builtin_voices
 
 from . import clips, gallery, zerogpu
 from .common import ANY_VOICE, MAX_CHARS, OWN_CLIP
-from .models import Models
+from .models import WARM_UP, Models
 from .words import t
 
 FIRST_VOICE = "michael"  # of ten sentences by each of seven voices, the one with the fewest words wrong
@@ -88,3 +88,9 @@ def estimate(
         script = script.replace(name, value)
     changed = [component.change for component in (asked.text, pace, model, *more)]
     gr.on([page.load, *changed], None, [asked.text, pace, model, *more], asked.counter, js=script)
+
+
+def pace_of(seconds: float, text: str):
+    """Seconds of work a character, for what the page announces; nothing new of a word or two, where what every call
+    costs would pass for pace."""
+    return seconds / len(text) if len(text) >= len(WARM_UP) else gr.skip()

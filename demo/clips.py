@@ -68,8 +68,7 @@ def layout(models: Models, model: gr.Radio, tab: str, with_examples: bool = Fals
         chosen = examples.wire(example, sound, transcript, clip.recognised)
         chosen.then(partial(look, models), [model, sound], [report, trip], **hidden)
     gr.on(arrived, partial(receive, models), [model, sound, transcript, clip.recognised], filled, **hidden)
-    gone = [transcript, clip.recognised]
-    sound.clear(leave, gone, filled, queue=False, api_visibility="private")
+    sound.clear(cleared, [transcript, clip.recognised], filled, queue=False, api_visibility="private")
     again.click(partial(recognise_again, models), [model, sound], [transcript, clip.recognised], **hidden)
     return clip
 
@@ -94,7 +93,7 @@ def receive(models: Models, model: str, clip: str | None, transcript: str, recog
         yield heard.text, heard.text, report | {"value": f"{report['value']}\n{told}"}, gr.skip()
 
 
-def leave(transcript: str, recognised: str) -> tuple:
+def cleared(transcript: str, recognised: str) -> tuple:
     """A clip was taken away, and with it what was recognised in it; what the visitor typed is kept."""
     kept = gr.skip() if transcript != recognised else ""
     return kept, "", gr.Markdown(visible=False), gr.Audio(None, visible=False)

@@ -15,7 +15,7 @@ from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, S
 
 from . import asking, drawing, results, settings, takes
 from .common import BUSY, asked_voice, new_folder, plain_errors, sampling_of, seed_of, stops, text_of
-from .models import WARM_UP, Models
+from .models import Models
 from .words import t
 
 MAX_N, MAX_BRANCH = 32, 8
@@ -189,9 +189,9 @@ def show(models: Models, heard: gr.HTML, model, *asked):
         files = [gr.DownloadButton(value=str(packed(result)), interactive=True)]
         shown = results.to_results(models.codec_of(model, best), best)
         asked_for = found.settings.n * (found.settings.branch if found.settings.guided_tokens else 1)
-        characters = len(best.receipt["text"])
-        tells = not result.stopped_early and characters >= len(WARM_UP)  # as in Speak
-        own_pace = watch.seconds / asked_for / characters if tells else gr.skip()
+        own_pace = (
+            gr.skip() if result.stopped_early else asking.pace_of(watch.seconds / asked_for, best.receipt["text"])
+        )
         yield flag, watch.status(), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace
 
 

@@ -12,7 +12,7 @@ from llasa_lite import Speech, Stopped
 
 from . import asking, player, results, settings, takes
 from .common import BUSY, asked_voice, flag_of, plain_errors, sampling_of, seed_of, stops, text_of
-from .models import WARM_UP, Models
+from .models import Models
 from .words import t
 
 KEPT = 6  # results of a visitor that stay beside each other
@@ -110,6 +110,4 @@ def remember(last: gr.HTML, kept: list[dict], speech: Speech) -> tuple:
     text = told["text"] if len(told["text"]) <= 60 else told["text"][:57] + "..."
     note = " · ".join([told["voice"] or "no voice", told["model"], *([] if speech.complete else ["not complete"])])
     kept = [takes.row(last, speech, text, note, [str(speech.seed)]), *kept][:KEPT]
-    # in a word or two, what every call costs would pass for pace
-    pace = told["seconds_taken"] / len(told["text"]) if len(told["text"]) >= len(WARM_UP) else gr.skip()
-    return speech.seed, pace, takes.table(["Seed"], kept), kept
+    return speech.seed, asking.pace_of(told["seconds_taken"], told["text"]), takes.table(["Seed"], kept), kept

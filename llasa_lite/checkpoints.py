@@ -249,6 +249,12 @@ def cpu_has_bf16() -> bool:
         return False
 
 
+def check_repo(repo: str) -> None:
+    """Raises ValueError where this is no name of a repository of the hub."""
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ValueError(f"A repository is named owner/name, not '{repo}'.")
+
+
 def load_lm(checkpoint: Checkpoint, device: str, dtype):
     """Tokenizer and `LlamaForCausalLM` of a checkpoint, on its device; its "llasa" facts override the guessed ones.
 

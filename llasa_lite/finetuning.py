@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoints import CC_BY_NC, Checkpoint, config_facts, find, reaching
+from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, pick_dtype, reaching
 from .data import Utterance, id_counts, ids_that_fit
 from .sampling import Sampling
 from .tokens import IGNORE, MARKERS, Protocol, speech_token
@@ -180,7 +180,7 @@ def finetune(
     dress(model, checkpoint, protocol, learned)
     model.config.use_cache = False  # nothing is generated in training
     on_gpu = torch.cuda.is_available()
-    bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 emulates it, slowly
+    bf16 = on_gpu and pick_dtype("cuda") == torch.bfloat16  # a T4 emulates it, slowly
     fields = dict(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=recipe.epochs,
@@ -345,8 +345,7 @@ def push(folder: str | Path, repo: str, private: bool = True, api=None) -> str:
     codec = find(str(folder)).codec
     if not (folder / "README.md").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(f"'{folder}' holds no finished checkpoint: weights (.safetensors) or README.md are missing.")
-    if repo.count("/") != 1:
-        raise ValueError(f"A repository is named owner/name, not '{repo}'.")
+    check_repo(repo)
     if Path(codec).is_dir():
         raise ValueError(
             f"'{folder}' speaks with the codec in '{codec}', which lies on this machine alone. Upload it (hf upload "

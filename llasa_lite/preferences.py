@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from .audio import FRAME_RATE
-from .checkpoints import PLAIN_GIT, cpu_has_bf16
+from .checkpoints import PLAIN_GIT, pick_dtype
 from .data import Utterance
 from .finetuning import dress, finish, go_on, load_base, training_arguments
 from .records import Records
@@ -173,8 +173,8 @@ def train_preferences(
         raise ValueError(f"There is no pair of at most {checkpoint.context} ids to train on, of {len(pairs)} given.")
     dress(model, checkpoint, protocol)
     on_gpu = torch.cuda.is_available()
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
     device = "cuda" if on_gpu else "cpu"
+    bf16 = pick_dtype(device) == torch.bfloat16
     allowed = torch.as_tensor(protocol.speech_ids(), device=device)  # what the engine lets follow
     model.to(device).eval()
     with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):

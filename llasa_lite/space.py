@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from .checkpoints import check_repo
+
 PACKAGE = Path(__file__).parent
 SPACES = PACKAGE.parent / "spaces"
 KINDS = ("zerogpu", "cpu")
@@ -27,8 +29,8 @@ def build_space(kind: str, out: str | os.PathLike, repo: str | None = None) -> P
         raise ValueError(f"Unknown Space '{kind}'. Choose from: {', '.join(KINDS)}.")
     if not (SPACES / kind).is_dir():
         raise ValueError("Spaces are built from a checkout of the repository, where the folder 'spaces' is.")
-    if repo and (repo.count("/") != 1 or not all(repo.split("/"))):
-        raise ValueError(f"A repository is named owner/name, not '{repo}'.")
+    if repo:
+        check_repo(repo)
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"The folder '{out}' holds something already. Give a new or an empty one.")

@@ -86,7 +86,7 @@ def test_cards_that_only_emulate_bfloat16_train_in_float16(base, tmp_path, monke
     monkeypatch.setattr("llasa_lite.finetuning.training_arguments", asked)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major, minor=0))
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
     with pytest.raises(Asked) as told:
         run(base, tmp_path)

@@ -17,8 +17,8 @@ WHISPER_SECONDS = 30  # that Whisper hears at once
 
 
 class Recogniser:
-    """A speech recogniser from the hub or a folder: Whisper, any other encoder-decoder (Moonshine), or CTC. Hears 16
-    kHz."""
+    """A speech recogniser from the hub or a folder: Whisper, any other encoder-decoder (Moonshine), or CTC. Hears
+    waves at 16 kHz."""
 
     def __init__(self, source: str, device: str = "cpu"):
         import torch
