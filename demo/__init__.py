@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from . import about, continuing, editing, endpoints, picture, searching, sidebar, speak, transcribe
-from .common import HOUR, leave
+from .common import HOUR, give_up
 from .guard import UPLOAD_BYTES, Page
 from .models import Models
 from .words import I18N, t
@@ -68,7 +68,7 @@ def build(model: str | None = None, gpu: Callable | None = None) -> gr.Blocks:
         sidebar.wire(models, page, chosen, [speaking, going_on, seeking])
         endpoints.layout(models)
         page.load(None, js=picture.NAME_PLAYERS)
-        page.unload(leave)
+        page.unload(give_up)
     # a GPU that is lent is each visitor's own; a machine is shared
     return page.queue(default_concurrency_limit=4 if gpu else 1, max_size=32)
 

@@ -29,7 +29,7 @@ MAX_CODES = int(MAX_CLIP_SECONDS * audio.FRAME_RATE)  # decoded at once
 MAX_SEED = 2**53 - 1  # above it a browser's numbers are not exact
 ANY_VOICE, OWN_CLIP = "", "my clip"  # beside the names of built-in voices, which hold no spaces
 BUSY = "model"  # handlers with this concurrency id take turns: one machine, one model at work
-_at_work: set[tuple[str | None, threading.Event]] = set()  # visitors' sessions, and the flags of their jobs
+_at_work: set[tuple[str | None, str, threading.Event]] = set()  # visitor's session, tab, flag of each job
 
 
 def sentence_of(error: Exception | str) -> str:
@@ -68,30 +68,32 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def stops(button: gr.Button, flag: gr.State, cancelled: list | None = None) -> None:
-    """A press sets the flag of a visitor's job, if one is at work, and frees the page of the events that are
-    cancelled."""
-    button.click(
-        lambda flag: flag.set() if flag else None, flag, None, queue=False, show_progress="hidden",
-        api_visibility="private", cancels=cancelled,
-    )  # fmt: skip
-
-
 @contextmanager
-def flag_of(session: str | None) -> Iterator[threading.Event]:
-    """The flag of a visitor's job, set by their Stop (`stops`) or when they leave the page (`leave`)."""
-    job = session, threading.Event()
+def flag_of(session: str | None, tab: str) -> Iterator[threading.Event]:
+    """The flag of a visitor's job, set by their Stop (`stops`) or when they leave the page (`give_up`)."""
+    job = session, tab, threading.Event()
     _at_work.add(job)
     try:
-        yield job[1]
+        yield job[-1]
     finally:
         _at_work.discard(job)
 
 
-def leave(request: gr.Request) -> None:
-    """A visitor closed the page or loads it anew: whole speech, which Gradio cannot break off inside, is given up."""
-    for session, flag in list(_at_work):
-        if session == request.session_hash:
+def stops(button: gr.Button, tab: str, cancelled: list | None = None) -> None:
+    """A press sets the flag of the visitor's job in that tab, if one is at work, and frees the page of the events
+    that are cancelled."""
+
+    def stop(request: gr.Request):
+        give_up(request, tab)
+
+    button.click(stop, queue=False, show_progress="hidden", api_visibility="private", cancels=cancelled)
+
+
+def give_up(request: gr.Request, tab: str | None = None) -> None:
+    """Set the flags of a visitor's jobs: those of one tab, or all of them where the page was closed or is loaded
+    anew. Gradio cannot break off inside of a call, and would let the others wait for it."""
+    for session, place, flag in list(_at_work):
+        if session == request.session_hash and tab in (None, place):
             flag.set()
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import zipfile
-from functools import partial
 from importlib.util import find_spec
 
 import gradio as gr
@@ -14,7 +12,7 @@ import gradio as gr
 from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, Scored, SearchResult, audio
 
 from . import asking, drawing, results, settings, takes
-from .common import BUSY, asked_voice, new_folder, plain_errors, sampling_of, seed_of, stops, text_of
+from .common import BUSY, asked_voice, flag_of, new_folder, plain_errors, sampling_of, seed_of, stops, text_of
 from .models import Models
 from .words import t
 
@@ -98,7 +96,6 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
                 t("Download all candidates with scores"), size="sm", interactive=False, elem_id="search-zip"
             )
 
-    stopper = gr.State(None)  # of this visitor's search
     own_pace = gr.Number(
         CANDIDATE * models.pace(models.first), label="Seconds a character", visible="hidden", elem_id="search-pace"
     )
@@ -112,15 +109,19 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
         show_progress="hidden",
         api_visibility="private",
     )
+
+    def show_to(request: gr.Request, *asked):  # Gradio sees no request in a partial
+        yield from show(models, heard, request.session_hash, *asked)
+
     go.click(
-        partial(show, models, heard),
+        show_to,
         [model, *asked[:4], method, n, outcome, process, branch, seconds, *tuned],
-        [stopper, status, heard, watched, *shown, every, tuned.seed, own_pace],
+        [status, heard, watched, *shown, every, tuned.seed, own_pace],
         concurrency_id=BUSY,
         show_progress_on=status,
         api_visibility="private",
     )
-    stops(stop, stopper)
+    stops(stop, "search")
     return tuned
 
 
@@ -172,17 +173,16 @@ def criterion_of(asked: str) -> str:
     return asked
 
 
-def show(models: Models, heard: gr.HTML, model, *asked):
+def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
     """Candidates as they come; at the end, stopped or not, the best and a file of all."""
-    with plain_errors():
-        flag = threading.Event()
+    with plain_errors(), flag_of(session, "search") as flag:
         quiet = [gr.skip()] * 8
         found = start(models, model, *asked, stop=flag.is_set)  # what is refused leaves the page as it was
-        yield flag, "Reading the prompt ...", takes.table([], []), "", *quiet
+        yield "Reading the prompt ...", takes.table([], []), "", *quiet
         watch = Watch(heard)
         for event in found:
             watch.see(event)
-            yield flag, watch.status(), watch.table(), watch.drawn(), *quiet
+            yield watch.status(), watch.table(), watch.drawn(), *quiet
         result = found.result
         best = result.best
         watch.finish(result)
@@ -192,7 +192,7 @@ def show(models: Models, heard: gr.HTML, model, *asked):
         own_pace = (
             gr.skip() if result.stopped_early else asking.pace_of(watch.seconds / asked_for, best.receipt["text"])
         )
-        yield flag, watch.status(), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace
+        yield watch.status(), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace
 
 
 class Watch:

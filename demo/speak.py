@@ -46,7 +46,6 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
         "Nothing to compare yet. The last results of this visit will stand here beside each other.", "speak-takes"
     )
     kept = gr.State([])
-    stopper = gr.State(None)  # of this visitor's speech
 
     asking.estimate(page, models, model, asked, pace)
     inputs = [model, *asked[:4], *tuned]
@@ -54,13 +53,13 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     busy = {"concurrency_id": BUSY, "show_progress_on": shown.audio, "api_visibility": "private"}
 
     def show_to(request: gr.Request, *asked):  # Gradio sees no request in a partial
-        yield from show(models, last, request.session_hash, *asked)
+        return show(models, last, request.session_hash, *asked)
 
-    spoken = say.click(show_to, [kept, *inputs], [stopper, *outputs], **busy)
+    spoken = say.click(show_to, [kept, *inputs], outputs, **busy)
     streamed = live.click(partial(stream_speech, models, last), [kept, *inputs], [stream, *outputs], **busy)
     spoken.success(None, js=PLAY)
     # The page is free at once; whole speech, which Gradio cannot break off inside, is given up by its flag.
-    stops(stop, stopper, [spoken, streamed])
+    stops(stop, "speak", [spoken, streamed])
     return tuned
 
 
@@ -74,12 +73,12 @@ def speak(models: Models, model, text, voice, clip, transcript, random_seed, see
 
 
 def show(models: Models, last: gr.HTML, session: str | None, kept: list[dict], model, *asked):
-    """What the page shows of `speak`: the flag that stops it, then results, the seed, this machine's pace, and the
-    visitor's last results."""
-    with flag_of(session) as flag, suppress(Stopped):
-        yield flag, *[gr.skip()] * 9
+    """What the page shows of `speak`: results, the seed, this machine's pace, and the visitor's last results. One
+    answer, no generator: at the first of several Gradio takes away the seconds that it counts for who waits."""
+    with flag_of(session, "speak") as flag, suppress(Stopped):
         speech = speak(models, model, *asked, stop=flag.is_set)
-        yield flag, *results.to_results(models.codec_of(model, speech), speech), *remember(last, kept, speech)
+        return *results.to_results(models.codec_of(model, speech), speech), *remember(last, kept, speech)
+    return (gr.skip(),) * 9
 
 
 def stream_speech(models: Models, last: gr.HTML, kept, model, text, voice, clip, transcript, random_seed, seed, *tuned):

@@ -286,7 +286,7 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, seen=None, **asked):
     """What Search shows a visitor, event by event, `seen` at once; Stop is pressed after so many."""
     import gradio as gr
 
-    from demo import searching
+    from demo import common, searching
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(searching, "criterion_of", lambda name: Longest())
@@ -296,11 +296,11 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, seen=None, **asked):
         heard = gr.HTML()
     seen = [] if seen is None else seen
     for shown in searching.show(
-        models, heard, "nano", "Oh yes, I do.", "emma", None, "", *given.values(), False, 3, 0.7, 0.95, 1.5
+        models, heard, "visitor", "nano", "Oh yes, I do.", "emma", None, "", *given.values(), False, 3, 0.7, 0.95, 1.5
     ):
         seen.append(shown)
         if len(seen) == stop_after:
-            shown[0].set()
+            common.give_up(SimpleNamespace(session_hash="visitor"), "search")
     return seen
 
 
@@ -308,14 +308,19 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano):
     """Gradio frees the page; the machine has to be told."""
     from demo import common, speak
 
-    models, long = SimpleNamespace(get=lambda name: nano), "Oh yes, that is what I said. " * 60
-    for session in ("stops", "leaves"):
-        shown = speak.show(models, None, session, [], "nano", long, "emma", None, "", False, 3, 0.7, 0.95, 1.5)
-        flag, *_ = next(shown)
-        common.leave(SimpleNamespace(session_hash="another's"))
-        assert not flag.is_set()
-        flag.set() if session == "stops" else common.leave(SimpleNamespace(session_hash=session))
-        assert list(shown) == []
+    told, long = [], "Oh yes, that is what I said. " * 60
+
+    def begun(tab):  # None: the page is left, no Stop of a tab
+        for session, tab in (("visitor", "search"), ("another", None), ("visitor", tab)):
+            common.give_up(SimpleNamespace(session_hash=session), tab)
+            told.extend(flag.is_set() for _, _, flag in common._at_work)
+        return nano
+
+    for tab in ("speak", None):
+        models = SimpleNamespace(get=lambda name, tab=tab: begun(tab))
+        shown = speak.show(models, None, "visitor", [], "nano", long, "emma", None, "", False, 3, 0.7, 0.95, 1.5)
+        assert shown == (shown[0],) * 9  # the page stays as it is
+    assert told == [False, False, True] * 2 and not common._at_work
 
 
 def test_a_word_does_not_set_the_pace_that_long_texts_are_announced_by(nano, monkeypatch, tmp_path):
@@ -329,10 +334,10 @@ def test_a_word_does_not_set_the_pace_that_long_texts_are_announced_by(nano, mon
 
 def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     full = watched(nano, monkeypatch, tmp_path, n=8)
-    first = next(k for k, shown in enumerate(full) if shown[2]["rows"])
+    first = next(k for k, shown in enumerate(full) if shown[1]["rows"])
     stopped = watched(nano, monkeypatch, tmp_path, n=8, stop_after=first + 1)
-    rows = stopped[-1][2]["rows"]
-    assert 0 < len(rows) < len(full[-1][2]["rows"]) == 8 and "Stopped" in stopped[-1][1]
+    rows = stopped[-1][1]["rows"]
+    assert 0 < len(rows) < len(full[-1][1]["rows"]) == 8 and "Stopped" in stopped[-1][0]
     assert rows[0]["best"] and rows[0]["seconds"] == max(row["seconds"] for row in rows)
     *_, summary, wave, receipt, every, seed, _ = stopped[-1]
     assert (
@@ -363,7 +368,7 @@ def test_a_search_that_is_refused_leaves_the_page_as_it_was(nano, monkeypatch, t
 
 def test_a_guided_search_shows_its_beams(nano, monkeypatch, tmp_path):
     final = watched(nano, monkeypatch, tmp_path, method="partial_prm", n=2)[-1]
-    assert final[3].count("<svg") == 3 and re.search(r"\d+ beams in \d+ steps, [12] of them left", final[3])
+    assert final[2].count("<svg") == 3 and re.search(r"\d+ beams in \d+ steps, [12] of them left", final[2])
 
 
 def test_every_text_of_the_page_is_there_in_both_languages_and_used(server):

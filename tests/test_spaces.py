@@ -158,11 +158,11 @@ def test_every_tab_works_on_a_lent_gpu_and_its_weights_stay_over_there(lent, sta
     seed = (False, 7, 0.8, 0.95, 1.5)
     standin.jobs.clear()
 
-    *_, (_, _, _, summary, *_) = speak.show(models, page, None, [], "nano", "Oh.", "emma", None, "", *seed)
+    _, _, summary, *_ = speak.show(models, page, None, [], "nano", "Oh.", "emma", None, "", *seed)
     *_, streamed = speak.stream_speech(models, page, [], "nano", "Oh.", "my clip", clip, "hello there.", *seed)
     assert "of speech" in summary and "the first of it after" in streamed[3]
     search = ("best_of_n", 2, "likelihood", "speaker", 1, 2.0)
-    *_, (_, status, *_) = searching.show(models, page, "nano", "Oh.", "emma", None, "", *search, *seed)
+    *_, (status, *_) = searching.show(models, page, None, "nano", "Oh.", "emma", None, "", *search, *seed)
     assert "**2 heard**" in status
     whole, *_ = continuing.show(models, "nano", clip, "hello there.", "Oh.", *seed)
     assert len(audio.load(whole)) > 16_000
