@@ -311,8 +311,8 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano):
     told, long = [], "Oh yes, that is what I said. " * 60
 
     def begun(tab):  # None: the page is left, no Stop of a tab
-        for session, tab in (("visitor", "search"), ("another", None), ("visitor", tab)):
-            common.give_up(SimpleNamespace(session_hash=session), tab)
+        for session, place in (("visitor", "search"), ("another", None), ("visitor", tab)):
+            common.give_up(SimpleNamespace(session_hash=session), place)
             told.extend(flag.is_set() for _, _, flag in common._at_work)
         return nano
 
