@@ -492,7 +492,7 @@ class Llasa:
             )
 
     def _spoken(self, text_: str) -> str:
-        return text.spell_out(text_) if self.checkpoint.spell_out else text_
+        return text.plain_marks(text.spell_out(text_)) if self.checkpoint.spell_out else text_
 
     def _limit(self, piece: str) -> int:
         seconds = SECONDS_TO_SPARE + SECONDS_PER_CHARACTER * len(piece)

@@ -75,6 +75,24 @@ def normalize_transcript(text: str) -> str:
     return " ".join(word.strip("'") for word in text.split() if word.strip("'"))
 
 
+def plain_marks(text: str) -> str:
+    """English text with no other marks than those in the read sentences that a small model learned from: . , ? ! and,
+    within words, ' and -. Brackets, dashes, colons and semicolons become commas, quotation marks and other signs spaces.
+
+    Example:
+        >>> plain_marks('He said: "Wait (a bit) - please..." And/or not?!')
+        'He said, Wait, a bit, please. And or not?'
+    """
+    text = re.sub(r"(?:\.{2,}|…)(?=[\"”’')\]]*(?:$|\s+[A-Z\"“]))", ".", text)
+    text = re.sub(r"(?<=[^\W\d_])’(?=[^\W\d_])", "'", text)
+    text = re.sub(r"\.{2,}|…|(?<!\w)-+|-+(?!\w)|-{2,}|[–—−:;()\[\]{}]", ", ", text)
+    text = re.sub(r"(?<!\w)'+|'+(?!\w)|[^\w\s.,?!'-]|_", " ", text)
+    text = re.sub(r"(?<=\w)\.(?=[a-z])", " dot ", " ".join(text.split()))
+    # of several in a row the strongest stands: "No!", he said
+    text = re.sub(r" ?[.,?!](?: ?[.,?!])*", lambda m: min(m[0].replace(" ", ""), key="?!.,".index), text)
+    return " ".join(re.sub(r"([.,?!])(?=\w)", r"\1 ", text).lstrip(" .,?!").split())
+
+
 # What a text means to be said where a model has only ever read words. Keys as they stand in lower case.
 _ABBREVIATIONS = {
     "mr.": "mister", "mrs.": "missus", "ms.": "miz", "dr.": "doctor", "prof.": "professor", "st.": "saint",
@@ -110,6 +128,7 @@ def spell_out(text: str) -> str:
         >>> spell_out("Dr. Lee paid $3.50 at 9:30 in 1999.")
         'doctor Lee paid three dollars, fifty cents at nine thirty in nineteen ninety-nine.'
     """
+    text = " ".join(_lines(text).split())
     shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
     text = re.sub(r"(?i)(?<=\d)\s?([ap])m\b", r" \1.m.", text)
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
@@ -145,6 +164,22 @@ def _in_words(number: str, to: str = "cardinal", **more) -> str:
     if len(number) > 15 or re.match(r"0\d", number):  # a serial number: digit by digit
         return " ".join(_in_words(digit) for digit in number if digit.isdigit())
     return num2words(number, to=to, **more).replace("thousand,", "thousand").replace("million,", "million")
+
+
+def _lines(text: str) -> str:
+    """A line that ends without a mark gets a comma where the next one is an item of a list or begins with a capital,
+    a full stop before an empty line; elsewhere a line break is a space."""
+    said, parted = [], False
+    for line in text.splitlines():
+        item = re.sub(r"^(?:[-*•·–—]\s+)?(\d{1,3}[.)]\s)?", lambda m: f"{m[1][:-2]}, " if m[1] else "", line.strip())
+        if not says_something(item):
+            parted = True
+            continue
+        if said and (parted or item != line.strip() or item[0].isupper()) and says_something(said[-1][-1]):
+            said[-1] += "." if parted else ","
+        said.append(item)
+        parted = False
+    return " ".join(said) if len(said) > 1 else text
 
 
 def _expanded(match) -> str:

@@ -79,6 +79,8 @@ def test_text_is_cut_without_loss(words, most):
 def test_text_is_put_into_words_and_compared(one, other):
     spoken = text.spell_out(one)
     assert spoken == " ".join(spoken.split())
+    said = text.plain_marks(one)
+    assert said == text.plain_marks(said) == " ".join(said.split()) and re.fullmatch(r"[\w\s.,?!'-]*", said)
     plain = text.normalize_transcript(one)
     assert text.normalize_transcript(plain) == plain
     assert text.error_rate(one, one) == 0 <= text.error_rate(one, other)
@@ -86,14 +88,16 @@ def test_text_is_put_into_words_and_compared(one, other):
     assert joined.replace(" ", "") == (one.strip() + other.strip()).replace(" ", "")
 
 
-@pytest.mark.parametrize("unit", ["1", "a.", ",", "$1", "(", "<|", "9:", "A", "'", "1,", "no. ", "a1"])
+@pytest.mark.parametrize(
+    "unit", ["1", "a.", ",", "$1", "(", "<|", "9:", "A", "'", "1,", "no. ", "a1", '"', "…", "-", "\n", "a\n", " "]
+)
 def test_work_grows_with_the_text_and_not_with_its_square(unit):
     """No pattern goes over the same text again and again. Eight times the text, at most some twenty times the work."""
     import time
 
     def seconds(characters):
         began = time.process_time()
-        text.split(text.spell_out((unit * characters)[:characters]), 60)
+        text.split(text.plain_marks(text.spell_out((unit * characters)[:characters])), 60)
         return time.process_time() - began
 
     seconds(1000)

@@ -196,9 +196,40 @@ def test_what_is_written_short_is_said_in_full(written, said):
     assert text.spell_out(written).startswith(said)
 
 
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ("Milk:\n- eggs\n* bread\n", "Milk: eggs, bread"),
+        ("My day\n\nI woke up late\nand ran.\n\n***\n\nThe end", "My day. I woke up late and ran. The end"),
+        ("1. wash it\n2) boil it", "one, wash it, two, boil it"),
+        ("Dear John,\nthank you.\nYours\nAnna", "Dear John, thank you. Yours, Anna"),
+        ("\n\n- hello\n", "- hello"),
+    ],
+)
+def test_lines_are_read_as_a_list_or_a_letter_is(written, said):
+    assert text.spell_out(written) == said
+
+
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ("“I am tired,” she said.", "I am tired, she said."),
+        ("'No,' he said; the dogs' bowl isn’t big.", "No, he said, the dogs bowl isn't big."),
+        ("It was cold (very cold) outside - no: icy.", "It was cold, very cold, outside, no, icy."),
+        ("Wait… I hear it...and so on...", "Wait. I hear it, and so on."),
+        ("A well-known man--yes—came in.", "A well-known man, yes, came in."),
+        ('He said "no." Then: what?! No!!', "He said no. Then, what? No!"),
+        ("See www.example.com 😀 and/or <b>*this*</b>", "See www dot example dot com and or b this b"),
+        ("(He left.) End.Next", "He left. End. Next"),
+    ],
+)
+def test_marks_that_nano_never_read_become_those_that_it_did(written, said):
+    assert text.plain_marks(written) == said == text.plain_marks(said)
+
+
 @pytest.mark.parametrize("plain", ["", "A plain sentence, isn't it?", "I am here. Are you? Yes!", "日本語", "…"])
 def test_words_are_left_as_they_are(plain):
-    assert text.spell_out(plain) == plain
+    assert text.spell_out(plain) == plain and text.plain_marks(plain) == plain.strip("…")
 
 
 def test_no_digit_is_left_to_a_model_that_never_read_one():
