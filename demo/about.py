@@ -11,9 +11,9 @@ import gradio as gr
 
 from llasa_lite import CHECKPOINTS, audio, builtin_voices
 
-from .common import BUSY, SAMPLE_RATE, plain_errors
+from .common import BUSY, plain_errors
 from .models import WARM_UP, Models
-from .words import t
+from .words import said, t
 
 PAPER = files("llasa_lite") / "evaluation" / "paper"
 CARD = files("llasa_lite") / "nano" / "README.md"
@@ -93,13 +93,13 @@ def measure_here(models: Models, model: str) -> str:
         llasa.codec.decode(codes)
         decoded = time.perf_counter() - began - encoded
     rows = {
-        "speech": f"{speech.seconds:.1f} s in {speech.receipt['seconds_taken']:.2f} s",
-        "real-time factor": f"{speech.receipt['seconds_taken'] / speech.seconds:.2f}",
-        "tokens a second": f"{audio.FRAME_RATE * speech.seconds / speech.receipt['seconds_taken']:.0f}",
-        "first sound of a stream": f"{first:.2f} s",
-        "codec, encode and decode": f"{(encoded + decoded) / (len(speech.wav) / SAMPLE_RATE):.3f} of real time",
-        "device": f"{speech.receipt['device']}, {speech.receipt['dtype']}",
+        said("speech"): said("{0:.1f} s in {1:.2f} s", speech.seconds, speech.receipt["seconds_taken"]),
+        said("real-time factor"): f"{speech.receipt['seconds_taken'] / speech.seconds:.2f}",
+        said("tokens a second"): f"{audio.FRAME_RATE * speech.seconds / speech.receipt['seconds_taken']:.0f}",
+        said("first sound of a stream"): f"{first:.2f} s",
+        said("codec, encode and decode"): said("{0:.3f} of real time", (encoded + decoded) / speech.seconds),
+        said("device"): f"{speech.receipt['device']}, {speech.receipt['dtype']}",
     }
     return "\n".join(
-        [f"| {model} | here, now |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+        [f"| {model} | {said('here, now')} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
     )

@@ -12,7 +12,7 @@ from llasa_lite import builtin_voices
 from . import clips, gallery, zerogpu
 from .common import ANY_VOICE, MAX_CHARS, OWN_CLIP
 from .models import WARM_UP, Models
-from .words import t
+from .words import SAID, t
 
 FIRST_VOICE = "michael"  # of ten sentences by each of seven voices, the one with the fewest words wrong
 EXAMPLES = [
@@ -20,13 +20,16 @@ EXAMPLES = [
     "The rain had stopped.",
     "Could you read that back to me?",
 ]
-COUNT = """(text, pace, model, ...asked) => {
+COUNT = (
+    f"(text, pace, model, ...asked) => {{{SAID}"
+    + """
     const n = [...text].length, shown = `${n.toLocaleString('en')} / ${(MOST).toLocaleString('en')}`;
     if (n > MOST) return `<span class="over">${shown}</span>`;
     const wait = n * pace * (TIMES);
-    const gpu = BORROWED.includes(model) ? ` · asks for ${GPU_SECONDS} s of GPU` : '';
+    const gpu = BORROWED.includes(model) ? said(' · asks for {0} s of GPU', GPU_SECONDS) : '';
     return `${shown} · ~ ${wait < 10 ? wait.toFixed(1) : Math.round(wait)} s${gpu}`;
 }"""
+)
 
 
 class Asked(NamedTuple):

@@ -15,7 +15,7 @@ from llasa_lite import Voice, audio
 from . import examples, picture
 from .common import BUSY, SAMPLE_RATE, own_voice, plain_errors, to_player, wav_of
 from .models import Models
-from .words import t
+from .words import said, t
 
 BEST_SECONDS = (3.0, 8.0)  # of a voice prompt
 MAX_CLIPPED = 1e-3  # share of samples
@@ -80,17 +80,17 @@ def receive(models: Models, model: str, clip: str | None, transcript: str, recog
     if trip["value"] is None:  # the report says why
         return
     if transcript.strip() not in ("", recognised):
-        gr.Info("The text you typed is kept; check that it is what the new clip says.")
+        gr.Info(said("The text you typed is kept; check that it is what the new clip says."))
         return
     with plain_errors():
         llasa = models.get(model)
         if not llasa.checkpoint.can_transcribe:
-            gr.Info(f"{html.escape(model)} cannot transcribe: type what is said in the clip.")
+            gr.Info(said("{0} cannot transcribe: type what is said in the clip.", html.escape(model)))
             yield "", "", gr.skip(), gr.skip()
             return
         heard = llasa.transcribe((SAMPLE_RATE, wav_of(clip)))
-        told = f"- ✎ The text below is a guess: mean probability {heard.probability:.2f}. Correct it word for word."
-        yield heard.text, heard.text, report | {"value": f"{report['value']}\n{told}"}, gr.skip()
+        told = said("The text below is a guess: mean probability {0:.2f}. Correct it word for word.", heard.probability)
+        yield heard.text, heard.text, report | {"value": f"{report['value']}\n- ✎ {told}"}, gr.skip()
 
 
 def cleared(transcript: str, recognised: str) -> tuple:
@@ -118,10 +118,18 @@ def checked(wav: np.ndarray) -> list[str]:
     level = audio.level(wav)
     low, high = BEST_SECONDS
     lines = [
-        (low <= level.seconds <= high, f"Length {level.seconds:.1f} s", f"{low:g} to {high:g} s are best"),
-        (level.clipped <= MAX_CLIPPED, f"Clipping {100 * level.clipped:.1f} %", "record it quieter"),
-        (level.peak_db >= MIN_PEAK_DB, f"Peak {level.peak_db:.0f} dB", "record it closer or louder"),
-        (level.silent <= MAX_SILENT, f"Silence {100 * level.silent:.0f} %", "what is at both ends is cut"),
+        (
+            low <= level.seconds <= high,
+            said("Length {0:.1f} s", level.seconds),
+            said("{0:g} to {1:g} s are best", low, high),
+        ),
+        (level.clipped <= MAX_CLIPPED, said("Clipping {0:.1f} %", 100 * level.clipped), said("record it quieter")),
+        (level.peak_db >= MIN_PEAK_DB, said("Peak {0:.0f} dB", level.peak_db), said("record it closer or louder")),
+        (
+            level.silent <= MAX_SILENT,
+            said("Silence {0:.0f} %", 100 * level.silent),
+            said("what is at both ends is cut"),
+        ),
     ]
     return [f"✓ {fact}" if good else f"⚠ {fact}: {advice}" for good, fact, advice in lines]
 

@@ -18,6 +18,8 @@ from gradio.utils import get_upload_folder
 
 from llasa_lite import Llasa, Sampling, Speech, Stopped, Voice, audio, builtin_voices
 
+from .words import said
+
 log = logging.getLogger(__name__)
 
 SAMPLE_RATE = audio.SAMPLE_RATE
@@ -36,13 +38,13 @@ def sentence_of(error: Exception | str) -> str:
     """What is told of an error: it may repeat what was sent, so long ones are cut; safe to show on a page."""
     told = str(error)
     told = told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]} ..."
-    return html.escape(told if told.endswith(".") else f"{told}.", quote=False)
+    return html.escape(told if told.endswith((".", "。")) else f"{told}.", quote=False)
 
 
 def unexpected() -> gr.Error:
     """What visitors are told of the error at hand, which is logged."""
     log.exception("A request failed.")
-    message = "Something went wrong here, and it is not your input. Try again; the server's log says more."
+    message = said("Something went wrong here, and it is not your input. Try again; the server's log says more.")
     return gr.Error(message, print_exception=False)
 
 
@@ -101,7 +103,9 @@ def text_of(text: str | None) -> str:
     """Text that is not too long for the page. Raises ValueError."""
     text = str(text or "")
     if len(text) > MAX_CHARS:
-        raise ValueError(f"The text has {len(text):,} characters; this page speaks at most {MAX_CHARS:,} at once.")
+        raise ValueError(
+            said("The text has {0:,} characters; this page speaks at most {1:,} at once.", len(text), MAX_CHARS)
+        )
     return text
 
 
@@ -110,7 +114,7 @@ def seed_of(draw: bool, seed: float | None) -> int | None:
     if draw:
         return None
     if not isinstance(seed, (int, float)) or not float(seed).is_integer() or not 0 <= seed <= MAX_SEED:
-        raise ValueError("A seed is a whole number, 0 or more. Type one, or tick 'Random each time'.")
+        raise ValueError(said("A seed is a whole number, 0 or more. Type one, or tick 'Random each time'."))
     return int(seed)
 
 
@@ -121,7 +125,7 @@ def sampling_of(llasa: Llasa, temperature: float, top_p: float, guidance: float)
 def wav_of(clip: str | None) -> np.ndarray:
     """The wave of an uploaded or recorded file. Raises ValueError without one, too long, or as `audio.load`."""
     if not clip:
-        raise ValueError("There is no clip yet: upload one or record it.")
+        raise ValueError(said("There is no clip yet: upload one or record it."))
     return audio.load(clip, name="clip", max_seconds=MAX_CLIP_SECONDS)
 
 
@@ -161,13 +165,13 @@ def to_files(speech: Speech) -> tuple[str, str]:
 
 def to_summary(speech: Speech, first_seconds: float | None = None) -> str:
     """One line of Markdown: how much, how long it took, and whether it can be trusted."""
-    line = f"**{speech.seconds:.1f} s** of speech in {speech.receipt['seconds_taken']:.1f} s"
+    line = said("**{0:.1f} s** of speech in {1:.1f} s", speech.seconds, speech.receipt["seconds_taken"])
     if first_seconds is not None:
-        line += f", the first of it after {first_seconds:.1f} s"
-    line += f" · seed {speech.seed}"
+        line += said(", the first of it after {0:.1f} s", first_seconds)
+    line += said(" · seed {0}", speech.seed)
     if speech.complete:
-        return f"{line} · complete"
-    return f"{line}\n\n⚠️ **Not complete:** the model did not end it by itself. Try another seed."
+        return line + said(" · complete")
+    return f"{line}\n\n" + said("⚠️ **Not complete:** the model did not end it by itself. Try another seed.")
 
 
 def example_clips() -> dict[str, str]:

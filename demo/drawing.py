@@ -10,6 +10,8 @@ import numpy as np
 
 from llasa_lite import Codec, audio
 
+from .words import said
+
 ACCENT = (99, 102, 241)  # the theme's indigo; pictures are this colour on nothing, so they fit dark and light
 
 
@@ -69,7 +71,7 @@ class Chart:
         path = " ".join(f"{across},{down}" for across, down in map(self.at, points))
         return f'<polyline points="{path}" class="{kind}"/>'
 
-    def svg(self, drawn: str, said: str) -> str:
+    def svg(self, drawn: str, told: str) -> str:
         left, floor, end, middle = self.LEFT, self.HEIGHT - self.BOTTOM, self.WIDTH - self.RIGHT, self.HEIGHT / 2 - 12
         texts = [
             (left - 6, self.TOP + 8, "end", f"{self.high:.2f}"),
@@ -81,7 +83,7 @@ class Chart:
         shown = "".join(f'<text x="{x}" y="{y}" text-anchor="{how}">{text}</text>' for x, y, how, text in texts)
         turned = f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">'
         return (
-            f'<svg class="chart" viewBox="0 0 {self.WIDTH} {self.HEIGHT}" role="img" aria-label="{html.escape(said)}">'
+            f'<svg class="chart" viewBox="0 0 {self.WIDTH} {self.HEIGHT}" role="img" aria-label="{html.escape(told)}">'
             f'<path d="M{left} {self.TOP}V{floor}H{end}"/>{drawn}{shown}{turned}{html.escape(self.y)}</text></svg>'
         )
 
@@ -97,7 +99,7 @@ def curve(points: list[tuple[float, float]], x: str, y: str) -> str:
         steps.append((across, best))
     steps.append((chart.x_most, best))
     drawn = chart.line(steps, "best") + "".join(map(chart.dot, points))
-    return chart.svg(drawn, f"{y} against {x}: {len(points)} points, the best {best:.2f}")
+    return chart.svg(drawn, said("{0} against {1}: {2} points, the best {3:.2f}", y, x, len(points), best))
 
 
 def tree(steps: list[tuple[list, list]]) -> str:
@@ -107,7 +109,7 @@ def tree(steps: list[tuple[list, list]]) -> str:
         steps: for each pruning (kept, dropped); a beam has `codes` and `score`.
     """
     beams = [beam for kept, dropped in steps for beam in (*kept, *dropped)]
-    chart = Chart([_place(beam) for beam in beams], "seconds of speech", "score")
+    chart = Chart([_place(beam) for beam in beams], said("seconds of speech"), said("score"))
     faint, strong, before = [], [], []
     for kept, dropped in steps:
         for beam, drawn, kind in [*((b, faint, "dropped") for b in dropped), *((b, strong, "kept") for b in kept)]:
@@ -116,8 +118,8 @@ def tree(steps: list[tuple[list, list]]) -> str:
                 drawn.append(chart.line([_place(parent), _place(beam)], kind))
             drawn.append(chart.dot(_place(beam), kind))
         before = kept
-    said = f"{len(beams)} beams in {len(steps)} steps, {len(steps[-1][0])} of them left"
-    return chart.svg("".join(faint + strong), said)
+    told = said("{0} beams in {1} steps, {2} of them left", len(beams), len(steps), len(steps[-1][0]))
+    return chart.svg("".join(faint + strong), told)
 
 
 def _place(beam) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from llasa_lite import Codec, audio, builtin_voices
 from . import examples, picture
 from .common import BUSY, MAX_CODES, example_clips, plain_errors, to_player, wav_of
 from .models import Models
-from .words import t
+from .words import said, t
 
 MAX_UNDO = 20
 NOTHING = {"codec": None, "a": [], "b": [], "past": []}  # a visitor's tokens
@@ -97,32 +97,34 @@ def edit(models: Models, name: str, model: str, held: dict, begin, end, times) -
     with plain_errors():
         codec = models.get(model).codec
         if not held["a"]:
-            raise ValueError("There is no clip A yet: upload one, record it or choose a built-in voice.")
+            raise ValueError(said("There is no clip A yet: upload one, record it or choose a built-in voice."))
         if held["codec"] != codec.name:
             raise ValueError(
-                f"These tokens are of the codec '{held['codec']}', not of this model's. Load the clip again."
+                said("These tokens are of the codec '{0}', not of this model's. Load the clip again.", held["codec"])
             )
         if name == "undo":
             if not held["past"]:
-                raise ValueError("There is nothing to undo.")
+                raise ValueError(said("There is nothing to undo."))
             *past, (a, b) = held["past"]
             return to_shown(codec, held | {"a": a, "b": b, "past": past})
         a, b = EDITS[name](held["a"], held["b"], *span_of(begin, end, len(held["a"])), int(times))
         if len(a) > MAX_CODES:
-            raise ValueError(f"That would be {len(a):,} tokens; at most {MAX_CODES:,} are decoded here.")
+            raise ValueError(said("That would be {0:,} tokens; at most {1:,} are decoded here.", len(a), MAX_CODES))
         return to_shown(codec, held | {"a": a, "b": b, "past": _past(held)})
 
 
 def span_of(begin, end, length: int) -> tuple[int, int]:
     """A range of tokens. Raises ValueError where it is none."""
     if begin is None or end is None or not 0 <= begin < end <= length:
-        raise ValueError(f"Pick tokens of A: from 0 or more, to at most {length}, and the first before the last.")
+        raise ValueError(
+            said("Pick tokens of A: from 0 or more, to at most {0}, and the first before the last.", length)
+        )
     return int(begin), int(end)
 
 
 def cut(a: list[int], b: list[int], begin: int, end: int, times: int) -> tuple[list[int], list[int]]:
     if end - begin == len(a):
-        raise ValueError("Nothing would be left of A. Pick fewer tokens.")
+        raise ValueError(said("Nothing would be left of A. Pick fewer tokens."))
     return a[:begin] + a[end:], b
 
 
@@ -132,7 +134,9 @@ def repeat(a: list[int], b: list[int], begin: int, end: int, times: int) -> tupl
 
 def swap(a: list[int], b: list[int], begin: int, end: int, times: int) -> tuple[list[int], list[int]]:
     if len(b) < end:
-        raise ValueError(f"Clip B has {len(b)} tokens, so it has none up to {end} to give. Pick earlier ones.")
+        raise ValueError(
+            said("Clip B has {0} tokens, so it has none up to {1} to give. Pick earlier ones.", len(b), end)
+        )
     return a[:begin] + b[begin:end] + a[end:], b[:begin] + a[begin:end] + b[end:]
 
 
@@ -150,9 +154,14 @@ def to_shown(codec: Codec, held: dict) -> tuple:
         drawn += [to_player(wav), picture.of_codes(codec, wav, codes)] if codes else [None, None]
     bits = audio.FRAME_RATE * math.log2(codec.codebook_size)
     plain = 16 * audio.SAMPLE_RATE
-    facts = (
-        f"A: {len(held['a'])} tokens, B: {len(held['b'])}. Each is one of {codec.codebook_size:,}, shown as a column "
-        f"of its digits; {audio.FRAME_RATE} a second are {bits:,.0f} bit/s, where the wave itself takes {plain:,}."
+    facts = said(
+        "A: {0} tokens, B: {1}. Each is one of {2:,}, shown as a column of its digits; {3} a second are {4:,.0f} "
+        "bit/s, where the wave itself takes {5:,}.",
+        *map(len, both),
+        codec.codebook_size,
+        audio.FRAME_RATE,
+        bits,
+        plain,
     )
     return held, *drawn, facts
 

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
 from .common import sentence_of, unexpected
+from .words import answer_to
 
 UPLOAD_BYTES = 25 * 2**20  # of a file
 BODY_BYTES = 2**20  # of anything else that is sent: text, settings, 3,000 codes
@@ -27,11 +28,14 @@ MISFIT = "What was sent does not fit this endpoint. 'Use via API' at the foot of
 
 
 class Page(gr.Blocks):
-    """Blocks that open nothing a request names but what was uploaded, and tell callers sentences only."""
+    """Blocks that open nothing a request names but what was uploaded, and tell callers sentences only, visitors in
+    their language."""
 
-    async def process_api(self, *args, **more):
+    async def process_api(self, block_fn, *args, request=None, **more):
+        by_the_page = getattr(block_fn, "api_visibility", None) == "private"  # the endpoints are for programs
+        answer_to(request if by_the_page else None)
         try:
-            return await super().process_api(*args, **more)
+            return await super().process_api(block_fn, *args, request=request, **more)
         except gr.Error:
             raise
         except Exception as error:

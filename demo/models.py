@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from llasa_lite import CHECKPOINTS, Checkpoint, Codec, Llasa, Speech
 
+from .words import said
 from .zerogpu import CHARACTER_SECONDS, Borrowed
 
 WARM_UP = "One, two, three, four, five, six."  # said once by every model that is loaded, to see its pace here
@@ -53,7 +54,7 @@ class Models:
             ValueError: unknown to this page, weights that cannot be reached, or no GPU for a checkpoint that needs one.
         """
         if not isinstance(name, str) or name not in self.choices:
-            raise ValueError(f"Unknown model '{str(name)[:60]}'. Choose from: {', '.join(self.choices)}.")
+            raise ValueError(said("Unknown model '{0}'. Choose from: {1}.", str(name)[:60], ", ".join(self.choices)))
         if name in self._there:
             return self._there[name]
         with self._lock:
@@ -82,7 +83,10 @@ def _check_gpu(checkpoint: Checkpoint) -> None:
 
     if checkpoint.gigabytes < 1 or torch.cuda.is_available() or torch.backends.mps.is_available():
         return
-    raise ValueError(
-        f"'{checkpoint.name}' needs a GPU with about {checkpoint.gigabytes:g} GB of memory, and this machine has none. "
-        "The built-in model 'nano' runs here."
+    told = said(
+        "'{0}' needs a GPU with about {1:g} GB of memory, and this machine has none. The built-in model 'nano' runs "
+        "here.",
+        checkpoint.name,
+        checkpoint.gigabytes,
     )
+    raise ValueError(told)

@@ -14,7 +14,7 @@ from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, S
 from . import asking, drawing, results, settings, takes
 from .common import BUSY, asked_voice, flag_of, new_folder, plain_errors, sampling_of, seed_of, stops, text_of
 from .models import Models
-from .words import t
+from .words import said, t
 
 MAX_N, MAX_BRANCH = 32, 8
 MAX_SEARCH_CHARS = 300  # every candidate says all of it
@@ -138,16 +138,19 @@ def start(
     """A search, ready to be iterated over. Raises ValueError on what it cannot do."""
     text, seed = text_of(text), seed_of(random_seed, seed)
     if len(text) > MAX_SEARCH_CHARS:
-        raise ValueError(f"The text has {len(text):,} characters; search takes at most {MAX_SEARCH_CHARS}.")
-    for name, value, most in (("N", n, MAX_N), ("The continuations of a beam", branch, MAX_BRANCH)):
+        raise ValueError(said("The text has {0:,} characters; search takes at most {1}.", len(text), MAX_SEARCH_CHARS))
+    for name, value, most in (("N", n, MAX_N), (said("The continuations of a beam"), branch, MAX_BRANCH)):
         if not isinstance(value, (int, float)) or not 1 <= value <= most:
-            raise ValueError(f"{name} must lie in 1..{most}, not {value!r}.")
+            raise ValueError(said("{0} must lie in 1..{1}, not {2!r}.", name, most, value))
     guided = method in ("beam_search", "partial_prm")
     if len(text) * n * (branch if guided else 1) > MAX_WORK:
-        raise ValueError(
-            f"{len(text)} characters times {n * (branch if guided else 1):g} candidates would keep everybody waiting "
-            "for minutes. Give a shorter text, or fewer candidates or continuations."
+        told = said(
+            "{0} characters times {1:g} candidates would keep everybody waiting for minutes. Give a shorter text, or "
+            "fewer candidates or continuations.",
+            len(text),
+            n * (branch if guided else 1),
         )
+        raise ValueError(told)
     llasa = models.get(model)
     return llasa.search_events(
         text,
@@ -169,7 +172,7 @@ def criterion_of(asked: str) -> str:
     for part in re.split(r"[,+]", str(asked or "")):
         name = part.rpartition("*")[2].strip()
         if name not in VERIFIERS:
-            raise ValueError(f"Unknown verifier '{name[:60]}'. Choose from: {', '.join(VERIFIERS)}.")
+            raise ValueError(said("Unknown verifier '{0}'. Choose from: {1}.", name[:60], ", ".join(VERIFIERS)))
     return asked
 
 
@@ -178,7 +181,7 @@ def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
     with plain_errors(), flag_of(session, "search") as flag:
         quiet = [gr.skip()] * 8
         found = start(models, model, *asked, stop=flag.is_set)  # what is refused leaves the page as it was
-        yield "Reading the prompt ...", takes.table([], []), "", *quiet
+        yield said("Reading the prompt ..."), takes.table([], []), "", *quiet
         watch = Watch(heard)
         for event in found:
             watch.see(event)
@@ -210,7 +213,8 @@ class Watch:
     def see(self, event) -> None:
         self.seconds = event.seconds
         if isinstance(event, Extended):
-            self.words = f"{event.tokens / audio.FRAME_RATE:.1f} s long, {event.running} still speaking"
+            seconds = event.tokens / audio.FRAME_RATE
+            self.words = said("{0:.1f} s long, {1} still speaking", seconds, event.running)
         elif isinstance(event, Scored) and event.stage == "outcome":
             for candidate in event.candidates:
                 self.add(candidate, event.chunk, event.chunks)
@@ -218,10 +222,10 @@ class Watch:
             self.beams = event.candidates
         elif isinstance(event, Pruned):
             self.steps.append((event.kept, self.beams[len(event.kept) :]))
-            self.words = f"{len(event.kept)} beams kept, {event.dropped} dropped"
+            self.words = said("{0} beams kept, {1} dropped", len(event.kept), event.dropped)
 
     def add(self, candidate: Candidate, chunk: int = 0, chunks: int = 1) -> None:
-        title = f"Candidate {candidate.index + 1}" + (f", piece {chunk + 1}" if chunks > 1 else "")
+        title = said("Candidate {0}", candidate.index + 1) + (said(", piece {0}", chunk + 1) if chunks > 1 else "")
         note = {
             "length": "ran into its limit",
             "silence": "fell silent",
@@ -237,8 +241,11 @@ class Watch:
         """A search that was stopped before it scored a whole candidate still has a best one."""
         if not self.rows:
             self.add(result.candidates[0])
-        early = "Stopped; the best so far is kept. " if result.stopped_early else ""
-        spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in result.spent.items())
+        early = said("Stopped; the best so far is kept. ") if result.stopped_early else ""
+        spent = said(
+            "sampling {0:.1f} s, decoding {1:.1f} s, verifying {2:.1f} s",
+            *(result.spent[what] for what in ("sampling", "decoding", "verifying")),
+        )
         self.words = f"{early}{spent}"
         self.seconds = result.seconds
 
@@ -246,10 +253,10 @@ class Watch:
         return sorted(self.rows, key=lambda pair: pair[0].rank, reverse=True)
 
     def status(self) -> str:
-        line = f"**{len(self.rows)} heard** after {self.seconds:.1f} s"
+        line = said("**{0} heard** after {1:.1f} s", len(self.rows), self.seconds)
         if self.points:
             (best, row), *_ = self.ranked()
-            line += f" · best: {row['title'].lower()}, {best.score:.3f}"
+            line += said(" · best: {0}, {1:.3f}", row["title"].lower(), best.score)
         return f"{line} · {self.words}" if self.words else line
 
     def table(self) -> dict:
@@ -263,8 +270,8 @@ class Watch:
         pictures = [drawing.tree(self.steps)] if self.steps else []
         if self.points:
             scores = [score for _, score in self.points]
-            pictures.append(drawing.curve(list(enumerate(scores, 1)), "candidates heard", "score"))
-            pictures.append(drawing.curve(self.points, "seconds", "score"))
+            pictures.append(drawing.curve(list(enumerate(scores, 1)), said("candidates heard"), said("score")))
+            pictures.append(drawing.curve(self.points, said("seconds"), said("score")))
         return f'<div class="charts">{"".join(pictures)}</div>' if pictures else ""
 
 

@@ -13,7 +13,7 @@ from llasa_lite import Checkpoint
 from .common import plain_errors
 from .models import Models
 from .settings import Settings, values
-from .words import t
+from .words import said, t
 
 # On a phone the open bar covers the page, so it opens by itself on wide screens only.
 OPEN_IF_WIDE = "() => { if (innerWidth > 1000) document.querySelector('#sidebar:not(.open) .toggle-button')?.click() }"
@@ -84,14 +84,23 @@ def wire(models: Models, page: gr.Blocks, choice: Choice, settings: list[Setting
         show_progress_on=choice.facts,
         api_visibility="private",
     )
-    choice.language.input(None, choice.language, None, js=SPEAK_LANGUAGE)
-    page.load(None, None, choice.language, js=FIRST_LANGUAGE)
+    spoken = choice.language.input(None, choice.language, None, js=SPEAK_LANGUAGE)
+    found = page.load(None, None, choice.language, js=FIRST_LANGUAGE)
+    for chosen in (spoken, found):
+        chosen.then(
+            lambda name: to_facts(models.choices[name]),
+            choice.model,
+            choice.facts,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
     page.load(None, js=OPEN_IF_WIDE)
 
 
 def choose(models: Models, tabs: int, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, where Gradio looks
     """Load a model; where that fails the choice goes back to the one the page opened with, and says why."""
-    progress(0.0, f"Loading {name}")
+    progress(0.0, said("Loading {0}", name))
     try:
         with plain_errors():
             llasa = models.get(name)
@@ -102,9 +111,16 @@ def choose(models: Models, tabs: int, name: str, progress=gr.Progress(track_tqdm
 
 
 def to_facts(checkpoint: Checkpoint) -> str:
-    does = "speaks and transcribes" if checkpoint.can_transcribe else "speaks; it cannot transcribe"
-    languages = ", ".join(checkpoint.languages) or "see its model card"
-    facts = f"**{checkpoint.name}** {does}. Languages: {languages}. Licence: {checkpoint.licence}. {checkpoint.note}"
+    does = said("speaks and transcribes") if checkpoint.can_transcribe else said("speaks; it cannot transcribe")
+    languages = ", ".join(checkpoint.languages) or said("see its model card")
+    facts = said(
+        "**{0}** {1}. Languages: {2}. Licence: {3}. {4}",
+        checkpoint.name,
+        does,
+        languages,
+        checkpoint.licence,
+        checkpoint.note,
+    )
     return html.escape(facts.strip(), quote=False)
 
 

@@ -13,7 +13,7 @@ from llasa_lite import Speech, Stopped
 from . import asking, player, results, settings, takes
 from .common import BUSY, asked_voice, flag_of, plain_errors, sampling_of, seed_of, stops, text_of
 from .models import Models
-from .words import t
+from .words import said, t
 
 KEPT = 6  # results of a visitor that stay beside each other
 # Gradio's autoplay cannot be turned off again for a stream, which was heard already.
@@ -107,6 +107,8 @@ def remember(last: gr.HTML, kept: list[dict], speech: Speech) -> tuple:
     """The seed, seconds of work a character, the visitor's last results with one more, newest first, and to keep."""
     told = speech.receipt
     text = told["text"] if len(told["text"]) <= 60 else told["text"][:57] + "..."
-    note = " · ".join([told["voice"] or "no voice", told["model"], *([] if speech.complete else ["not complete"])])
+    note = " · ".join(
+        [told["voice"] or said("No voice"), told["model"], *([] if speech.complete else [said("not complete")])]
+    )
     kept = [takes.row(last, speech, text, note, [str(speech.seed)]), *kept][:KEPT]
     return speech.seed, asking.pace_of(told["seconds_taken"], told["text"]), takes.table(["Seed"], kept), kept

@@ -12,7 +12,7 @@ from llasa_lite import Transcript
 from . import examples
 from .common import BUSY, SAMPLE_RATE, plain_errors, wav_of
 from .models import Models
-from .words import t
+from .words import said, t
 
 
 def layout(models: Models, model: gr.Radio) -> None:
@@ -63,13 +63,17 @@ def transcribe(models: Models, model: str, clip: str | None) -> Transcript:
 
 def show(models: Models, model: str, clip: str | None) -> tuple[str, str, str]:
     heard = transcribe(models, model, clip)
-    summary = f"**{heard.seconds:.1f} s** of speech · mean probability of the model's own letters or word parts "
-    summary += f"**{heard.probability:.2f}**; the fainter the bar, the less sure it is of the word."
+    summary = said(
+        "**{0:.1f} s** of speech · mean probability of the model's own letters or word parts **{1:.2f}**; the fainter "
+        "the bar, the less sure it is of the word.",
+        heard.seconds,
+        heard.probability,
+    )
     note = models.choices[model].note
     if note:
         summary += f"\n\n{html.escape(note)}"
     if not heard.complete:
-        summary += "\n\n⚠️ **Not complete:** cut off before the model ended the text."
+        summary += "\n\n" + said("⚠️ **Not complete:** cut off before the model ended the text.")
     return heard.text, to_words(heard.words), summary
 
 
@@ -79,4 +83,4 @@ def to_words(words: list[tuple[str, float]]) -> str:
         f'<li style="--sure: {sure:.2f}">{html.escape(word)}<small>{100 * sure:.0f} %</small></li>'
         for word, sure in words
     )
-    return f'<ol class="words" aria-label="Words with their probability">{shown}</ol>' if words else ""
+    return f'<ol class="words" aria-label="{said("Words with their probability")}">{shown}</ol>' if words else ""

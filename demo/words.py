@@ -1,12 +1,15 @@
-"""What the page says, in English and Chinese: `t` marks a text, and the visitor's browser shows its own language.
+"""What the page says, in English and Chinese: `t` marks a text, and the visitor's browser shows its own language;
+`said` is a text with values, made here in the visitor's language or, by the function of the same name, in the browser.
 
-words.json holds the Chinese, and the English of the texts that go by a name instead of their own words. What the
-server says (errors, receipts, scores, one line about a result) is English.
+words.json holds the Chinese, and the English of the texts that go by a name instead of their own words. English is what
+the library says (its errors, receipts, notes on a model), and all that programs are told.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from contextvars import ContextVar
 from pathlib import Path
 
 import gradio as gr
@@ -15,6 +18,7 @@ WORDS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8
 CHINESE = WORDS["zh"]
 ENGLISH = {key: key for key in CHINESE} | WORDS["en"]
 I18N = gr.I18n(**{"en": ENGLISH, "zh": CHINESE, "zh-CN": CHINESE, "zh-TW": CHINESE})
+_words: ContextVar[dict[str, str]] = ContextVar("words", default=ENGLISH)  # of the visitor who is being answered
 # Goes before the scripts of components: `said` is a text in the language of the page, with values in place of {0}, {1};
 # `onLanguage` does something when the visitor changes that language.
 SAID = """const said = (key, ...values) =>
@@ -30,3 +34,17 @@ def t(key: str):
     if key not in CHINESE:
         raise KeyError(f"No Chinese for {key!r} in demo/words.json.")
     return I18N(key)
+
+
+def said(key: str, *values) -> str:
+    """A text in the language of whoever is being answered, with values in place of {0}, {1:.1f}."""
+    return _words.get()[key].format(*values)
+
+
+def answer_to(visitor: gr.Request | None) -> None:
+    """Whom `said` speaks to from here on: a visitor in the language that the address of their page names, else in their
+    browser's; a program (None) in English."""
+    headers = {} if visitor is None else visitor.headers
+    named = re.search(r"[?&]lang=(en|zh-CN)\b", headers.get("referer", ""))
+    language = named[1] if named else headers.get("accept-language", "")
+    _words.set(CHINESE if language.startswith("zh") else ENGLISH)

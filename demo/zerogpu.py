@@ -21,6 +21,7 @@ import numpy as np
 from llasa_lite import Llasa, SearchResult, SearchSettings, Speech, Voice
 
 from .common import new_folder, plain_errors
+from .words import said
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Borrowed:
         if isinstance(voice, str) or voice.text is not None:
             return Voice.builtin(voice) if isinstance(voice, str) else voice
         if not self.checkpoint.can_transcribe:
-            raise ValueError(f"Type what is said in the clip: '{self.checkpoint.name}' cannot transcribe it.")
+            raise ValueError(said("{0} cannot transcribe: type what is said in the clip.", self.checkpoint.name))
         return self._ask("prepare", voice)
 
     def stream(self, *args, **kwargs) -> Iterator[np.ndarray]:
@@ -132,13 +133,14 @@ class Borrowed:
         """Say why the spare answers. Raises the error where that is no reason to."""
         if getattr(error, "message", "") == "GPU task aborted":
             raise gr.Error(
-                "The GPU was taken back before this was done. Take a shorter text or fewer candidates.",
+                said("The GPU was taken back before this was done. Take a shorter text or fewer candidates."),
                 print_exception=False,
             ) from error
         if not no_gpu(error):
             raise error
         name = self._spare.checkpoint.name
-        gr.Warning(f"{error.message} Until then '{name}' answers, on the CPU.", title="No GPU time")
+        told = said("Until then '{0}' answers, on the CPU.", name)
+        gr.Warning(f"{error.message} {told}", title=said("No GPU time"))
 
     # -- over there ------------------------------------------------------------------------------------------------
 
@@ -183,8 +185,10 @@ class BorrowedCodec:
             return self._owner._whole(name, (argument,), {})
         except gr.Error as error:
             if no_gpu(error):
-                more = f"The tokens of '{self._owner.checkpoint.name}' need one; those of 'nano' do not: choose it."
-                raise gr.Error(f"{error.message} {more}", title="No GPU time", print_exception=False) from error
+                more = said(
+                    "The tokens of '{0}' need one; those of 'nano' do not: choose it.", self._owner.checkpoint.name
+                )
+                raise gr.Error(f"{error.message} {more}", title=said("No GPU time"), print_exception=False) from error
             raise
 
 

@@ -1,5 +1,6 @@
 """Laws of the app, driven as its users drive it: through its API, and in a real browser."""
 
+import ast
 import json
 import re
 import shutil
@@ -384,10 +385,19 @@ def test_every_text_of_the_page_is_there_in_both_languages_and_used(server):
     (cards,) = [c["props"]["props"]["cards"] for c in page["components"] if c["props"].get("elem_id") == "speak-voice"]
     notes = {card["note"] for card in cards}
     sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "demo").glob("*.[jp][sy]"))
-    said = set(re.findall(r"said\('(.*?)'[,)]", sources))
-    named = {key for key in CHINESE if re.search(f"['\"]{re.escape(key)}['\"]", sources)}
-    assert said and said | notes <= set(CHINESE)
+    nodes = [
+        node for file in (ROOT / "demo").glob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "said"]
+    said = {ast.literal_eval(call.args[0]) for call in calls}
+    in_the_browser = set(re.findall(r"said\('(.*?)'[,)]", sources))
+    quoted = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    named = {key for key in CHINESE if key in quoted or re.search(f"'{re.escape(key)}'", sources)}
+    assert said and in_the_browser and said | in_the_browser | notes <= set(CHINESE)
     assert set(ENGLISH) == set(CHINESE) == keys(page["components"]) | named | notes
+    for key in said | in_the_browser:
+        values = [sorted(re.findall(r"{.*?}", words[key])) for words in (ENGLISH, CHINESE)]
+        assert values[0] == values[1], key
 
 
 # -- in a browser ----------------------------------------------------------------------------------------------------
@@ -669,7 +679,41 @@ def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser,
         assert page.execute_script("return document.querySelector('#speak-voice input:checked').value") == "michael"
         assert "lang=zh-CN" in page.current_url
         page.refresh()
+    until(page, f"/能朗读/.test({text_of('model-facts')})")
+    type_text(page, "Oh, yes.")
+    press(page, "speak-button")
+    until(page, f"/秒语音，用时 .* · 种子 \\d+ · 完整/.test({text_of('speak-summary')})")
+    go_to(page, "转写")
+    press(page, "transcribe-button")
+    until(page, "document.body.innerText.includes('还没有录音')")
+    page.execute_script("document.querySelector('#language input[value=en]').click()")
+    until(page, f"/speaks and transcribes/.test({text_of('model-facts')})")
     assert not errors(page)
+
+
+def test_programs_are_answered_in_english_wherever_they_come_from(server):
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    headers = {"referer": f"{server}/?lang=zh-CN", "accept-language": "zh-CN"}
+    with pytest.raises(AppError, match="There is no clip yet"):
+        Client(server, verbose=False, headers=headers).predict(clip=None, api_name="/transcribe")
+
+
+def test_a_visitor_is_answered_in_the_language_of_their_page_else_of_their_browser():
+    from demo.words import answer_to, said
+
+    for page, browser, shown in (
+        ("http://a/?lang=zh-CN", "en-GB,en", "种子"),
+        ("http://a/?lang=en", "zh-CN,zh", "seed"),
+        ("http://a/", "zh-TW,zh;q=0.9", "种子"),
+        ("http://a/?lang=fr", "fr,zh", "seed"),
+        ("http://[", "", "seed"),  # no address at all
+    ):
+        answer_to(SimpleNamespace(headers={"referer": page, "accept-language": browser}))
+        assert said(" · seed {0}", 7) == f" · {shown} 7"
+    answer_to(None)
+    assert said(" · seed {0}", 7) == " · seed 7"
 
 
 def test_the_page_fetches_nothing_from_elsewhere(browser, server):
