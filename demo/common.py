@@ -91,12 +91,27 @@ def stops(button: gr.Button, tab: str, cancelled: list | None = None) -> None:
     button.click(stop, queue=False, show_progress="hidden", api_visibility="private", cancels=cancelled)
 
 
-def give_up(request: gr.Request, tab: str | None = None) -> None:
-    """Set the flags of a visitor's jobs: those of one tab, or all of them where the page was closed or is loaded
-    anew. Gradio cannot break off inside of a call, and would let the others wait for it."""
-    for session, place, flag in list(_at_work):
-        if session == request.session_hash and tab in (None, place):
-            flag.set()
+def stops_and_keeps(button: gr.Button, tab: str, asked: dict) -> None:
+    """As `stops`, for an event that shows what it has when it is stopped: one at work ends by itself, and only one that
+    still waits for its turn is cancelled."""
+    at_work = gr.Checkbox(visible="hidden")
+    withdraw = gr.Button(visible="hidden", elem_id=f"{tab}-withdraw")
+
+    def stop(request: gr.Request):
+        return give_up(request, tab)
+
+    pressed = button.click(stop, None, at_work, queue=False, show_progress="hidden", api_visibility="private")
+    withdraw.click(None, cancels=asked)
+    pressed.then(None, at_work, js=f"at_work => {{ at_work || document.getElementById('{tab}-withdraw').click(); }}")
+
+
+def give_up(request: gr.Request, tab: str | None = None) -> bool:
+    """Set the flags of a visitor's jobs, and say whether there are any: those of one tab, or all of them where the page
+    was closed or is loaded anew. Gradio cannot break off inside of a call, and would let the others wait for it."""
+    mine = [flag for session, place, flag in list(_at_work) if session == request.session_hash and tab in (None, place)]
+    for flag in mine:
+        flag.set()
+    return bool(mine)
 
 
 def text_of(text: str | None) -> str:

@@ -12,7 +12,7 @@ import gradio as gr
 from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, Scored, SearchResult, audio
 
 from . import asking, drawing, results, settings, takes
-from .common import BUSY, asked_voice, flag_of, new_folder, plain_errors, sampling_of, seed_of, stops, text_of
+from .common import BUSY, asked_voice, flag_of, new_folder, plain_errors, sampling_of, seed_of, stops_and_keeps, text_of
 from .models import Models
 from .words import said, t
 
@@ -113,7 +113,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     def show_to(request: gr.Request, *asked):  # Gradio sees no request in a partial
         yield from show(models, heard, request.session_hash, *asked)
 
-    go.click(
+    searched = go.click(
         show_to,
         [model, *asked[:4], method, n, outcome, process, branch, seconds, *tuned],
         [status, heard, watched, *shown, every, tuned.seed, own_pace],
@@ -121,7 +121,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
         show_progress_on=status,
         api_visibility="private",
     )
-    stops(stop, "search")
+    stops_and_keeps(stop, "search", searched)
     return tuned
 
 

@@ -572,6 +572,22 @@ def test_nobody_waits_for_speech_whose_visitor_has_left(browser, server, client)
     assert time.monotonic() - began < 0.7 * whole
 
 
+def test_stop_withdraws_a_search_that_still_waits_for_its_turn(browser, server, client):
+    page = opened(browser, server)
+    go_to(page, "Search")
+    ahead = client.submit(text="Oh yes, that is what I said. " * 60, voice="emma", seed=7, api_name="/speak")
+    time.sleep(1)
+    press(page, "search-button")
+    waits = "document.querySelector('#search-status').innerText.includes('queue:')"
+    until(page, waits)
+    press(page, "search-stop")
+    until(page, f"!{waits}", 10)
+    ahead.result()
+    speak(client)  # what was asked for before it would be done now
+    assert page.execute_script(f"return {text_of('search-status')}").startswith("Press Search")
+    assert not errors(page)
+
+
 def test_search_shows_candidates_and_tokens_can_be_edited(browser, server):
     page = opened(browser, server)
     go_to(page, "Search")
