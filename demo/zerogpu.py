@@ -91,7 +91,8 @@ class Borrowed:
         """`stop` cannot be asked from the other process, which is done in seconds."""
         return self._ask("tts", *args, **kwargs)
 
-    def continue_speech(self, clip, text: str, **kwargs) -> Speech:
+    def continue_speech(self, clip, text: str, *, stop=None, **kwargs) -> Speech:
+        """`stop` as in `tts`."""
         return self._ask("continue_speech", clip, text=text, **kwargs)
 
     def transcribe(self, clip):

@@ -259,6 +259,7 @@ class Llasa:
         transcript: str | None = None,
         seed: int | None = None,
         sampling: Sampling | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Speech:
         """Go on from a clip in its voice with new words; the answer is returned without the clip.
 
@@ -266,11 +267,13 @@ class Llasa:
             clip: path, bytes, `(sample_rate, samples)` or a `Voice`.
             text: what is said next.
             transcript: what is said in the clip; recognised where the checkpoint can.
+            stop: as `tts`.
         Raises:
             ValueError: as `tts`, and as `Voice.from_audio` of the clip.
+            Stopped: `stop` was true.
         """
         voice = clip if isinstance(clip, Voice) else Voice.from_audio(clip, transcript, name="clip")
-        speech = self.tts(text, voice, seed, sampling)
+        speech = self.tts(text, voice, seed, sampling, stop=stop)
         return replace(speech, receipt=speech.receipt | {"task": "continue"})
 
     # -- speech to text --------------------------------------------------------------------------------------------

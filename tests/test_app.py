@@ -305,9 +305,9 @@ def watched(nano, monkeypatch, tmp_path, stop_after=10**9, seen=None, **asked):
     return seen
 
 
-def test_stop_and_leaving_the_page_give_up_whole_speech(nano):
+def test_stop_and_leaving_the_page_give_up_whole_speech(nano, clip):
     """Gradio frees the page; the machine has to be told."""
-    from demo import common, speak
+    from demo import common, continuing, speak
 
     told, long = [], "Oh yes, that is what I said. " * 60
 
@@ -321,7 +321,11 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano):
         models = SimpleNamespace(get=lambda name, tab=tab: begun(tab))
         shown = speak.show(models, None, "visitor", [], "nano", long, "emma", None, "", False, 3, 0.7, 0.95, 1.5)
         assert shown == (shown[0],) * 9  # the page stays as it is
-    assert told == [False, False, True] * 2 and not common._at_work
+    for tab in ("continue", None):
+        models = SimpleNamespace(get=lambda name, tab=tab: begun(tab))
+        shown = continuing.show(models, "visitor", "nano", clip["path"], "hello there.", long, False, 3, 0.7, 0.95, 1.5)
+        assert shown == (shown[0],) * 6
+    assert told == [False, False, True] * 4 and not common._at_work
 
 
 def test_a_word_does_not_set_the_pace_that_long_texts_are_announced_by(nano, monkeypatch, tmp_path):
