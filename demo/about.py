@@ -13,7 +13,7 @@ from llasa_lite import CHECKPOINTS, audio, builtin_voices
 
 from .common import BUSY, plain_errors
 from .models import WARM_UP, Models
-from .words import said, t
+from .words import lasting, said, t
 
 PAPER = files("llasa_lite") / "evaluation" / "paper"
 CARD = files("llasa_lite") / "nano" / "README.md"
@@ -100,6 +100,9 @@ def measure_here(models: Models, model: str) -> str:
         said("codec, encode and decode"): said("{0:.3f} of real time", (encoded + decoded) / speech.seconds),
         said("device"): f"{speech.receipt['device']}, {speech.receipt['dtype']}",
     }
-    return "\n".join(
-        [f"| {model} | {said('here, now')} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
-    )
+    lines = [
+        f"| {model} | {said('here, now')} |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+    ]
+    return lasting("\n".join(lines))

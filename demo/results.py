@@ -10,7 +10,7 @@ from llasa_lite import Codec, Speech
 
 from . import picture
 from .common import to_files, to_summary
-from .words import t
+from .words import lasting, t
 
 
 class Results(NamedTuple):
@@ -46,4 +46,4 @@ def to_results(codec: Codec, speech: Speech, first_seconds: float | None = None)
     drawn = picture.of_speech(codec, speech)
     wave, receipt = to_files(speech)
     files = [gr.DownloadButton(value=path, interactive=True) for path in (wave, receipt)]
-    return wave, drawn, to_summary(speech, first_seconds), *files
+    return wave, drawn, lasting(to_summary(speech, first_seconds)), *files

@@ -14,7 +14,7 @@ from llasa_lite import SEARCH_METHODS, VERIFIERS, Candidate, Extended, Pruned, S
 from . import asking, drawing, results, settings, takes
 from .common import BUSY, asked_voice, flag_of, new_folder, plain_errors, sampling_of, seed_of, stops_and_keeps, text_of
 from .models import Models
-from .words import said, t
+from .words import lasting, said, t
 
 MAX_N, MAX_BRANCH = 32, 8
 MAX_SEARCH_CHARS = 300  # every candidate says all of it
@@ -181,11 +181,11 @@ def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
     with plain_errors(), flag_of(session, "search") as flag:
         quiet = [gr.skip()] * 8
         found = start(models, model, *asked, stop=flag.is_set)  # what is refused leaves the page as it was
-        yield said("Reading the prompt ..."), takes.table([], []), "", *quiet
+        yield lasting(said("Reading the prompt ...")), takes.table([], []), "", *quiet
         watch = Watch(heard)
         for event in found:
             watch.see(event)
-            yield watch.status(), watch.table(), watch.drawn(), *quiet
+            yield lasting(watch.status()), watch.table(), watch.drawn(), *quiet
         result = found.result
         best = result.best
         watch.finish(result)
@@ -195,7 +195,7 @@ def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
         own_pace = (
             gr.skip() if result.stopped_early else asking.pace_of(watch.seconds / asked_for, best.receipt["text"])
         )
-        yield watch.status(), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace
+        yield lasting(watch.status()), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace
 
 
 class Watch:

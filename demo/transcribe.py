@@ -12,7 +12,7 @@ from llasa_lite import Transcript
 from . import examples
 from .common import BUSY, SAMPLE_RATE, plain_errors, wav_of
 from .models import Models
-from .words import said, t
+from .words import lasting, said, t
 
 
 def layout(models: Models, model: gr.Radio) -> None:
@@ -74,7 +74,7 @@ def show(models: Models, model: str, clip: str | None) -> tuple[str, str, str]:
         summary += f"\n\n{html.escape(note)}"
     if not heard.complete:
         summary += "\n\n" + said("⚠️ **Not complete:** cut off before the model ended the text.")
-    return heard.text, to_words(heard.words), summary
+    return heard.text, to_words(heard.words), lasting(summary)
 
 
 def to_words(words: list[tuple[str, float]]) -> str:

@@ -36,6 +36,12 @@ def t(key: str):
     return I18N(key)
 
 
+def lasting(text: str) -> str:
+    """A value that stands where the page was drawn with a `t`, and stays when the visitor changes the language: without
+    a mark of its own, here one of a space, Gradio would go back to the first."""
+    return text + I18N(" ")
+
+
 def said(key: str, *values) -> str:
     """A text in the language of whoever is being answered, with values in place of {0}, {1:.1f}."""
     return _words.get()[key].format(*values)

@@ -706,8 +706,30 @@ def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser,
     go_to(page, "转写")
     press(page, "transcribe-button")
     until(page, "document.body.innerText.includes('还没有录音')")
-    page.execute_script("document.querySelector('#language input[value=en]').click()")
-    until(page, f"/speaks and transcribes/.test({text_of('model-facts')})")
+    assert not errors(page)
+
+
+def test_a_change_of_language_keeps_results_and_what_was_typed(browser, server):
+    page = opened(browser, server)
+    go_to(page, "About")
+    press(page, "about-measure")
+    until(page, f"{text_of('about-measured')}.includes('real-time')")
+    go_to(page, "Search")
+    type_text(page, "Oh.", "search")
+    press(page, "search-button")
+    until(page, f"{text_of('search-status')}.includes('verifying')")
+    go_to(page, "Speak")
+    type_text(page, "Oh, yes.")
+    press(page, "speak-button")
+    summary = until(page, f"/seed/.test({text_of('speak-summary')}) && {text_of('speak-summary')}")
+    page.execute_script("document.querySelector('#language input[value=zh-CN]').click()")
+    until(page, f"/能朗读/.test({text_of('model-facts')})")
+    assert page.execute_script(f"return {text_of('speak-summary')}") == summary
+    assert page.execute_script("return document.querySelector('#speak-text textarea').value") == "Oh, yes."
+    go_to(page, "搜索")
+    until(page, f"{text_of('search-status')}.includes('verifying')", 10)
+    go_to(page, "关于")
+    until(page, f"{text_of('about-measured')}.includes('real-time')", 10)
     assert not errors(page)
 
 
