@@ -98,20 +98,24 @@ def stops_and_keeps(button: gr.Button, tab: str, asked: dict) -> None:
     withdraw = gr.Button(visible="hidden", elem_id=f"{tab}-withdraw")
 
     def stop(request: gr.Request):
-        return give_up(request, tab)
+        found = bool(_flags(request, tab))
+        give_up(request, tab)
+        return found
 
     pressed = button.click(stop, None, at_work, queue=False, show_progress="hidden", api_visibility="private")
     withdraw.click(None, cancels=asked)
     pressed.then(None, at_work, js=f"at_work => {{ at_work || document.getElementById('{tab}-withdraw').click(); }}")
 
 
-def give_up(request: gr.Request, tab: str | None = None) -> bool:
-    """Set the flags of a visitor's jobs, and say whether there are any: those of one tab, or all of them where the page
-    was closed or is loaded anew. Gradio cannot break off inside of a call, and would let the others wait for it."""
-    mine = [flag for session, place, flag in list(_at_work) if session == request.session_hash and tab in (None, place)]
-    for flag in mine:
+def give_up(request: gr.Request, tab: str | None = None) -> None:
+    """Set the flags of a visitor's jobs: those of one tab, or all of them where the page was closed or is loaded
+    anew. Gradio cannot break off inside of a call, and would let the others wait for it."""
+    for flag in _flags(request, tab):
         flag.set()
-    return bool(mine)
+
+
+def _flags(request: gr.Request, tab: str | None) -> list[threading.Event]:
+    return [flag for session, place, flag in list(_at_work) if session == request.session_hash and tab in (None, place)]
 
 
 def text_of(text: str | None) -> str:
