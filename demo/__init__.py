@@ -23,7 +23,8 @@ SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # no font is fetche
 # How the page is opened, by `launch` and by app.py alike.
 LAUNCH = {
     "theme": gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=SYSTEM_FONTS).set(
-        body_text_color_subdued="*neutral_500"  # a shade darker than Gradio's: notes and warnings are to be read
+        body_text_color_subdued="*neutral_500",  # a shade darker than Gradio's: notes and warnings are to be read
+        checkbox_border_color_dark="*neutral_500",  # Gradio's is hardly seen on its ground
     ),
     "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
     "i18n": I18N,
