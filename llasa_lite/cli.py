@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
 
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", help="short name, hub id or folder (default: nano, which ships with the package)")
-    model.add_argument("--codec", help="another codec than the model's own")
+    model.add_argument("--codec", help="another codec than the model's own: folder or hub id")
     model.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
-    model.add_argument("--vllm", metavar="URL", help="language model on this vLLM server; 'here': vLLM in this process")
+    model.add_argument("--vllm", metavar="URL", help="run the model on this vLLM server; 'here': vLLM in this process")
     model.add_argument("--dtype", help="float32, bfloat16, float16; int8 on CPUs (default: by device)")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     speaking.add_argument("--temperature", type=float, help="0 to 2 (default: the checkpoint's)")
     speaking.add_argument("--top-p", type=float, help="above 0, up to 1 (default: the checkpoint's)")
     speaking.add_argument("--top-k", type=int, help="at most this many choices (default: no limit)")
-    speaking.add_argument("--guidance", type=float, help="how closely words are followed: 1 (off) to 5 (default: its)")
+    speaking.add_argument(
+        "--guidance", type=float, help="how closely words are followed: 1 (off) to 5 (default: the checkpoint's)"
+    )
     voicing = argparse.ArgumentParser(add_help=False)
     words = argparse.ArgumentParser(add_help=False)
     words.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
@@ -48,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
     voicing.add_argument("--speaker", help="speaker name of a finetuned checkpoint")
 
     def many(sub):
-        sub.add_argument("--workers", type=int, help="share the work among so many, by Ray Data ([ray])")
-        sub.add_argument("--gpus", type=float, default=0, help="of each worker, may be a part of one (default: 0)")
+        sub.add_argument("--workers", type=int, help="processes to share the work, by Ray Data ([ray])")
+        sub.add_argument("--gpus", type=float, default=0, help="GPUs of each worker, may be a fraction (default: 0)")
 
     def verb(name, handler, help, *parents):
         sub = verbs.add_parser(name, help=help, description=help, parents=parents)
@@ -71,16 +73,22 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--n", type=int, default=SearchSettings.n, help="candidates, or beams (default: %(default)s)")
     told_outcome = (
-        "what chooses: likelihood (the default), asr (where the model cannot listen), 'asr, speaker', weights"
+        "verifier that chooses (default: likelihood; asr if the model cannot listen); 'asr, speaker' or weights"
     )
     sub.add_argument("--outcome", help=f"{told_outcome} ({known})")
-    sub.add_argument("--process", help="what prunes beams in beam_search and partial_prm (default: speaker)")
-    sub.add_argument("--branch", type=int, help="continuations of every beam at every step")
-    sub.add_argument("--step-tokens", type=int, help="tokens between two prunings")
-    sub.add_argument("--process-seconds", type=float, help="of speech under the process verifier in partial_prm")
-    sub.add_argument("--continuations", type=int, help="of every beam that partial_prm left, for the outcome verifier")
-    sub.add_argument("--reference", choices=["prompt", "resynthesis"], help="what speaker and emotion compare with")
-    sub.add_argument("--keep", choices=["best", "all"], default="best", help="all: every candidate with its receipt")
+    sub.add_argument("--process", help="verifier that prunes beams in beam_search, partial_prm (default: speaker)")
+    for option, kind, told in (
+        ("branch", int, "continuations of every beam at every step"),
+        ("step-tokens", int, "tokens between two prunings; 50 are a second"),
+        ("process-seconds", float, "seconds of speech under the process verifier in partial_prm"),
+        ("continuations", int, "samples of every beam that partial_prm left, for the outcome verifier"),
+    ):
+        default = getattr(SearchSettings, option.replace("-", "_"))
+        sub.add_argument(f"--{option}", type=kind, help=f"{told} (default: {default})")
+    told = f"what speaker and emotion compare with (default: {SearchSettings.reference})"
+    sub.add_argument("--reference", choices=["prompt", "resynthesis"], help=told)
+    told = "all: write every candidate with its receipt (default: best)"
+    sub.add_argument("--keep", choices=["best", "all"], default="best", help=told)
     sub = verb("continue", continue_, "Go on from a clip, in its voice, with new words.", speaking, model, output)
     sub.add_argument("clip", metavar="CLIP", help="audio file")
     sub.add_argument("text", metavar="TEXT", help="what is said next; - reads it from standard input")
@@ -96,24 +104,24 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("voices", voices, "List the built-in voices, or make one from a clip.", model, output)
     sub.add_argument("--from-audio", metavar="CLIP", help="make a voice from this clip of 0.5 to 15 s")
     sub.add_argument("--text", help="what is said in the clip (recognised where the model can)")
-    sub.add_argument("--name", default="my voice", help="name of the voice made")
+    sub.add_argument("--name", default="my voice", help="name of the voice made (default: %(default)s)")
     sub.add_argument("-o", "--out", default="voice.json", help="file for the voice made (default: voice.json)")
     verb("models", models, "List the checkpoints that have a short name.", output)
     sub = verb("inspect", inspect, "Show how a wave was made: the receipt in it.", output)
     sub.add_argument("file", metavar="FILE", help="wav, flac, ogg or mp3 file, or a .receipt.json")
     sub = verb("replay", replay, "Make speech again from its receipt.", output)
     sub.add_argument("receipt", metavar="RECEIPT", help="a wave, or the .receipt.json beside it")
-    sub.add_argument("--model", help="where the model is, if the receipt names none of the known ones")
-    sub.add_argument("--codec", help="the same of its codec")
+    sub.add_argument("--model", help="where the model is, if it is neither a known one nor a folder here")
+    sub.add_argument("--codec", help="where its codec is, likewise")
     sub.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
 
     cli_train.add(verbs, verb, many, model, output)
     cli_evaluate.add(verbs, model, output)
 
     sub = verb("serve", serve, "Serve speech as OpenAI's API does: POST /v1/audio/speech.", model)
-    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all machines can reach it (default: this one only)")
     sub.add_argument("--port", type=int, default=8000, help="default: 8000")
-    sub.add_argument("--voices", help="folder of voices saved as .json, beside the built-in ones")
+    sub.add_argument("--voices", help="folder of voices saved as .json, to serve beside the built-in ones")
     sub.add_argument("--at-once", type=int, default=1, help="requests served together (default: 1; more with vLLM)")
 
     sub = verb("bench", bench, "Measure speed and memory of every path on this machine.", output)
@@ -129,14 +137,16 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verbs.add_parser("demo", help="Open the Gradio app.", description="Open the Gradio app.")
     sub.set_defaults(handler=demo)
-    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all machines can reach it (default: this one only)")
     sub.add_argument("--port", type=int, help="default: the first free one from 7860")
     sub.add_argument("--model", help="checkpoint shown first (default: nano)")
 
     verb("doctor", doctor, "Say what this machine can run, and why not more. Downloads nothing.", output)
     space = verbs.add_parser("space", help="Make a Hugging Face Space.", description="Make a Hugging Face Space.")
     kinds = space.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    sub = kinds.add_parser("build", help="a folder that can be pushed as it is", parents=[output])
+    sub = kinds.add_parser(
+        "build", help="a folder that can be pushed", description="Make a folder to push.", parents=[output]
+    )
     sub.set_defaults(handler=space_build)
     sub.add_argument("space", metavar="KIND", help="zerogpu (the released multilingual 1B) or cpu (nano)")
     sub.add_argument("out", metavar="OUT", help="new or empty folder")
@@ -392,6 +402,7 @@ def replay(o) -> None:
     from .pipeline import Llasa
 
     common.check_sound_out(o.out)
+    common.no_loading_bars()
     with common.counting("speaking", o):
         speech = Llasa.replay(o.receipt, o.model, o.codec)
     common.finish(speech, o)

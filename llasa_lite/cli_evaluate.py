@@ -10,9 +10,9 @@ from . import cli_common as common
 from .search import SEARCH_METHODS, SearchSettings
 
 KINDS = {
-    "tts": "Sentences spoken and read back by a judge.",
+    "tts": "Sentences spoken, and heard by a judge.",
     "seed-tts-eval": "Zero-shot cloning of prompts (paper, Table 2).",
-    "continuation": "Clips gone on with after 3 s (paper, Table 5).",
+    "continuation": "Clips continued after 3 s (paper, Table 5).",
     "asr": "The model's own transcripts (paper, Table 3).",
     "codec": "Clips through codecs (paper, Table 1).",
     "emotion": "Emotion of prompt and answer (paper, Table 4).",
@@ -29,9 +29,11 @@ def add(verbs, model, output) -> None:
     common.add_argument("--out", required=True, help="folder for rows and tables; a stopped run goes on")
     common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
     common.add_argument("--seed", type=int, default=0, help="item k is drawn with seed + k (default: 0)")
-    common.add_argument("--judge", default="openai/whisper-base", help="recogniser: Whisper or CTC, hub id or folder")
+    common.add_argument(
+        "--judge", default="openai/whisper-base", help="Whisper or CTC, hub id or folder (default: %(default)s)"
+    )
     shared = argparse.ArgumentParser(add_help=False, parents=[common])
-    shared.add_argument("--no-judge", action="store_true", help="no word error rate")
+    shared.add_argument("--no-judge", action="store_true", help="measure no word error rate")
     shared.add_argument("--language", default="en", help="zh counts characters, others words (default: en)")
     shared.add_argument("--speaker-model", help=SPEAKERS)
     shared.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
@@ -49,9 +51,9 @@ def add(verbs, model, output) -> None:
         "--n", type=int, default=SearchSettings.n, help="candidates, or beams (default: %(default)s)"
     )
     searching.add_argument("--process", help="prunes beams (default: speaker)")
-    searching.add_argument("--outcome", help="chooses among whole candidates (default: asr)")
+    searching.add_argument("--outcome", help="chooses among whole candidates (default: as `search`)")
 
-    evaluate = verbs.add_parser("evaluate", help="The paper's tables.", description="The paper's tables as commands.")
+    evaluate = verbs.add_parser("evaluate", help="Make the paper's tables.", description="Make the paper's tables.")
     kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="WHAT")
     for kind, told in KINDS.items():
         speaks = kind not in ("asr", "codec", "search")
@@ -68,7 +70,9 @@ def add(verbs, model, output) -> None:
         if kind == "seed-tts-eval":
             sub.add_argument("--set", default="en", choices=("en", "zh", "hard"), help="paper's columns (default: en)")
         if kind == "asr":
-            sub.add_argument("--set", default="clean", choices=("clean", "other"), help="the paper's column")
+            sub.add_argument(
+                "--set", default="clean", choices=("clean", "other"), help="the paper's column (default: clean)"
+            )
         if kind == "codec":
             from .evaluation.codecs import CODECS
 
@@ -76,16 +80,20 @@ def add(verbs, model, output) -> None:
             sub.add_argument("--codecs", nargs="+", default=[], metavar="NAME", help=names)
         if kind == "search":
             sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
-            sub.add_argument("--voices", nargs="+", required=True, help="sentence k is spoken by voice k modulo them")
+            sub.add_argument("--voices", nargs="+", required=True, help="voices that speak the sentences in turn")
             sub.add_argument("--n", type=int, default=32, help="takes of every sentence (default: 32)")
-            sub.add_argument("--choosers", nargs="+", help="verifiers that choose among them")
+            sub.add_argument(
+                "--choosers",
+                nargs="+",
+                help="verifiers that choose among them (default: likelihood asr speaker 'asr, speaker')",
+            )
             sub.add_argument("--process", default="speaker", help="prunes beams (default: speaker)")
             sub.add_argument("--outcome", default="asr", help="chooses after partial PRM (default: asr)")
-            sub.add_argument("--guided", nargs="*", help="beams x branches of guided searches, e.g. 4x4 16x16")
+            sub.add_argument("--guided", nargs="*", help="beams x branches of guided searches (default: 4x4 8x4)")
             sub.add_argument("--continuations", type=int, help="of every beam after partial PRM (default: 1)")
         if kind == "tts":
             sub.add_argument("--sentences", required=True, help="text file, one sentence a line")
-            sub.add_argument("--voices", nargs="+", default=[], help="sentence k is spoken by voice k modulo them")
+            sub.add_argument("--voices", nargs="+", default=[], help="speak in turn (default: the model chooses)")
         if kind == "understanding":
             sub.add_argument("--voices", nargs=1, default=[], help="built-in voice (default: the model chooses)")
             sub.add_argument("--scores", nargs="+", help="CSVs of listeners: make the table of them instead")

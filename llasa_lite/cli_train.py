@@ -14,21 +14,33 @@ from .ladder import SHARES, SIZES, Ladder
 
 def add(verbs, verb, many, model, output) -> None:
     """Add `train`, first the parts of nano, then what takes checkpoints of any size, and `push`."""
-    train = verbs.add_parser("train", help="Train the built-in family.", description="Train the built-in family.")
-    kinds = train.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    sub = kinds.add_parser("codec", help="a small X-codec2, from clips", parents=[output])
+    told = "Train models like nano, or finetune any checkpoint."
+    kinds = verbs.add_parser("train", help=told, description=told).add_subparsers(
+        dest="kind", required=True, metavar="WHAT"
+    )
+
+    def kind(name, told, *parents):
+        description = f"{told[0].upper()}{told[1:]}."
+        return kinds.add_parser(name, help=told, description=description, parents=parents)
+
+    sub = kind("codec", "a small X-codec2, from clips", output)
     sub.set_defaults(handler=train_codec)
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
     sub.add_argument("--out", required=True, help="folder for weights, log and state; an unfinished run goes on")
-    sub.add_argument("--minutes", type=float, default=45.0)
+    sub.add_argument("--minutes", type=float, default=45.0, help="of training (default: %(default)g)")
     sub.add_argument("--init", help="codec folder to start from")
     sub.add_argument("--freeze-codes", action="store_true", help="train the decoder only: codes keep their meaning")
     sub.add_argument("--learning-rate", type=float, help="at the start (default: 5e-4)")
     told = "share of crops heard through a room, a narrow band or noise, and drawn clean (default: 0.2)"
     sub.add_argument("--disturbed", type=float, default=0.2, help=told)
-    sub.add_argument("--adversarial-after", type=float, default=float("inf"), help="minutes until discriminators join")
+    sub.add_argument(
+        "--adversarial-after",
+        type=float,
+        default=float("inf"),
+        help="minutes until discriminators join (default: they do not)",
+    )
     sub.add_argument("--kept", type=float, help="share of the weights of --init in what is saved (default: 0)")
-    sub = kinds.add_parser("tokens", help="clips to a token corpus", parents=[model, output])
+    sub = kind("tokens", "clips to a token corpus", model, output)
     sub.set_defaults(handler=train_tokens)
     sub.add_argument("--data", required=True, nargs="+", help="corpora, hub:owner/name; or token corpora, to align")
     sub.add_argument("--out", required=True, help="safetensors file; an unfinished one is continued")
@@ -38,33 +50,40 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--disturbed", type=float, default=0.0, help=told)
     told = "steps of the aligner's training; 0: no alignment (default: 2500, ten minutes on one core)"
     sub.add_argument("--align-steps", type=int, default=2500, help=told)
-    sub = kinds.add_parser("lm", help="a small Llasa, from a token corpus", parents=[model, output])
+    sub = kind("lm", "a small Llasa, from a token corpus", model, output)
     sub.set_defaults(handler=train_lm)
     sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
     sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
-    sub.add_argument("--steps", type=int, help="optimizer steps of about 4,096 ids")
+    sub.add_argument("--steps", type=int, help="optimizer steps of about 4,096 ids (default: 9000)")
     sub.add_argument("--init", help="checkpoint folder of the same shape to start from (default: from scratch)")
     told = "clips of --data in the codes that --init was trained on, where its codec was another"
     sub.add_argument("--init-data", nargs="+", default=[], help=told)
-    sub.add_argument("--hidden-size", type=int, default=256)
-    sub.add_argument("--layers", type=int, default=8)
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--hidden-size", type=int, default=256, help="default: 256, as nano")
+    sub.add_argument("--layers", type=int, default=8, help="default: 8, as nano")
+    sub.add_argument("--seed", type=int, default=0, help="default: 0")
 
-    sub = kinds.add_parser("verifier", help="a small speaker verifier, from clips", parents=[model, output])
+    sub = kind("verifier", "a small speaker verifier, from clips", model, output)
     sub.set_defaults(handler=train_verifier)
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
     sub.add_argument("--out", required=True, help="folder for weights and log; an unfinished run goes on")
-    sub.add_argument("--minutes", type=float, default=20.0)
+    sub.add_argument("--minutes", type=float, default=20.0, help="of training (default: %(default)g)")
     sub.add_argument("--init", help="verifier folder to start from")
     pitches(sub)
 
-    sub = kinds.add_parser("finetune", help="any checkpoint, all weights or LoRA; also by torchrun", parents=[output])
+    sub = kind("finetune", "any checkpoint, all weights or LoRA; also by torchrun", output)
     sub.set_defaults(handler=finetune)
-    sub.add_argument("--base", default="nano", help="short name, hub id or folder; a text Llama gets Llasa's tokens")
+    sub.add_argument(
+        "--base",
+        default="nano",
+        help="short name, hub id or folder (default: nano); a text Llama is given Llasa's tokens",
+    )
     told = "codes: .safetensors of `train tokens`, folders of memmap rows, or of metadata.csv and <id>.wav.npy"
     sub.add_argument("--data", required=True, nargs="+", help=told)
     sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
-    sub.add_argument("--recipe", default="finetune", choices=("paper", "released", "finetune", "lora"))
+    told_recipe = "finetune (default): all weights; lora: adapters; paper, released: as Llasa was pretrained"
+    sub.add_argument(
+        "--recipe", default="finetune", choices=("paper", "released", "finetune", "lora"), help=told_recipe
+    )
     sub.add_argument("--epochs", type=float, help="default: the recipe's")
     sub.add_argument("--learning-rate", type=float, help="default: the recipe's")
     sub.add_argument("--rows-per-step", type=int, help="over all processes (default: the recipe's)")
@@ -72,46 +91,48 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--max-steps", type=int, default=-1, help="stop there (default: when the epochs are over)")
     sub.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default: 200)")
     sub.add_argument("--recognition", type=float, default=0.0, help="share of rows from speech to text (default: 0)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="default: 0")
     more = "any field of Transformers' TrainingArguments, the value as JSON or text; may come several times"
     sub.add_argument("--trainer", action="append", default=[], metavar="NAME=VALUE", help=more)
-    sub = kinds.add_parser("pairs", help="a search's best and worst takes, to learn from", parents=[model, output])
+    sub = kind("pairs", "a search's best and worst takes, to learn from", model, output)
     sub.set_defaults(handler=pairs)
     told_pairs = "token corpora made by `train tokens`: their training clips are the voice prompts"
     sub.add_argument("--data", required=True, nargs="+", help=told_pairs)
     sub.add_argument("--sentences", help="text file, one a line (default: the transcripts of --data)")
     sub.add_argument("--out", required=True, help="JSON lines; an unfinished file goes on")
-    sub.add_argument("--draws", type=int, default=2000, help="sentences said (default: %(default)s)")
+    sub.add_argument("--draws", type=int, default=2000, help="sentences spoken (default: %(default)s)")
     sub.add_argument("--n", type=int, default=8, help="takes of each (default: %(default)s)")
     sub.add_argument("--outcome", default="likelihood", help="verifier that ranks them (default: %(default)s)")
     told_gap = "how far best and worst must be apart, in its unit (default: %(default)s)"
     sub.add_argument("--gap", type=float, default=0.05, help=told_gap)
-    sub.add_argument("--seed", type=int, default=0)
-    sub = kinds.add_parser("preferences", help="any checkpoint, to prefer the best takes (DPO)", parents=[output])
+    sub.add_argument("--seed", type=int, default=0, help="default: 0")
+    sub = kind("preferences", "any checkpoint, to prefer the best takes (DPO)", output)
     sub.set_defaults(handler=preferences)
-    sub.add_argument("--base", default="nano", help="the checkpoint that said the takes: short name, hub id or folder")
+    sub.add_argument(
+        "--base", default="nano", help="checkpoint that spoke the takes: short name, hub id or folder (default: nano)"
+    )
     sub.add_argument("--pairs", required=True, nargs="+", help="made by `train pairs`")
     sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
     sub.add_argument("--epochs", type=float, help="default: 1")
     sub.add_argument("--learning-rate", type=float, help="at the start (default: 1e-4)")
     sub.add_argument("--beta", type=float, help="how close the model stays to what it was (default: 0.1)")
     sub.add_argument("--pairs-at-once", type=int, default=4, help="of one pass (default: %(default)s)")
-    sub.add_argument("--seed", type=int, default=0)
-    sub = kinds.add_parser("rows", help="codes to the authors' memmap rows", parents=[model, output])
+    sub.add_argument("--seed", type=int, default=0, help="default: 0")
+    sub = kind("rows", "codes to the authors' memmap rows", model, output)
     sub.set_defaults(handler=rows)
     sub.add_argument("--data", required=True, nargs="+", help=told)
     sub.add_argument("--out", required=True, help="folder for {train,val}_input_ids.memmap")
-    sub = kinds.add_parser("ladder", help="three sizes on three shares of a corpus", parents=[model, output])
+    sub = kind("ladder", "three sizes on three shares of a corpus", model, output)
     sub.set_defaults(handler=ladder)
     sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
     sub.add_argument("--out", required=True, help="folder of cells; finished ones stay, an unfinished one goes on")
     sub.add_argument("--sizes", nargs="+", default=list(SIZES), help=f"of: {', '.join(SIZES)} (default: all)")
     sub.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the corpus (default: 0.25 0.5 1)")
-    sub.add_argument("--cells", nargs="+", metavar="SIZE-SHARE", help="only these, as 1M-0.25 nano-1")
+    sub.add_argument("--cells", nargs="+", metavar="SIZE-SHARE", help="only these cells: 1M-0.25 nano-1")
     sub.add_argument("--steps", type=int, default=Ladder.steps, help="of about 2,048 ids (default: %(default)s)")
     sub.add_argument("--judge", help="recogniser for word error rates: hub id or folder (default: none)")
     sub.add_argument("--sentences", help="text file, one sentence a line (default: 40 held-out transcripts)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="default: 0")
     sub = verb("push", push, "Upload a finetuned folder to the hub.", output)
     sub.add_argument("folder", metavar="FOLDER", help="made by `train finetune`")
     sub.add_argument("repo", metavar="OWNER/NAME", help="repository on the hub")
