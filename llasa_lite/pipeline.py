@@ -48,7 +48,7 @@ STOP_STEPS = 100  # ids between two looks at `stop`
 
 
 class Stopped(RuntimeError):
-    """Whoever asked for the speech did not want it any more."""
+    """Raised where `stop` said that the speech is no longer wanted."""
 
 
 class Llasa:
@@ -391,9 +391,9 @@ class Llasa:
 
         Args:
             receipt: of a `Speech`; or its .receipt.json, or the wave that holds it.
-            model: another place of the same checkpoint; needed for one that is neither in `CHECKPOINTS` nor a folder
-                here: a receipt may come from anybody, and does not choose what is downloaded.
-            codec: the same of its codec.
+            model: where the checkpoint is (hub id or folder), if it is neither in `CHECKPOINTS` nor a folder here: a
+                receipt may come from anybody, and does not choose what is downloaded.
+            codec: where its codec is, likewise.
         Raises:
             ValueError: not a receipt, or of a checkpoint that cannot be loaded here.
         """
