@@ -450,7 +450,9 @@ class Llasa:
         if voice.text is not None:
             if not text.says_something(voice.text):
                 raise ValueError(f"The transcript of '{voice.name}' holds no words. Type what is said in the clip.")
-            self._check_can_read(self._spoken(self.protocol.checked(voice.text)), f"the transcript of '{voice.name}', ")
+            self._check_can_read(
+                self._in_words(self.protocol.checked(voice.text)), f"the transcript of '{voice.name}', "
+            )
             return voice.encoded(self.codec)
         voice = voice.encoded(self.codec)
         if not self.checkpoint.can_transcribe:
@@ -470,7 +472,7 @@ class Llasa:
             raise ValueError("There is no text to speak.")
         if len(text_) > MAX_TEXT_CHARS:
             raise ValueError(f"The text has {len(text_):,} characters; at most {MAX_TEXT_CHARS:,} are spoken at once.")
-        spoken = self._spoken(self.protocol.checked(text_))
+        spoken = self._in_words(self.protocol.checked(text_))
         if len(spoken) > MAX_TEXT_CHARS:
             raise ValueError(
                 f"Put into words the text has {len(spoken):,} characters; at most {MAX_TEXT_CHARS:,} are spoken."
@@ -483,7 +485,7 @@ class Llasa:
             self._check_can_read(piece)
         # Of 24 sentences of 62 to 110 characters nano said 36 % of the words wrong in halves as they were cut, 12 % in
         # halves that end; of 30 short ones without their full stop 58 %, with it 16 %.
-        return [text.closed(piece) for piece in pieces] if self.checkpoint.spell_out else pieces
+        return [text.closed(text.plain_marks(piece)) for piece in pieces] if self.checkpoint.spell_out else pieces
 
     def _check_can_read(self, words: str, whose: str = "") -> None:
         """Raises ValueError where more than a third of the letters are none that the model knows."""
@@ -493,6 +495,9 @@ class Llasa:
                 f"'{self.checkpoint.name}' cannot read {whose}'{words[:40]}': its languages are "
                 f"{', '.join(self.checkpoint.languages)}. Write it in one of them, or choose another model."
             )
+
+    def _in_words(self, text_: str) -> str:
+        return text.spell_out(text_) if self.checkpoint.spell_out else text_
 
     def _spoken(self, text_: str) -> str:
         return text.plain_marks(text.spell_out(text_)) if self.checkpoint.spell_out else text_

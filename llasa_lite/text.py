@@ -76,8 +76,8 @@ def normalize_transcript(text: str) -> str:
 
 
 def plain_marks(text: str) -> str:
-    """English text with no other marks than those in the read sentences that a small model learned from: . , ? ! and,
-    within words, ' and -. Brackets, dashes, colons and semicolons become commas, quotation marks and other signs spaces.
+    """English text with no marks but those of the read sentences that a small model learned from: . , ? ! and, within
+    words, ' and -. Brackets, dashes, colons and semicolons become commas, quotation marks and other signs spaces.
 
     Example:
         >>> plain_marks('He said: "Wait (a bit) - please..." And/or not?!')

@@ -116,14 +116,16 @@ def replace_limit(llasa, seconds):
 
 
 def test_a_full_stop_that_is_missing_changes_nothing(nano):
-    """nano has read whole sentences only: without one at its end it went on for seconds. Other checkpoints read what is
-    written."""
+    """nano has read whole sentences with few marks: without one at its end it went on for seconds. Other checkpoints
+    read what is written."""
     with_it, without = (
         nano.tts(text, "emma", seed=3) for text in ("I think the report is late.", "I think the report is late")
     )
     assert with_it.codes[0].tolist() == without.codes[0].tolist()
+    assert nano._pieces("“I think – (yes)”\n- late: so late") == ["I think, yes, late, so late."]
     released = Llasa(replace(nano.checkpoint, spell_out=False), nano.protocol, nano.engine, nano.codec, nano.sampling)
-    assert released._pieces("I think, then,") == ["I think, then,"]
+    for written in ("I think, then,", "“I think – (yes)” - late: so late"):
+        assert released._pieces(written) == [written]
 
 
 def test_pieces_without_a_voice_go_on_in_the_first_ones(nano):
