@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import __version__
 from . import cli_common as common
-from .files import why
+from .files import unwritten, why
 from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
 
@@ -168,13 +168,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"llasa-lite: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        what = f"use '{error.filename}'" if error.filename else "go on"
-        print(f"llasa-lite: Cannot {what}: {why(error).rstrip('.')}.", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("llasa-lite: stopped.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (cause := unwritten(error)) is None:
+            raise
+        what = f"use '{cause.filename}'" if cause.filename else "go on"
+        print(f"llasa-lite: Cannot {what}: {why(cause).rstrip('.')}.", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from .audio import FRAME_RATE, SAMPLE_RATE
 from .checkpoints import codec_source, fingerprint
+from .files import whole
 from .tokens import IGNORE
 
 log = logging.getLogger(__name__)
@@ -207,33 +208,40 @@ def write_tokens(utterances: list[Utterance], path: str | Path, facts: dict | No
             np.full(len(u.codes), np.nan, np.float16) if u.alignment is None else u.alignment for u in utterances
         ]
         tensors["alignment"] = np.concatenate(missing).astype(np.float16)
-    partial = Path(f"{path}.part")
-    save_file(tensors, partial, metadata={"rows": json.dumps(rows), "facts": json.dumps(facts or {})})
-    partial.replace(path)
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata={"rows": json.dumps(rows), "facts": json.dumps(facts or {})})
 
 
 def token_facts(path: str | Path) -> dict:
     """What is known of a token corpus beside its rows: {"codec", "fingerprint", "dropped"}, the codec's name and
-    weights and the places of clips that were left out; empty for a file that does not say."""
-    from safetensors import safe_open
-
-    with safe_open(path, "numpy") as file:
+    weights and the places of clips that were left out; empty for a file that does not say. Raises as `read_tokens`."""
+    with _opened(path) as file:
         return json.loads(file.metadata().get("facts", "{}"))
 
 
 def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
-    """Read a token corpus, all of it or one split. Raises ValueError where there is none."""
-    from safetensors import safe_open
-
-    if not Path(path).is_file():
-        raise ValueError(f"There is no token corpus '{path}'. Make one with `train tokens`.")
-    with safe_open(path, "numpy") as file:
+    """Read a token corpus, all of it or one split. Raises ValueError where there is none, or another file."""
+    with _opened(path) as file:
         rows = json.loads(file.metadata()["rows"])
         cuts = np.cumsum(file.get_tensor("lengths"))[:-1]
         codes = np.split(file.get_tensor("codes"), cuts)
         aligned = np.split(file.get_tensor("alignment"), cuts) if "alignment" in file.keys() else [None] * len(codes)
     aligned = [None if a is None or np.isnan(a).any() else a for a in aligned]
     return [Utterance(*row, c, a) for row, c, a in zip(rows, codes, aligned) if split is None or row[2] == split]
+
+
+def _opened(path: str | Path):
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"There is no token corpus '{path}'. Make one with `train tokens`.")
+    try:
+        file = safe_open(path, "numpy")
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is no token corpus, or a torn one: {error}.") from error
+    if "rows" not in (file.metadata() or {}):
+        raise ValueError(f"'{path}' holds other tensors than a token corpus.")
+    return file
 
 
 # -- rows for the language model ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +29,26 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
-    except OSError as error:
-        raise ValueError(f"Cannot write '{path}': {why(error)}.") from error
+    except Exception as error:
+        if (cause := unwritten(error)) is None:
+            raise
+        raise ValueError(f"Cannot write '{path}': {why(cause)}.") from error
     finally:
         try:
             partial.unlink(missing_ok=True)
         except OSError:
             pass  # a folder that cannot be written to holds nothing of ours either
+
+
+def unwritten(error: Exception) -> OSError | None:
+    """The error of the system in an error: itself, or what safetensors and PyTorch tell of in words. None: another."""
+    if isinstance(error, OSError):
+        return error
+    if found := re.search(r"\b[Oo]s (?:error|{ code:) (\d+)", str(error)):  # safetensors
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):  # PyTorch does not say why: hardly else
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
 
 
 def why(error: OSError) -> str:

@@ -221,7 +221,7 @@ def write_memmap(
             if len(row) > width or not said.text.strip():
                 dropped += 1
                 continue
-            np.array(row + [protocol.pad] * (width - len(row)), np.int32).tofile(file)
+            file.write(np.array(row + [protocol.pad] * (width - len(row)), np.int32).tobytes())
             written += 1
     np.save(folder / f"{split}_input_ids_shape.npy", np.array([written, width]))
     partial.replace(folder / f"{split}_input_ids.memmap")

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import ROOT, buzz
 
 from llasa_lite import Llasa, Speech, Voice, audio, receipts
+from llasa_lite.data import Utterance, read_tokens, token_facts, write_tokens
 from llasa_lite.files import whole, write_text
 from llasa_lite.records import Records
 
@@ -59,6 +61,18 @@ def test_a_model_file_cut_short_gives_a_sentence(tmp_path, file):
         Llasa.from_pretrained(*([str(folder), "nano"] if part == "lm" else ["nano", str(folder)]), device="cpu")
 
 
+def test_what_is_no_token_corpus_gives_a_sentence(tmp_path):
+    (tmp_path / "torn.safetensors").write_bytes((NANO / "tokens.safetensors").read_bytes()[:1000])
+    for path, sentence in (
+        (tmp_path / "torn.safetensors", "is no token corpus, or a torn one"),
+        (next((NANO / "lm").glob("*.safetensors")), "holds other tensors than a token corpus"),
+        (tmp_path, "There is no token corpus"),
+    ):
+        for read in (read_tokens, token_facts):
+            with pytest.raises(ValueError, match=sentence):
+                read(path)
+
+
 def test_a_corrupt_voice_gives_a_sentence(voice, tmp_path):
     voice.save(tmp_path / "me.json")
     for name in ("me.json", "me.clip.ogg"):
@@ -90,6 +104,10 @@ def no_room(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_gives_a_sentence_and_keeps_what_was_there(speech, voice, tmp_path, monkeypatch):
+    def write_state(path):
+        with whole(path) as partial:
+            torch.save({"weights": torch.zeros(10_000)}, partial)
+
     def fresh(seed):
         return Speech(buzz(0.5, seed=seed), speech.codes, speech.stopped, speech.receipt | {"seed": seed})
 
@@ -101,6 +119,7 @@ def test_a_full_disk_gives_a_sentence_and_keeps_what_was_there(speech, voice, tm
         lambda: fresh(2).save(tmp_path / "b.flac"),
         lambda: voice.replace(text="other").save(tmp_path / "me.json"),
         lambda: write_text(tmp_path / "codes.json", "[]" * 10_000),
+        lambda: write_state(tmp_path / "state.pt"),
     ]
     for write in writes:
         with no_room(tmp_path, monkeypatch), pytest.raises(ValueError, match="Cannot write .*: the disk is full."):
@@ -117,10 +136,27 @@ def test_a_limit_on_file_size_leaves_whole_rows(tmp_path):
     try:
         with pytest.raises(ValueError, match="larger than files may be here"):
             rows.add({"id": "b", "text": "x" * 5000})
+        with pytest.raises(ValueError, match="Cannot write .*larger than files may be here"):
+            write_tokens([Utterance("oh", "s", "train", np.zeros(5000, np.uint16))], tmp_path / "t.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     rows.add({"id": "c", "text": "y"})
     assert set(Records(tmp_path / "rows.jsonl").rows) == {"a", "c"}
+
+
+def test_a_run_without_room_for_its_checkpoint_is_a_sentence(tmp_path):
+    """PyTorch and safetensors have errors of their own for it."""
+    resource = pytest.importorskip("resource", reason="no limits on this system")
+    random = np.random.default_rng(0)
+    said = [Utterance("oh yes.", "s", "train", random.integers(4096, size=30).astype(np.uint16)) for _ in range(2)]
+    write_tokens(said, tmp_path / "t.safetensors")
+    command = [sys.executable, "-m", "llasa_lite", "train", "finetune", "--data", str(tmp_path / "t.safetensors")]
+    command += ["--out", str(tmp_path / "lm"), "--rows-per-step", "2", "--rows-at-once", "2", "--max-steps", "1"]
+    for megabytes in (10, 40):  # the weights have 32, the optimizer's state 63
+        limit = lambda most=megabytes << 20: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # noqa: E731
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, preexec_fn=limit)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+        assert done.stderr.splitlines()[-1].startswith("llasa-lite: Cannot go on: ")
 
 
 @pytest.mark.parametrize("path", ["/dev/null/a.wav", "no/such/a.wav", "/proc/a.wav", "x" * 300 + ".wav"])
