@@ -93,9 +93,14 @@ def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
         raise ValueError(f"'{folder}' holds no corpus: there is no manifest.jsonl in it.")
     clips = []
     for manifest in manifests:
-        for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
+        # -sig and \n as in `batch.read_list`, whose folders are corpora
+        for number, line in enumerate(manifest.read_text(encoding="utf-8-sig").split("\n"), 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
+                if not isinstance(row["text"], str):
+                    raise TypeError(f"its text is {row['text']!r}")
                 path = row.get("audio") or f"clips/{row['id'] // 1000:03d}/{row['id']:05d}.ogg"
                 clip = Clip(
                     row["id"], row["text"], row["speaker"], row["seconds"], row.get("split", "train"), folder / path

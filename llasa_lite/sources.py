@@ -101,19 +101,26 @@ def _clip(name: str, text: str, speaker: str, split: str, path: Path) -> Clip:
     try:
         seconds = soundfile.info(path).duration
     except (OSError, soundfile.LibsndfileError) as error:
-        raise ValueError(f"The clip '{path}' of '{name}' cannot be read: {error}.") from error
+        told = str(error).rstrip(".") if path.is_file() else "there is no such file"  # libsndfile: "System error"
+        raise ValueError(f"The clip '{path}' of '{name}' cannot be read: {told}.") from error
     return Clip(name, text, speaker, seconds, split, path)
 
 
 def _metadata(path: Path, column: int = 1) -> Iterator[tuple[str, str]]:
     """id and text of `id|text|…`. LJ Speech has the text with its numbers written out in a third column."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        parts = line.split("|")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # as `batch.read_list` does
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not UTF-8. Convert it first: iconv -t UTF-8.") from error
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"'{path}' is empty: it needs lines of the form id|text.")
+    for number, line in enumerate(lines, 1):
+        parts = [part.strip() for part in line.split("|")]
         if not line.strip():
             continue
-        if len(parts) < 2 or not parts[1].strip():
+        if len(parts) < 2 or not parts[1]:
             raise ValueError(f"{path}, line {number}, is not of the form id|text.")
-        yield parts[0], parts[column] if len(parts) > column and parts[column].strip() else parts[1]
+        yield parts[0], parts[column] if len(parts) > column and parts[column] else parts[1]
 
 
 # -- codes -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Laws of corpora of others: what is read is what was written, what cannot be used is dropped and counted."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -106,6 +107,42 @@ def test_lj_speech_and_librispeech_are_corpora(tmp_path, monkeypatch):
         read_clips(tmp_path / "LibriSpeech")
     with pytest.raises(ValueError, match="holds no corpus"):
         read_clips(tmp_path / "LJ" / "wavs")
+
+
+@pytest.mark.parametrize(
+    "told, wanted",
+    [
+        (b"\xef\xbb\xbfa|oh yes.\r\nb|it is.\r\n", ["oh yes.", "it is."]),  # as editors on Windows write
+        (b"a | oh yes.\nb | it\xe2\x80\xa8is.\n", ["oh yes.", "it\u2028is."]),
+        (b'a|"oh yes."\nb|a half-open " quote\n', ['"oh yes."', 'a half-open " quote']),  # as LJ Speech means them
+        (b"a|oh yes.\nb|\n", "line 2, is not of the form id|text"),
+        (b"a,oh yes.\n", "line 1, is not of the form id|text"),
+        (b"a.wav|oh yes.\n", "a.wav.wav' of 'a.wav' cannot be read: there is no such file."),
+        ("a|oh yes.\n".encode("utf-16"), "is not UTF-8"),
+        (b"a|caf\xe9.\n", "is not UTF-8"),
+        (b"\n", "is empty: it needs lines of the form id|text"),
+    ],
+)
+def test_a_list_of_ones_own_clips_is_read_as_it_was_meant(tmp_path, told, wanted):
+    (tmp_path / "wavs").mkdir()
+    for name in "ab":
+        audio.save(buzz(0.5), tmp_path / "wavs" / f"{name}.wav")
+    (tmp_path / "metadata.csv").write_bytes(told)
+    if isinstance(wanted, list):
+        assert [clip.text for clip in read_clips(tmp_path)] == wanted
+    else:
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            read_clips(tmp_path)
+
+
+def test_a_manifest_is_read_line_by_line(tmp_path):
+    row = {"id": 1, "text": "it\u2028is.", "speaker": "s", "seconds": 1.0}
+    lines = [json.dumps(row, ensure_ascii=False), "", json.dumps(row | {"id": 2})]
+    (tmp_path / "manifest.jsonl").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    assert [(clip.id, clip.text) for clip in read_clips(tmp_path)] == [(1, row["text"]), (2, row["text"])]
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row | {"text": None}))
+    with pytest.raises(ValueError, match="line 1, is not a clip: .*its text is None"):
+        read_clips(tmp_path)
 
 
 def test_hub_datasets_are_corpora(tmp_path):
