@@ -23,6 +23,7 @@ import torch
 
 from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, pick_dtype, reaching
 from .data import Utterance, id_counts, ids_that_fit
+from .records import Records
 from .sampling import Sampling
 from .tokens import IGNORE, MARKERS, Protocol, speech_token
 
@@ -156,7 +157,8 @@ def finetune(
         trainer_arguments: fields of `transformers.TrainingArguments` that take the place of ours.
         progress: called after every step with the steps done and all of them.
     Raises:
-        ValueError: no rows that fit, a base that is no Llama, or rows a step that the processes cannot share evenly.
+        ValueError: no rows that fit, a base that is no Llama, rows a step that the processes cannot share evenly, or
+            an `out` that is the base or was begun with other settings or rows.
     """
     import transformers
 
@@ -176,6 +178,9 @@ def finetune(
             f"{recipe.rows_per_step} rows a step are not shared evenly by {processes} processes of {rows_at_once} rows "
             "at once. Change --rows-at-once or --rows-per-step."
         )
+    same = {name: value for name, value in asdict(recipe).items() if name not in ("source", "epochs", "max_ids")}
+    same |= {"base": checkpoint.name, "rows": len(rows), "ids": rows.ids, "recognition": recognition, "seed": seed}
+    begin(out, checkpoint.source, same)
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
     dress(model, checkpoint, protocol, learned)
     model.config.use_cache = False  # nothing is generated in training
@@ -220,7 +225,6 @@ def finetune(
                 shown = ", ".join(f"{k} {v:.4g}" for k, v in logs.items() if "loss" in k or k == "learning_rate")
                 log.info("step %d of %d: %s", state.global_step, state.max_steps, shown)
 
-    out.mkdir(parents=True, exist_ok=True)
     trainer = transformers.Trainer(
         model=model,
         args=arguments,
@@ -266,6 +270,23 @@ def training_arguments(**fields):
     if made.n_gpu > 1 and "WORLD_SIZE" not in os.environ:
         made._n_gpu = 1  # or Trainer wraps the model in DataParallel, and a step has other rows than the recipe's
     return made
+
+
+def begin(out: Path, base: str | Path | None, settings: dict) -> None:
+    """Make a run's folder, and note in it what checkpoints of the run share: one of another run would be gone on from,
+    whatever was asked for.
+
+    Raises:
+        ValueError: the folder is the base's own, or holds checkpoints of a run with other settings.
+    """
+    if base is not None and Path(base).resolve() == out.resolve():
+        raise ValueError(f"'{out}' holds the checkpoint to start from. Choose another folder for the one that is made.")
+    if os.environ.get("RANK", "0") != "0":  # under torchrun, one process writes
+        return
+    note = out / "checkpoints" / "begun.jsonl"
+    if last_checkpoint(note.parent) == (None, 0):
+        note.unlink(missing_ok=True)
+    Records(note, settings=settings)
 
 
 def last_checkpoint(folder: str | Path) -> tuple[str | None, int]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from .audio import FRAME_RATE
 from .checkpoints import PLAIN_GIT, pick_dtype
 from .data import Utterance
-from .finetuning import dress, finish, go_on, load_base, training_arguments
+from .finetuning import begin, dress, finish, go_on, load_base, training_arguments
 from .records import Records
 from .search import END
 from .text import join, says_something
@@ -155,8 +155,8 @@ def train_preferences(
             the first step, and it need not be held beside the one that learns.
         pairs_at_once: pairs of one forward pass; `pairs_per_step` is reached by accumulation.
     Raises:
-        ValueError: no pairs that fit, codes of another codec, `pairs_per_step` not a multiple of `pairs_at_once`, or
-            more than one process.
+        ValueError: no pairs that fit, codes of another codec, `pairs_per_step` not a multiple of `pairs_at_once`,
+            more than one process, or an `out` that is the base or was begun with other settings or pairs.
     """
     import transformers
 
@@ -171,6 +171,8 @@ def train_preferences(
     rows = [row for pair in pairs if (row := _row(protocol, pair, checkpoint.context))]
     if not rows:
         raise ValueError(f"There is no pair of at most {checkpoint.context} ids to train on, of {len(pairs)} given.")
+    same = {name: value for name, value in asdict(settings).items() if name not in ("epochs", "save_every")}
+    begin(out, checkpoint.source, same | {"base": checkpoint.name, "pairs": len(rows)})
     dress(model, checkpoint, protocol)
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
@@ -213,7 +215,6 @@ def train_preferences(
         def on_step_end(self, args, state, control, **kwargs):
             progress(state.global_step, state.max_steps)
 
-    out.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=settings.epochs,

@@ -30,7 +30,7 @@ from torch import nn
 from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows
-from .finetuning import go_on, last_checkpoint, training_arguments
+from .finetuning import begin, go_on, last_checkpoint, training_arguments
 from .tokens import IGNORE, Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,8 @@ def train_lm(
         progress: called after every step with the steps done and all of them.
         codec: the codec the codes came from, which the checkpoint is to speak with: "nano", folder or hub id.
     Raises:
-        ValueError: nothing to learn to say, a size without the two heads that are guided, an `init` of another shape.
+        ValueError: nothing to learn to say, a size without the two heads that are guided, an `init` of another shape,
+            or an `out` that is `init` or was begun with other settings or clips.
     """
     import transformers
     from transformers import Trainer
@@ -261,6 +262,8 @@ def train_lm(
         model.start_from(init)
         if init_data:
             model.carry_over(init_data, utterances)
+    same = {"utterances": len(utterances), "codec": codec, "hidden_size": hidden_size, "layers": layers}
+    begin(out, init, same | {"init": init and Path(init).name, "seed": settings.seed})
     _, begun = last_checkpoint(checkpoints)
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
     watched = [u for u in utterances if u.split == "test"][:32]
@@ -342,7 +345,6 @@ def train_lm(
         callbacks=[Watch()],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
-    out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     go_on(trainer)
     save_lm(model, protocol, out, codec)

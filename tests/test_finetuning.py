@@ -191,6 +191,29 @@ def test_a_finished_run_takes_no_more_steps(base, tmp_path, recipe, steps):
     assert (out / "log.jsonl").read_bytes() == logged
 
 
+def test_a_folder_goes_on_with_its_own_run_only(base, tmp_path):
+    """Or a finished one would be told as the answer to another question, its card with figures that are not its own."""
+    out = run(base, tmp_path / "lm", max_steps=2)
+    card, weights = (out / "README.md").read_text(), (out / "model.safetensors").read_bytes()
+    for changed, told in (
+        ({"recipe": replace(RECIPE, learning_rate=1e-4)}, "begun with learning_rate 0.001"),
+        ({"recipe": replace(RECIPE, lora=RECIPES["lora"].lora)}, "begun with lora None"),
+        ({"base": "nano"}, "begun with base 'base"),
+        ({"recognition": 0.5, "seed": 1}, r"begun with recognition 0\.0, seed 0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            run(**{"base": base, "out": out, "max_steps": 2} | changed)
+    with pytest.raises(ValueError, match="begun with ids .*, rows 24"):
+        finetune(base, lambda _: ([utterances(20)], []), out, RECIPE, rows_at_once=2, max_steps=2)
+    with pytest.raises(ValueError, match="holds the checkpoint to start from"):
+        run(str(out), out)
+    assert (out / "README.md").read_text() == card and (out / "model.safetensors").read_bytes() == weights
+    run(base, out, max_steps=3)  # longer is not another
+    assert last_checkpoint(out / "checkpoints")[1] == 3
+    shutil.rmtree(out / "checkpoints")
+    run(base, out, replace(RECIPE, learning_rate=1e-4), max_steps=2)  # nothing to go on from
+
+
 def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
     """Or DataParallel would hide the model's parts, and a step have the rows of all GPUs."""
     import transformers

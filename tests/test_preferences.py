@@ -141,6 +141,8 @@ def test_a_finished_run_takes_no_more_steps_and_a_torn_checkpoint_is_passed_over
 
     out, first = run(), weights()
     assert run() == out and seen == [1, 2, 3] and weights() == first
+    with pytest.raises(ValueError, match="begun with beta 0.1, pairs 4"):
+        train_preferences("nano", some[:2], out, replace(settings, beta=0.5), 2)
     (out / "checkpoints" / "checkpoint-3" / "trainer_state.json").unlink()
     run()
     assert seen == [1, 2, 3, 3]

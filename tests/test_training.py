@@ -620,6 +620,14 @@ def test_a_checkpoint_that_a_kill_tore_is_passed_over(run, tmp_path):
     assert {k: v.tolist() for k, v in load_file(one).items()} == {k: v.tolist() for k, v in load_file(other).items()}
 
 
+@pytest.mark.parametrize("changed, told", [({"layers": 3}, "layers 4"), ({"init": "lm"}, "holds the checkpoint to")])
+def test_a_folder_goes_on_with_its_own_run_only(run, tmp_path, monkeypatch, changed, told):
+    shutil.copytree(run[0], tmp_path / "lm")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        train_lm(utterances(), [4] * 6, "lm", Training(steps=3, **SMALL), **{"hidden_size": 128, "layers": 4} | changed)
+
+
 def test_a_run_logs_held_out_losses_with_right_and_wrong_text(run):
     out, _ = run
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
