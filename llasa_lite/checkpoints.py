@@ -178,6 +178,19 @@ def find(name: str | None) -> Checkpoint:
     )
 
 
+def find_described(name: str | None) -> Checkpoint:
+    """As `find`, and of a checkpoint of the hub what its own config says, too. Raises NotReachable where it is not to
+    be had."""
+    from transformers import AutoConfig
+
+    checkpoint = find(name)
+    if checkpoint.name in CHECKPOINTS or Path(checkpoint.source).is_dir():
+        return checkpoint
+    with reaching(checkpoint.source):
+        facts = getattr(AutoConfig.from_pretrained(checkpoint.source), "llasa", None)
+    return described(checkpoint.name, checkpoint.source, facts or {})
+
+
 def config_facts(checkpoint: Checkpoint, tasks: Sequence[str] | None = None) -> dict:
     """The "llasa" entry for the config of a checkpoint trained from this one: what `described` reads."""
     names = ("codec", "licence", "chunk_chars", "chunk_seconds", "context", "spell_out")

@@ -27,11 +27,11 @@ def picked_device(o) -> str:
 
 
 def load_codec(o):
-    from .checkpoints import find, load_codec, pick_dtype
+    from .checkpoints import find_described, load_codec, pick_dtype
 
     no_loading_bars()
     device = picked_device(o)
-    return load_codec(o.codec or find(o.model).codec, device, pick_dtype(device, "float32"))
+    return load_codec(o.codec or find_described(o.model).codec, device, pick_dtype(device, "float32"))
 
 
 def no_loading_bars() -> None:

@@ -156,6 +156,13 @@ def check_share(o, name: str) -> None:
         raise ValueError(f"--{name} is a share, 0 to 1, not {value}.")
 
 
+def check_codecs(o, codec) -> None:
+    from .data import check_codec
+
+    for file in o.data:
+        check_codec(file, codec.name)
+
+
 def repitched(clips: list, o) -> list:
     from .data import Repitched
 
@@ -201,13 +208,13 @@ def train_tokens(o) -> None:
     if files and (o.pitches or o.disturbed):
         raise ValueError("--pitches and --disturbed change sound: give clips, not token corpora.")
     if o.workers:
-        from .checkpoints import find
+        from .checkpoints import find_described
         from .distributed import encode_parts
 
         if files or o.align_steps:
             raise ValueError("Many workers encode clips and align nothing: give clips and --align-steps 0.")
         clips = clips_of(o)
-        made = list(encode_parts(clips, str(o.codec or find(o.model).codec), o.out, o.workers, o.gpus))
+        made = list(encode_parts(clips, str(o.codec or find_described(o.model).codec), o.out, o.workers, o.gpus))
         told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
         told["dropped"] = sum(part["dropped"] for part in made)
         return common.tell(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
@@ -236,6 +243,7 @@ def train_lm(o) -> None:
     settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
     utterances = [u for file in o.data for u in read_tokens(file)]
     codec = common.load_codec(o)
+    check_codecs(o, codec)
     levels = list(codec.model.config.quantization_levels)
     known = [u for file in o.init_data for u in read_tokens(file)]
     if known and not o.init:
@@ -257,6 +265,7 @@ def train_verifier(o) -> None:
 
 
 def finetune(o) -> None:
+    from .checkpoints import find_described
     from .finetuning import RECIPES, finetune
     from .sources import read_utterances
 
@@ -267,8 +276,10 @@ def finetune(o) -> None:
         if not Path(source).exists():
             raise ValueError(f"There is no data '{source}'.")
 
+    codec = find_described(o.base).codec
+
     def read(protocol):
-        return [[read_utterances(source, protocol, split) for source in o.data] for split in ("train", "test")]
+        return [[read_utterances(source, protocol, split, codec) for source in o.data] for split in ("train", "test")]
 
     common.no_loading_bars()
     out = finetune(
@@ -288,6 +299,7 @@ def pairs(o) -> None:
     utterances = [u for file in o.data for u in read_tokens(file)]
     said = sentences(o) if o.sentences else [u.text for u in utterances if u.split == "train"]
     llasa = common.load(o)
+    check_codecs(o, llasa.codec)
     with common.counting("saying", o, total=o.draws) as bar:
         told = (o.n, o.outcome, o.gap, o.seed, lambda done, total: bar.update(done - bar.n))
         count = collect_pairs(llasa, utterances, said, o.out, o.draws, *told)
@@ -307,16 +319,16 @@ def preferences(o) -> None:
 def rows(o) -> None:
     from transformers import AutoTokenizer
 
-    from .checkpoints import find, reaching
+    from .checkpoints import find_described, reaching
     from .sources import read_utterances, write_memmap
     from .tokens import Protocol
 
-    source = find(o.model).source
-    with reaching(source):
-        protocol = Protocol(AutoTokenizer.from_pretrained(source))
-    told = {"folder": o.out}
+    checkpoint = find_described(o.model)
+    with reaching(checkpoint.source):
+        protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source))
+    told, codec = {"folder": o.out}, o.codec or checkpoint.codec
     for split, name in (("train", "train"), ("test", "val")):
-        utterances = (u for data in o.data for u in read_utterances(data, protocol, split))
+        utterances = (u for data in o.data for u in read_utterances(data, protocol, split, codec))
         told[name], told[f"{name}_dropped"] = write_memmap(utterances, o.out, name, protocol)
     line = "{train} rows for training, {val} held out in {folder}; {train_dropped} and {val_dropped} left out"
     common.tell(told, o, line.format(**told))
@@ -332,6 +344,7 @@ def ladder(o) -> None:
     utterances = [u for file in o.data for u in read_tokens(file)]
     spoken = sentences(o) if o.sentences else held_out_sentences(utterances)
     codec = common.load_codec(o)
+    check_codecs(o, codec)
     levels = list(codec.model.config.quantization_levels)
     judge = Judge(o.judge, common.picked_device(o)) if o.judge else None
     settings = Ladder(steps=o.steps, seed=o.seed)

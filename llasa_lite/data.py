@@ -235,6 +235,22 @@ def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
     return [Utterance(*row, c, a) for row, c, a in zip(rows, codes, aligned) if split is None or row[2] == split]
 
 
+def check_codec(path: str | Path, codec: str) -> None:
+    """Raises ValueError where a token corpus says that its codes are another codec's than this one's ("nano", folder or
+    hub id): the same numbers mean other sounds. Two large ones are not told apart: they have no fingerprint."""
+    facts = token_facts(path)
+    was, wanted = facts.get("fingerprint"), fingerprint(codec_source(codec))
+    if not facts.get("codec") or was == wanted:
+        return
+    if was and wanted:  # small ones with other weights, of which some may have learned to decode only
+        told = "'%s' holds codes of '%s', whose weights were others than those of '%s': fine if codes are alike."
+        return log.warning(told, path, facts["codec"], codec)
+    raise ValueError(
+        f"'{path}' holds codes of the codec '{facts['codec']}', and they are to be those of '{codec}'. Encode the "
+        f"clips anew: `train tokens --codec {codec}`."
+    )
+
+
 def _opened(path: str | Path):
     from safetensors import SafetensorError, safe_open
 

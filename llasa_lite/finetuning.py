@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, pick_dtype, reaching
+from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, load_lm, pick_dtype
 from .data import Utterance, id_counts, ids_that_fit
 from .records import Records
 from .sampling import Sampling
@@ -112,14 +112,7 @@ def load_base(source: str) -> tuple[Checkpoint, Protocol, torch.nn.Module]:
     Raises:
         ValueError: not a Llama, or no tokenizer with a chat template; NotReachable: no weights.
     """
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
-
-    checkpoint = find(source)
-    with reaching(checkpoint.source):
-        if (kind := AutoConfig.from_pretrained(checkpoint.source).model_type) != "llama":
-            raise ValueError(f"'{checkpoint.source}' is a {kind} model; Llasa checkpoints are Llamas.")
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source)
-        model = LlamaForCausalLM.from_pretrained(checkpoint.source, dtype=torch.float32)
+    tokenizer, model, checkpoint = load_lm(find(source), "cpu", torch.float32)
     if MARKERS[0] not in tokenizer.get_vocab():
         if not tokenizer.chat_template:
             raise ValueError(f"'{source}' has no chat template: start from an Instruct model.")

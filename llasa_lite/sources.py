@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import Clip, Utterance, read_corpus, read_tokens
+from .data import Clip, Utterance, check_codec, read_corpus, read_tokens
 from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERSTANDING_START, Protocol
 
 log = logging.getLogger(__name__)
@@ -126,19 +126,24 @@ def _metadata(path: Path, column: int = 1) -> Iterator[tuple[str, str]]:
 # -- codes -----------------------------------------------------------------------------------------------------------
 
 
-def read_utterances(source: str | Path, protocol: Protocol, split: str = "train") -> Sequence[Utterance]:
+def read_utterances(
+    source: str | Path, protocol: Protocol, split: str = "train", codec: str | None = None
+) -> Sequence[Utterance]:
     """Utterances of one source of codes: a token corpus of ours (.safetensors), a folder with the authors' memmap rows,
     or one with metadata.csv beside `<id>.wav.npy` (all of it for training).
 
     Args:
         split: "train" or "test" (the authors' "val").
+        codec: the one that codes are to be of, "nano", folder or hub id; None: whichever.
     Raises:
-        ValueError: where it is none of these.
+        ValueError: where it is none of these, or says that its codes are of another codec.
     """
     source = Path(source)
-    if source.suffix == ".safetensors":
-        return read_tokens(source, split)
-    if parts := sorted(source.glob("part-*.safetensors")):  # made by many workers
+    # one file, or what many workers made
+    parts = [source] if source.suffix == ".safetensors" else sorted(source.glob("part-*.safetensors"))
+    for part in parts if codec else ():
+        check_codec(part, codec)
+    if parts:
         return [said for part in parts for said in read_tokens(part, split)]
     if any(source.glob("*_input_ids.memmap")):
         name = "val" if split == "test" else split

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,11 @@ from conftest import LLAMA_3_TEMPLATE, ROOT
 pytest.importorskip("accelerate", reason="pip install accelerate")
 
 from llasa_lite import Llasa, Sampling
+from llasa_lite.checkpoints import RELEASED_CODEC, find_described
 from llasa_lite.cli import main
 from llasa_lite.data import Utterance, write_tokens
 from llasa_lite.finetuning import RECIPES, Rows, finetune, last_checkpoint, load_base, push, training_arguments
+from llasa_lite.sources import read_utterances
 from llasa_lite.tokens import IGNORE, MARKERS, Protocol, character_tokenizer
 
 RECIPE = replace(RECIPES["finetune"], learning_rate=1e-3, rows_per_step=4)
@@ -127,6 +130,36 @@ def test_padding_has_no_loss():
     for ids, labels, row in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), rows):
         assert ids[: len(row["input_ids"])] == row["input_ids"] and labels[: len(row["labels"])] == row["labels"]
         assert set(labels[len(row["labels"]) :]) <= {IGNORE} and set(ids[len(row["input_ids"]) :]) <= {protocol.pad}
+
+
+def test_codes_of_another_codec_are_not_learned(base, tmp_path, capsys, caplog):
+    """Those of a small codec would all be there among the released one's, and mean other sounds."""
+    large, small = {"codec": RELEASED_CODEC, "fingerprint": None}, {"codec": "mine", "fingerprint": "0123456789ab"}
+    protocol, file = Protocol(character_tokenizer(4096)), tmp_path / "tokens.safetensors"
+    for facts, codec, refused in ((large, "nano", True), (small, RELEASED_CODEC, True), (large, "me/copy", False)):
+        write_tokens(utterances(4), file, facts)
+        if refused:
+            with pytest.raises(ValueError, match=f"holds codes of the codec '{facts['codec']}', .* of '{codec}'"):
+                read_utterances(file, protocol, codec=codec)
+        else:
+            assert len(read_utterances(file, protocol, codec=codec)) == 4
+    write_tokens(utterances(4), file, small)
+    assert len(read_utterances(file, protocol, codec="nano")) == 4 and "whose weights were others" in caplog.text
+    write_tokens(utterances(4), file, large)
+    for verb in (["finetune", "--base", base], ["rows"], ["lm"], ["pairs"], ["ladder"]):
+        assert main(["train", *verb, "--data", str(file), "--out", str(tmp_path / "out")]) == 2
+        assert "holds codes of the codec" in capsys.readouterr().err and not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_checkpoint_of_the_hub_is_trained_as_its_config_says(base, monkeypatch):
+    import transformers
+
+    for kind in (transformers.AutoConfig, transformers.AutoTokenizer, transformers.LlamaForCausalLM):
+        here = lambda name, *_, first=kind.from_pretrained, **more: first(base, **more)  # noqa: E731
+        monkeypatch.setattr(kind, "from_pretrained", here)
+    monkeypatch.setattr("llasa_lite.checkpoints.reaching", lambda *_: nullcontext())
+    for checkpoint in (load_base("me/small")[0], find_described("me/small")):
+        assert (checkpoint.source, checkpoint.codec, checkpoint.context) == ("me/small", "nano", 512)
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
