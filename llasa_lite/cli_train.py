@@ -88,7 +88,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--learning-rate", type=float, help="default: the recipe's")
     sub.add_argument("--rows-per-step", type=int, help="over all processes (default: the recipe's)")
     sub.add_argument("--rows-at-once", type=int, default=4, help="of one pass in one process (default: 4)")
-    sub.add_argument("--max-steps", type=int, default=-1, help="stop there (default: when the epochs are over)")
+    sub.add_argument("--max-steps", type=int, help="stop there (default: when the epochs are over)")
     sub.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default: 200)")
     sub.add_argument("--recognition", type=float, default=0.0, help="share of rows from speech to text (default: 0)")
     sub.add_argument("--seed", type=int, default=0, help="default: 0")
@@ -163,6 +163,13 @@ def check_codecs(o, codec) -> None:
         check_codec(file, codec.name)
 
 
+def check_above_zero(o, *names: str) -> None:
+    for name in names:
+        value = getattr(o, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} is a number above 0, not {value:g}.")
+
+
 def repitched(clips: list, o) -> list:
     from .data import Repitched
 
@@ -184,6 +191,7 @@ def train_codec(o) -> None:
     from .codec_training import CodecTraining, note_silent_codes, train_codec
     from .data import read_corpus
 
+    check_above_zero(o, "minutes", "learning_rate")
     clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
     check_share(o, "disturbed")
     check_share(o, "kept")
@@ -240,6 +248,7 @@ def train_lm(o) -> None:
     from .data import read_tokens
     from .training import Training, train_lm
 
+    check_above_zero(o, "steps", "hidden_size", "layers")
     settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
     utterances = [u for file in o.data for u in read_tokens(file)]
     codec = common.load_codec(o)
@@ -256,7 +265,7 @@ def train_verifier(o) -> None:
     from .data import read_corpus
     from .verifier_training import VerifierTraining, train_verifier
 
-    check_pitches(o)
+    check_pitches(o), check_above_zero(o, "minutes")
     clips = [clip for folder in o.data for clip in read_corpus(folder)]
     learned = [clip for clip in clips if clip.split == "train"] + repitched(clips, o)
     watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]
@@ -271,6 +280,7 @@ def finetune(o) -> None:
 
     given = {k: getattr(o, k) for k in ("epochs", "learning_rate", "rows_per_step") if getattr(o, k) is not None}
     check_share(o, "recognition")
+    check_above_zero(o, "epochs", "learning_rate", "rows_per_step", "rows_at_once", "max_steps", "save_every")
     arguments = dict(_pair(text) for text in o.trainer)
     for source in o.data:
         if not Path(source).exists():
@@ -284,7 +294,8 @@ def finetune(o) -> None:
     common.no_loading_bars()
     out = finetune(
         *(o.base, read, o.out, replace(RECIPES[o.recipe], **given)),
-        **{k: getattr(o, k) for k in ("recognition", "rows_at_once", "max_steps", "save_every", "seed")},
+        **{k: getattr(o, k) for k in ("recognition", "rows_at_once", "save_every", "seed")},
+        max_steps=o.max_steps or -1,
         trainer_arguments=arguments,
     )
     if os.environ.get("RANK", "0") == "0":  # under torchrun, one process speaks
@@ -296,6 +307,7 @@ def pairs(o) -> None:
     from .data import read_tokens
     from .preferences import collect_pairs
 
+    check_above_zero(o, "draws", "n")
     utterances = [u for file in o.data for u in read_tokens(file)]
     said = sentences(o) if o.sentences else [u.text for u in utterances if u.split == "train"]
     llasa = common.load(o)
@@ -309,6 +321,7 @@ def pairs(o) -> None:
 def preferences(o) -> None:
     from .preferences import Preferences, read_pairs, train_preferences
 
+    check_above_zero(o, "epochs", "learning_rate", "beta", "pairs_at_once")
     given = {k: getattr(o, k) for k in ("epochs", "learning_rate", "beta", "seed") if getattr(o, k) is not None}
     common.no_loading_bars()
     learned = [pair for file in o.pairs for pair in read_pairs(file)]
@@ -340,6 +353,7 @@ def ladder(o) -> None:
     from .evaluation import Judge
     from .ladder import cell_names, held_out_sentences, run_ladder
 
+    check_above_zero(o, "steps")
     cells = o.cells or cell_names(o.sizes, o.shares)
     utterances = [u for file in o.data for u in read_tokens(file)]
     spoken = sentences(o) if o.sentences else held_out_sentences(utterances)

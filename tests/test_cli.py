@@ -305,6 +305,29 @@ def test_a_token_corpus_is_aligned_anew(here, capsys):
     assert "not both" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "verb, option",
+    [
+        ("codec", "--minutes"),
+        ("lm", "--steps"),  # 0 was taken for "as many as there are by default"
+        ("lm", "--layers"),
+        ("verifier", "--minutes"),
+        ("finetune", "--epochs"),  # 0 gave the base back as if it were trained
+        ("finetune", "--max-steps"),
+        ("finetune", "--rows-at-once"),
+        ("finetune", "--save-every"),
+        ("finetune", "--learning-rate"),
+        ("pairs", "--n"),
+        ("preferences", "--pairs-at-once"),
+        ("ladder", "--steps"),
+    ],
+)
+def test_nothing_is_trained_for_nothing(tmp_path, capsys, verb, option):
+    source = "--pairs" if verb == "preferences" else "--data"
+    assert main(["train", verb, source, "x", "--out", str(tmp_path / "out"), option, "0"]) == 2
+    assert f"{option} is a number above 0, not 0." in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them(here, codec, capsys):
     clips = [{"id": k, "text": f"oh {k}.", "speaker": "s", "seconds": 1.5, "audio": "clip.wav"} for k in range(4)]
     clips.append(clips[0] | {"id": 4, "split": "test"})
