@@ -106,9 +106,11 @@ class Rows(torch.utils.data.Dataset):
         return {k: torch.tensor([row[k] + [v] * (width - len(row[k])) for row in rows]) for k, v in fill.items()}
 
 
-def load_base(source: str) -> tuple[Checkpoint, Protocol, torch.nn.Module]:
+def load_base(source: str, may_grow: bool = True) -> tuple[Checkpoint, Protocol, torch.nn.Module]:
     """A checkpoint to train, float32. A text Llama gets Llasa's tokens, in the released order, and fresh rows for them.
 
+    Args:
+        may_grow: False refuses a text Llama.
     Raises:
         ValueError: not a Llama, or no tokenizer with a chat template; NotReachable: no weights.
     """
@@ -116,6 +118,11 @@ def load_base(source: str) -> tuple[Checkpoint, Protocol, torch.nn.Module]:
     if MARKERS[0] not in tokenizer.get_vocab():
         if not tokenizer.chat_template:
             raise ValueError(f"'{source}' has no chat template: start from an Instruct model.")
+        if not may_grow:
+            raise ValueError(
+                f"'{source}' is a text Llama, and LoRA would leave the vectors of Llasa's tokens, which it lacks, as "
+                "they are drawn. Train all weights: --recipe paper, released or finetune."
+            )
         tokenizer.add_tokens([*MARKERS, *map(speech_token, range(RELEASED_CODES))])
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         log.info("%d tokens of Llasa added to '%s'.", len(MARKERS) + RELEASED_CODES, source)
@@ -157,7 +164,7 @@ def finetune(
 
     out = Path(out)
     torch.manual_seed(seed)
-    checkpoint, protocol, model = load_base(base)
+    checkpoint, protocol, model = load_base(base, may_grow=recipe.lora is None)
     sources, watched = read(protocol)
     max_ids = min(recipe.max_ids, checkpoint.context, model.config.max_position_embeddings)
     rows = Rows(sources, protocol, max_ids, recognition, seed)

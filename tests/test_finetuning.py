@@ -314,6 +314,8 @@ def test_a_text_llama_gets_llasas_tokens_in_the_released_order(tmp_path, tiny_ll
         load_base(str(tmp_path))
     tokenizer.chat_template = LLAMA_3_TEMPLATE
     tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a text Llama, and LoRA would leave"):
+        run(str(tmp_path), tmp_path / "lm", RECIPES["lora"])
     _, protocol, model = load_base(str(tmp_path))
     assert protocol.tokenizer.convert_tokens_to_ids(list(MARKERS)) == list(range(4, 12))
     assert (protocol.code_offset, protocol.codebook_size) == (12, 65_536)
