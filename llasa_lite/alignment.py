@@ -67,6 +67,11 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, ste
     # neighbours in length share a batch; what CTC cannot fit (more letters than codes) is left out
     data = [(u.codes.astype(np.int64), letters(u.text, tokenizer)[0]) for u in utterances]
     data = sorted((d for d in data if 0 < len(d[1]) < 0.7 * len(d[0])), key=lambda d: len(d[0]))
+    if not data:
+        raise ValueError(
+            f"None of {len(utterances)} training clips can be aligned: their texts have no letters from a to z, or "
+            "more than their codes have room for. Leave the alignment out (--align-steps 0)."
+        )
     losses = []
     for step in range(steps):
         start = random.integers(max(1, len(data) - rows))

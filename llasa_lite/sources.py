@@ -178,7 +178,7 @@ class Memmap(Sequence):
     text END SPEECH_GENERATION_START codes END, padded with eot. Rows that were cut lack END: they are dropped.
 
     Attributes:
-        dropped: rows without END or without text.
+        dropped: rows without END, text or codes.
         id_counts: ids of text and codes of each row that is kept.
     """
 
@@ -197,8 +197,9 @@ class Memmap(Sequence):
         for first in range(0, len(self.ids), 4096):
             some = self.ids[first : first + 4096]
             ends = some == protocol.speech_end
-            whole.append(ends.any(1) & (some[:, 1] != self.text_end))  # a row begins with its text's START
             at.append(ends.argmax(1))
+            silent = some[np.arange(len(some)), at[-1] - 1] == self.speech_start
+            whole.append(ends.any(1) & (some[:, 1] != self.text_end) & ~silent)  # a row begins with its text's START
         self.kept = np.flatnonzero(np.concatenate(whole))
         self.id_counts = np.concatenate(at)[self.kept] - 3  # of text and codes: three markers stand before the last END
         self.dropped = len(self.ids) - len(self.kept)
@@ -219,7 +220,7 @@ def write_memmap(
     utterances: Iterable[Utterance], folder: str | Path, split: str, protocol: Protocol, width: int = MEMMAP_IDS
 ) -> tuple[int, int]:
     """Write the authors' rows; returns how many were written and how many were dropped: longer than a row, or without
-    text."""
+    text or codes."""
     folder, written, dropped = Path(folder), 0, 0
     folder.mkdir(parents=True, exist_ok=True)
     start, end, speech = protocol.tokenizer.convert_tokens_to_ids(
@@ -230,7 +231,7 @@ def write_memmap(
         for said in utterances:
             row = [start, *protocol.text_to_ids(said.text.strip()), end, speech]
             row += [*protocol.codes_to_ids(said.codes), protocol.speech_end]
-            if len(row) > width or not said.text.strip():
+            if len(row) > width or not said.text.strip() or not len(said.codes):
                 dropped += 1
                 continue
             file.write(np.array(row + [protocol.pad] * (width - len(row)), np.int32).tobytes())

@@ -73,6 +73,17 @@ def test_an_empty_split_has_no_rows_and_a_row_without_text_is_dropped(protocol, 
     assert (len(back), back.dropped) == (0, 1)
 
 
+def test_a_row_without_codes_is_dropped(protocol, tmp_path):
+    """It would teach to end at once."""
+    assert write_memmap([said("oh yes.", 0), said("oh yes.", 9)], tmp_path, "train", protocol, width=64) == (1, 1)
+    rows = np.memmap(tmp_path / "train_input_ids.memmap", np.int32, "r+", shape=(1, 64))
+    end = rows[0].tolist().index(protocol.speech_end)
+    rows[0, end - 9] = protocol.speech_end  # as others may have written it
+    rows.flush()
+    back = Memmap(tmp_path, "train", protocol)
+    assert (len(back), back.dropped) == (0, 1)
+
+
 def test_single_files_of_codes_are_read(protocol, tmp_path, caplog):
     (tmp_path / "metadata.csv").write_text("a|oh yes.|x\nb|it is.|y\n")
     np.save(tmp_path / "a.wav.npy", np.arange(5)[None])

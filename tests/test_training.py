@@ -552,6 +552,12 @@ def test_text_that_does_not_fit_its_codes_is_not_aligned(protocol):
     assert align(None, short, protocol.tokenizer) is None and align(None, silent, protocol.tokenizer) is None
 
 
+def test_what_cannot_be_aligned_at_all_is_a_sentence(protocol):
+    chinese = Utterance("你好", "s", "train", np.arange(40, dtype=np.uint16))
+    with pytest.raises(ValueError, match="None of 1 training clips can be aligned"):
+        align_corpus([chinese], [4] * 6, protocol.tokenizer, steps=2)
+
+
 def test_an_aligner_learns_a_code_that_is_a_letter(protocol):
     """Every letter has a code of its own, said for three codes; a few hundred steps find it out."""
     random = np.random.default_rng(0)
