@@ -351,7 +351,7 @@ def card(name: str, checkpoint: Checkpoint, told: dict[str, str]) -> str:
 
 
 def push(folder: str | Path, repo: str, private: bool = True, api=None) -> str:
-    """Upload a finetuned folder to the hub, without checkpoints and logs; returns its address.
+    """Upload a finetuned folder to the hub, without checkpoints, adapter and logs; returns its address.
 
     Args:
         repo: owner/name.
@@ -376,7 +376,8 @@ def push(folder: str | Path, repo: str, private: bool = True, api=None) -> str:
         from huggingface_hub import HfApi
 
         api = HfApi()
-    left = ["checkpoints/*", "*.jsonl", "*.bin", "*.pt"]
+    # an adapter is in the weights already, and its files name the base's folder on this machine
+    left = ["checkpoints/*", "adapter/*", "*.jsonl", "*.bin", "*.pt"]
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=left))

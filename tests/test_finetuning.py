@@ -335,7 +335,7 @@ def test_a_finished_folder_is_pushed_without_its_checkpoints(whole, tmp_path):
     )
     assert push(whole, "me/llasa", api=hub) == "https://hub/me/llasa"
     assert calls[0] == ("me/llasa", {"private": True, "exist_ok": True})
-    assert calls[1]["folder_path"] == str(whole) and "checkpoints/*" in calls[1]["ignore_patterns"]
+    assert calls[1]["folder_path"] == str(whole) and {"checkpoints/*", "adapter/*"} <= {*calls[1]["ignore_patterns"]}
     with pytest.raises(ValueError, match="A repository is named owner/name"):
         push(whole, "llasa", api=hub)
     (tmp_path / "config.json").write_text("{}")
