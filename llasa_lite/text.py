@@ -77,7 +77,8 @@ def normalize_transcript(text: str) -> str:
 
 def plain_marks(text: str) -> str:
     """English text with no marks but those of the read sentences that a small model learned from: . , ? ! and, within
-    words, ' and -. Brackets, dashes, colons and semicolons become commas, quotation marks and other signs spaces.
+    words, ' and -. Brackets, dashes, colons, semicolons and full stops after one or two words become commas, quotation
+    marks and other signs spaces.
 
     Example:
         >>> plain_marks('He said: "Wait (a bit) - please..." And/or not?!')
@@ -90,7 +91,9 @@ def plain_marks(text: str) -> str:
     text = re.sub(r"(?<=\w)\.(?=[a-z])", " dot ", " ".join(text.split()))
     # of several in a row the strongest stands: "No!", he said
     text = re.sub(r" ?[.,?!](?: ?[.,?!])*", lambda m: min(m[0].replace(" ", ""), key="?!.,".index), text)
-    return " ".join(re.sub(r"([.,?!])(?=\w)", r"\1 ", text).lstrip(" .,?!").split())
+    text = " ".join(re.sub(r"([.,?!])(?=\w)", r"\1 ", text).lstrip(" .,?!").split())
+    # the shortest sentences read have three words
+    return re.sub(r"(?:^|(?<=[.?!] ))([\w'-]{2,}(?: [\w'-]{2,})?)\. (?=\w)", r"\1, ", text)
 
 
 # What a text means to be said where a model has only ever read words. Keys as they stand in lower case.

@@ -216,11 +216,12 @@ def test_lines_are_read_as_a_list_or_a_letter_is(written, said):
         ("“I am tired,” she said.", "I am tired, she said."),
         ("'No,' he said; the dogs' bowl isn’t big.", "No, he said, the dogs bowl isn't big."),
         ("It was cold (very cold) outside - no: icy.", "It was cold, very cold, outside, no, icy."),
-        ("Wait… I hear it...and so on...", "Wait. I hear it, and so on."),
+        ("Wait… I hear it...and so on...", "Wait, I hear it, and so on."),
         ("A well-known man--yes—came in.", "A well-known man, yes, came in."),
         ('He said "no." Then: what?! No!!', "He said no. Then, what? No!"),
+        ("Yes. Thank you. J. Smith can go. No.", "Yes, Thank you, J. Smith can go. No."),
         ("See www.example.com 😀 and/or <b>*this*</b>", "See www dot example dot com and or b this b"),
-        ("(He left.) End.Next", "He left. End. Next"),
+        ("(He left it.) End.Next", "He left it. End, Next"),
     ],
 )
 def test_marks_that_nano_never_read_become_those_that_it_did(written, said):
