@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from . import cli_common as common
@@ -123,9 +125,7 @@ def run(o) -> None:
     )
     systems, settings = _tasks(o, items, ears)
     records = Records(out / "rows.jsonl", settings=settings)
-    rows = []
-    for todo in systems:
-        rows += run_task(todo, records, lambda todo: common.progress(o.kind, o, todo))
+    rows = run_task(chain(*systems), records, lambda todo: common.progress(o.kind, o, todo))
     if o.kind == "understanding":
         return _sheet(o, items, rows)
     errors = tables.CER if o.language == "zh" else tables.WER
@@ -336,7 +336,12 @@ def understanding(o) -> list:
 def clips(o) -> list:
     from .sources import read_clips
 
-    found = [clip for folder in o.data for clip in read_clips(folder)]
+    found = []
+    for folder in o.data:
+        read = read_clips(folder)
+        if len(o.data) > 1:  # each may count its clips from 0
+            read = [replace(clip, id=f"{Path(folder).resolve().name}/{clip.id}") for clip in read]
+        found += read
     held_out = [clip for clip in found if clip.split.startswith("test")]
     if not held_out:
         raise ValueError(f"{', '.join(o.data)} holds no clips kept out of training.")

@@ -143,6 +143,13 @@ def test_a_stopped_task_makes_only_what_is_missing(nano, voice, tmp_path):
     assert again[1]["seconds"] == pytest.approx(nano.tts("Yes.", voice, 4).seconds)
 
 
+def test_no_item_is_counted_by_the_row_of_another(nano, listed, tmp_path):
+    listed.write_text(listed.read_text().replace("b|", "a|"))
+    todo = tasks.seed_tts_eval("nano", nano.tts, nano.codec, tasks.read_meta_list(listed), EARS)
+    with pytest.raises(ValueError, match="2 items of 'nano' are called 'a'"):
+        tasks.run_task(todo, Records(tmp_path / "rows.jsonl"))
+
+
 def test_cloning_is_judged_beside_truth_and_codec(nano, listed, tmp_path):
     lines = tasks.read_meta_list(listed)
     todo = tasks.seed_tts_eval("nano", nano.tts, nano.codec, lines, EARS, keep=tmp_path / "waves")
@@ -322,25 +329,35 @@ def test_commands_write_rows_and_tables(command, listed, tmp_path):
     assert "was begun with items '1, " in command(*others, code=2)
 
 
+def corpus(folder, text="oh.", seconds=1.0):
+    """A corpus of one clip, its number 0."""
+    folder.mkdir()
+    audio.save(buzz(seconds), folder / "a.wav")
+    facts = {"id": 0, "text": text, "speaker": "a", "seconds": seconds, "split": "test", "audio": "a.wav"}
+    (folder / "manifest.jsonl").write_text(json.dumps(facts))
+
+
 def test_a_measure_that_is_not_installed_gives_its_sentence(command, codec, tmp_path, monkeypatch):
-    (tmp_path / "corpus").mkdir()
-    audio.save(buzz(1.0), tmp_path / "corpus" / "a.wav")
-    facts = {"id": 0, "text": "oh.", "speaker": "a", "seconds": 1.0, "split": "test", "audio": "a.wav"}
-    (tmp_path / "corpus" / "manifest.jsonl").write_text(json.dumps(facts))
+    corpus(tmp_path / "corpus")
     monkeypatch.setitem(sys.modules, "pesq", None)
     assert "Codecs are measured with 'pesq'" in command("codec", "--data", "corpus", "--no-judge", code=2)
 
 
 def test_rows_of_one_codec_are_not_taken_for_anothers(command, codec, tmp_path):
     pytest.importorskip("pystoi", reason="pip install pystoi"), pytest.importorskip("pesq", reason="pip install pesq")
-    (tmp_path / "corpus").mkdir()
-    audio.save(buzz(1.0), tmp_path / "corpus" / "a.wav")
-    facts = {"id": 0, "text": "oh.", "speaker": "a", "seconds": 1.0, "split": "test", "audio": "a.wav"}
-    (tmp_path / "corpus" / "manifest.jsonl").write_text(json.dumps(facts))
+    corpus(tmp_path / "corpus")
     shutil.copytree(codec_source("nano"), tmp_path / "mine")
     given = ("codec", "--data", "corpus", "--no-judge", "--name", "the codec")
     command(*given)
     assert "was begun with codec 'nano'" in command(*given, "--codec", "mine", code=2)
+
+
+def test_corpora_that_count_their_clips_alike_are_told_apart(command, tmp_path):
+    for name, words in (("one", "oh."), ("two", "yes.")):
+        corpus(tmp_path / name, words)
+    command("asr", "--data", "one", "two")
+    made = [json.loads(line) for line in (tmp_path / "run" / "rows.jsonl").read_text().splitlines()[1:]]
+    assert [(row["id"], row["truth"]) for row in made] == [("nano/one/0", "oh."), ("nano/two/0", "yes.")]
 
 
 def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_folder):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -28,9 +29,16 @@ VOICE_SECONDS = 1.0, MAX_SECONDS  # of a clip taken as a voice prompt: what is l
 
 
 def run_task(todo: Todo, records: Records, progress=lambda items: items) -> list[dict]:
-    """Make the rows that are missing, in order; returns all rows of the task."""
-    rows = []
-    for system, name, make in progress(list(todo)):
+    """Make the rows that are missing, in order; returns all rows of the task.
+
+    Raises:
+        ValueError: two items of a system share a name: the second would be counted by the row of the first.
+    """
+    todo, rows = list(todo), []
+    for (system, name), times in Counter((system, name) for system, name, _ in todo).most_common(1):
+        if times > 1:
+            raise ValueError(f"{times} items of '{system}' are called '{name}'. Each needs an id of its own.")
+    for system, name, make in progress(todo):
         key = f"{system}/{name}"
         if key not in records:
             made = {k: round(v, 5) if isinstance(v, float) else v for k, v in make().items()}
