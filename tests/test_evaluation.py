@@ -44,6 +44,12 @@ def test_silence_is_all_wrong_and_a_perfect_table_is_sure():
     assert perfect["wer"] == perfect["wer_low"] == perfect["wer_high"] == 0
 
 
+def test_edits_of_no_words_are_no_error_rate():
+    assert "wer" not in summarise(rows(("...", "oh")), [tables.WER])
+    some = summarise(rows(("...", "oh"), ("one two", "one")), [tables.WER])
+    assert some["wer"] == 1 and some["wer_high"] <= 2
+
+
 def test_more_utterances_narrow_the_interval():
     pairs = [("a b c d", "a b c d"), ("a b c d", "a b x y")]
 

@@ -47,18 +47,19 @@ SPEED = Measure("real_time_factor", "real-time factor", "seconds_taken", "second
 def summarise(rows: list[dict], measures: Iterable[Measure], draws: int = 2000, seed: int = 0) -> dict:
     """Each measure with its 95 % bootstrap interval over items, and n: {"n", "wer", "wer_low", "wer_high", ...}.
 
-    A measure whose field no row has is left out; one that some rows lack says its own n ("sim_o_n").
+    A measure whose field no row has, or that would be divided by nothing (the edits of no words), is left out; one
+    that some rows lack says its own n ("sim_o_n").
     """
     summary: dict = {"n": len(rows)}
     for measure in measures:
         have = [row for row in rows if measure.field in row]
-        if not have:
+        if not any(row[measure.over] if measure.over else True for row in have):
             continue
         above = np.array([row[measure.field] for row in have], np.float64)
         below = np.array([row[measure.over] for row in have], np.float64) if measure.over else np.ones(len(have))
         drawn = np.random.default_rng(seed).integers(len(have), size=(draws, len(have)))
-        low, high = np.percentile(above[drawn].sum(1) / np.maximum(below[drawn].sum(1), 1e-9), [2.5, 97.5])
-        value = above.sum() / max(below.sum(), 1e-9)
+        value, above, below = above.sum() / below.sum(), above[drawn].sum(1), below[drawn].sum(1)
+        low, high = np.percentile(above[below > 0] / below[below > 0], [2.5, 97.5])
         summary |= {measure.name: round(float(value), 4)}
         summary |= {f"{measure.name}_low": round(float(low), 4), f"{measure.name}_high": round(float(high), 4)}
         if len(have) < len(rows):
