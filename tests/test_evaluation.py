@@ -127,8 +127,8 @@ def listed(tmp_path):
     return path
 
 
-def clip(seconds=1.2, text="hello there."):
-    return SimpleNamespace(id=1, text=text, seconds=seconds, load=lambda: buzz(seconds))
+def clip(seconds=1.2, text="hello there.", id=1):
+    return SimpleNamespace(id=id, text=text, seconds=seconds, load=lambda: buzz(seconds))
 
 
 def test_a_stopped_task_makes_only_what_is_missing(nano, voice, tmp_path):
@@ -216,6 +216,14 @@ def test_a_codec_is_measured_against_its_originals(codec, tmp_path):
     ]
     assert "stoi" not in made[0] and made[1]["stoi"] == pytest.approx(1, abs=1e-3) and made[1]["pesq_wb"] > 4.5
     assert 0 < made[2]["stoi"] < 1 and made[2]["pesq_nb"] < made[1]["pesq_nb"] and made[1]["spk_sim"] == 1
+
+
+def test_what_is_too_short_to_be_measured_is_left_out_of_the_mean(codec, tmp_path):
+    pytest.importorskip("pystoi", reason="pip install pystoi"), pytest.importorskip("pesq", reason="pip install pesq")
+    clips = [clip(0.2), clip(0.3, id=2), clip(3.0, id=3)]
+    made = tasks.run_task(tasks.codec("itself", lambda wav: wav, clips, EARS), Records(tmp_path / "rows.jsonl"))
+    assert ["stoi" in row for row in made] == [False, False, True]
+    assert ["pesq_wb" in row for row in made] == [False, True, True] and all("spk_sim" in row for row in made)
 
 
 def test_what_is_no_list_gives_its_sentence(tmp_path):

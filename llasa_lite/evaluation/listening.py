@@ -4,6 +4,7 @@ What a verifier selects by, another must judge.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -104,17 +105,23 @@ class Ears:
         """A resynthesis against its original, sample by sample: STOI, PESQ wide and narrow band, speaker. Raises
         ValueError where their packages are missing."""
         try:
-            from pesq import NoUtterancesError, pesq
+            from pesq import BufferTooShortError, NoUtterancesError, pesq
             from pystoi import stoi
         except ModuleNotFoundError as error:
             raise ValueError(f"Codecs are measured with '{error.name}': pip install llasa-lite[eval].") from error
 
-        row = {"stoi": float(stoi(original, wav, audio.SAMPLE_RATE))}
+        row = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            try:
+                row["stoi"] = float(stoi(original, wav, audio.SAMPLE_RATE))
+            except RuntimeWarning:
+                pass  # less than 0.4 s of speech, for which STOI would give 0.00001
         try:
             row["pesq_wb"] = float(pesq(audio.SAMPLE_RATE, original, wav, "wb"))
             row["pesq_nb"] = float(pesq(audio.SAMPLE_RATE, original, wav, "nb"))
-        except NoUtterancesError:
-            pass  # PESQ found no speech; the column's n says so
+        except (BufferTooShortError, NoUtterancesError):
+            pass  # PESQ found no speech, or less than 0.25 s; the column's n says so
         if self.speaker:
             row["spk_sim"] = _score(self.speaker, wav, original)
         return row
