@@ -144,4 +144,6 @@ def progress(name: str, o, items: list):
 def some(items: list, limit: int | None) -> list:
     import random
 
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, not {limit}.")
     return items if limit is None else random.Random(0).sample(items, min(limit, len(items)))

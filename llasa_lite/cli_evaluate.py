@@ -102,7 +102,7 @@ def add(verbs, model, output) -> None:
 
 
 def run(o) -> None:
-    from .evaluation import Ears, Judge, run_task, tables
+    from .evaluation import Ears, Judge, run_task, tables, tasks
     from .records import Records
     from .verifiers import Own, verifier
 
@@ -112,6 +112,7 @@ def run(o) -> None:
     # bad input is refused before a model is loaded
     items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "understanding": understanding}
     items = common.some(items.get(o.kind, clips)(o), o.limit)
+    items = tasks.continuable(items) if o.kind == "continuation" else items
     needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
     if needs and not needs[1]:
         raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")

@@ -190,12 +190,13 @@ def test_the_judge_of_voices_knows_a_voice_again():
     assert same > 0.8 and other < 0.6 and silent == 0
 
 
-def test_a_continued_clip_keeps_its_first_seconds(nano, tmp_path):
+def test_a_continued_clip_keeps_its_first_seconds(nano, tmp_path, caplog):
     short, long = clip(2.0), clip(3.6)
     heard = []
     ears = Ears(lambda wav: heard.append(wav) or "hello there", Likeness())
     made = tasks.run_task(tasks.continuation("nano", nano, [short, long], ears, 1), Records(tmp_path / "rows.jsonl"))
     assert [row["system"] for row in made] == ["ground truth", "codec resynthesis", "nano"]
+    assert "1 of 2 clips are no longer than 3.5 s" in caplog.text
     prompt = nano.codec.encode(long.load())[:150]
     assert len(heard[2]) > 48_000 and nano.codec.encode(heard[0])[:150].tolist() == prompt.tolist()
     assert all(row["edits"] == 0 and 0 < row["sim_o"] <= 1 for row in made)
@@ -311,6 +312,9 @@ def test_listeners_scores_become_a_table(tmp_path, capsys):
     (tmp_path / "scores.csv").write_text("listener,system,language,category,score\nme,nano,en,questions,4\n")
     assert main(["evaluate", "understanding", *arguments]) == 2
     assert "is no CSV of a listening sheet" in capsys.readouterr().err
+    (tmp_path / "scores.csv").write_text("listener,system,language,category,score\n")
+    assert main(["evaluate", "understanding", *arguments]) == 2
+    assert "There are no scores in " in capsys.readouterr().err
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -400,6 +404,8 @@ def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypa
     [
         (["tts", "--sentences", "no.txt"], "Cannot read sentences from 'no.txt'"),
         (["asr", "--data", "."], "'.' holds no corpus"),
+        (["asr", "--data", "corpus", "--limit", "0"], "--limit must be at least 1, not 0."),
+        (["continuation", "--data", "corpus"], "none of the clips is longer than 3.5 s"),
         (["codec", "--data", "corpus", "--codecs", "opus"], "Unknown codec 'opus'. Choose from: dac-12, "),
         (["codec", "--data", "corpus", "--codecs", "mimi-8"], "Cannot load 'kyutai/mimi'"),
         (["emotion", "--list", "meta.lst"], "'emotion' needs --emotion-model"),

@@ -72,7 +72,8 @@ def write_sheet(clips: list[tuple[str, Case, str]], folder: str | Path, seed: in
 
 
 def read_scores(paths: list[str | Path]) -> list[dict]:
-    """Rows of the CSVs that listeners sent back. Raises ValueError on one that is none, or a score outside 1 to 3."""
+    """Rows of the CSVs that listeners sent back. Raises ValueError on one that is none, a score outside 1 to 3, or no
+    scores at all."""
     rows = []
     for path in paths:
         try:
@@ -85,6 +86,8 @@ def read_scores(paths: list[str | Path]) -> list[dict]:
                     rows.append({"system": name, "score": score, "listener": row["listener"]})
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"'{path}' is no CSV of a listening sheet: {error!r}.") from error
+    if not rows:
+        raise ValueError(f"There are no scores in {', '.join(map(str, paths))}.")
     return rows
 
 

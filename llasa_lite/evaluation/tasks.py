@@ -111,6 +111,17 @@ def paired(clips) -> list[Prompted]:
     return lines
 
 
+def continuable(clips) -> list:
+    """Those that go on for half a second after the prompt. Raises ValueError where there are none."""
+    shortest = PROMPT_SECONDS + 0.5
+    kept = [clip for clip in clips if clip.seconds > shortest]
+    if not kept:
+        raise ValueError(f"There is nothing to continue: none of the clips is longer than {shortest} s.")
+    if short := len(clips) - len(kept):
+        log.warning("%d of %d clips are no longer than %s s and are left out.", short, len(clips), shortest)
+    return kept
+
+
 def tts(system: str, speak, sentences: Iterable[str], ears: Ears, voices=(), seed: int = 0, keep=None) -> Todo:
     """Each sentence spoken once, sentence k with seed + k by voice k modulo their number, read back by the judge.
 
@@ -197,7 +208,7 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
         again = codec.decode(codec.encode(wav)[:-1])
         return judged(again if through_codec else wav, clip, again)
 
-    for index, clip in enumerate(c for c in clips if c.seconds > PROMPT_SECONDS + 0.5):
+    for index, clip in enumerate(continuable(clips)):
         yield "ground truth", str(clip.id), lambda clip=clip: truth(clip, False)
         yield "codec resynthesis", str(clip.id), lambda clip=clip: truth(clip, True)
         yield system, str(clip.id), lambda index=index, clip=clip: model(index, clip)
