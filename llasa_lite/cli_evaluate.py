@@ -70,7 +70,8 @@ def add(verbs, model, output) -> None:
         if kind in ("continuation", "asr", "codec"):
             sub.add_argument("--data", required=True, nargs="+", help=CLIPS)
         if kind == "seed-tts-eval":
-            sub.add_argument("--set", default="en", choices=("en", "zh", "hard"), help="paper's columns (default: en)")
+            told = "paper's columns; zh and hard are Chinese (default: by language)"
+            sub.add_argument("--set", choices=("en", "zh", "hard"), help=told)
         if kind == "asr":
             sub.add_argument(
                 "--set", default="clean", choices=("clean", "other"), help="the paper's column (default: clean)"
@@ -108,6 +109,8 @@ def run(o) -> None:
 
     if o.kind == "understanding" and o.scores:
         return scores(o)
+    if o.kind == "seed-tts-eval" and o.set and o.language != _language(o.set):
+        raise ValueError(f"The set '{o.set}' is counted in another way: give --language {_language(o.set)} with it.")
     out, device = Path(o.out), common.picked_device(o)
     # bad input is refused before a model is loaded
     items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "understanding": understanding}
@@ -233,9 +236,12 @@ def _paper(o) -> tuple:
     """The paper's rows that stand beside a task's own."""
     from .evaluation.tables import paper_rows
 
+    if o.kind in ("seed-tts-eval", "emotion") and o.language not in ("en", "zh"):
+        return ()
     if o.kind == "seed-tts-eval":
-        error = "zh_cer" if o.set == "zh" else f"{o.set}_wer"
-        columns = (("seed_wer", error), ("sim_o", f"{o.set}_sim_o"), ("sim_r", f"{o.set}_sim_r"))
+        which = o.set or o.language
+        error = "zh_cer" if which == "zh" else f"{which}_wer"
+        columns = (("seed_wer", error), ("sim_o", f"{which}_sim_o"), ("sim_r", f"{which}_sim_r"))
         return paper_rows("table2_seed_tts_eval", "model+group", columns)
     if o.kind == "continuation":
         columns = (("wer", "wer_h"), ("sim_o", "sim_o"), ("sim_r", "sim_r"))
@@ -246,9 +252,13 @@ def _paper(o) -> tuple:
         same = tuple((name, name) for name in ("wer", "stoi", "pesq_wb", "pesq_nb", "spk_sim"))
         return paper_rows("table1_codecs", "model+token_rate", same)
     if o.kind == "emotion":
-        column = "zh" if o.language == "zh" else "en"
-        return paper_rows("table4_emotion_similarity", "model+group", (("emotion_sim", column),))
+        return paper_rows("table4_emotion_similarity", "model+group", (("emotion_sim", o.language),))
     return ()
+
+
+def _language(which: str) -> str:
+    """Of a set of seed-tts-eval."""
+    return "en" if which == "en" else "zh"
 
 
 def _sheet(o, cases, rows) -> None:

@@ -378,6 +378,15 @@ def test_corpora_that_count_their_clips_alike_are_told_apart(command, tmp_path):
     assert [(row["id"], row["truth"]) for row in made] == [("nano/one/0", "oh."), ("nano/two/0", "yes.")]
 
 
+@pytest.mark.parametrize(
+    "language, sim", [("en", "0.734"), ("zh", "0.755"), ("de", None)], ids=lambda value: str(value)
+)
+def test_the_papers_rows_are_those_of_the_language(command, listed, tmp_path, language, sim):
+    command("seed-tts-eval", "--list", "meta.lst", "--no-judge", "--language", language, "--limit", "1")
+    rows = [line for line in (tmp_path / "run" / "table.md").read_text().splitlines() if "paper: Human" in line]
+    assert [sim in row for row in rows] == [True] * bool(sim)
+
+
 def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_folder):
     (tmp_path / "sentences.txt").write_text("Oh.\n")
     search = ["--method", "best_of_n", "--n", "2", "--outcome", f"speaker:{speaker_folder}", "--voices", "emma"]
@@ -406,6 +415,8 @@ def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypa
         (["asr", "--data", "."], "'.' holds no corpus"),
         (["asr", "--data", "corpus", "--limit", "0"], "--limit must be at least 1, not 0."),
         (["continuation", "--data", "corpus"], "none of the clips is longer than 3.5 s"),
+        (["seed-tts-eval", "--list", "meta.lst", "--set", "hard"], "give --language zh with it"),
+        (["seed-tts-eval", "--list", "meta.lst", "--set", "en", "--language", "zh"], "give --language en with it"),
         (["codec", "--data", "corpus", "--codecs", "opus"], "Unknown codec 'opus'. Choose from: dac-12, "),
         (["codec", "--data", "corpus", "--codecs", "mimi-8"], "Cannot load 'kyutai/mimi'"),
         (["emotion", "--list", "meta.lst"], "'emotion' needs --emotion-model"),
