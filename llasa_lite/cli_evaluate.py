@@ -138,8 +138,8 @@ def run(o) -> None:
         measures.append(tables.SEED_CER if o.language == "zh" else tables.SEED_WER)
     measures += [tables.SIM_O, tables.SIM_R, tables.SIM_OTHER, tables.RECOGNISED, tables.EMOTION, tables.STOI]
     measures += [tables.PESQ_WB, tables.PESQ_NB, tables.SPK_SIM, tables.MOS, tables.CUT_OFF, tables.SPEED]
-    settings |= {"data": [Path(folder).name for folder in getattr(o, "data", None) or ()]}
-    notes = [f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in settings.items() if v not in (None, [], False)]
+    told = {k: v for k, v in settings.items() if v is not None and v is not False and v != []}  # a seed of 0 is told
+    notes = [f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in told.items()]
     summaries = tables.write_tables(out, KINDS[o.kind], rows, measures, _paper(o), notes)
     _told(o, summaries)
 
@@ -168,6 +168,9 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     keep = Path(o.out) / "waves" if o.keep else None
     settings = {"task": o.kind, "items": which(map(_told_of, items)), "limit": o.limit, "language": o.language}
     settings |= {k: getattr(o, k) for k in ("speaker_model", "emotion_model", "mos")}
+    # which recordings, not where they lie: others may have the same ids and words
+    folders = [Path(folder).absolute().name for folder in getattr(o, "data", None) or ()]
+    settings["data"] = ["/".join(Path(o.list).absolute().parts[-2:])] if getattr(o, "list", None) else folders
     if ears.judge:
         settings["judge"] = o.judge
     if o.kind == "codec":
@@ -351,7 +354,7 @@ def clips(o) -> list:
     for folder in o.data:
         read = read_clips(folder)
         if len(o.data) > 1:  # each may count its clips from 0
-            read = [replace(clip, id=f"{Path(folder).resolve().name}/{clip.id}") for clip in read]
+            read = [replace(clip, id=f"{Path(folder).absolute().name}/{clip.id}") for clip in read]
         found += read
     held_out = [clip for clip in found if clip.split.startswith("test")]
     if not held_out:

@@ -387,6 +387,15 @@ def test_the_papers_rows_are_those_of_the_language(command, listed, tmp_path, la
     assert [sim in row for row in rows] == [True] * bool(sim)
 
 
+def test_rows_of_one_corpus_are_not_taken_for_anothers(command, tmp_path):
+    for name in ("clean", "noisy"):
+        corpus(tmp_path / name)
+    command("asr", "--data", "clean")
+    assert "was begun with data ['clean']" in command("asr", "--data", "noisy", code=2)
+    notes = (tmp_path / "run" / "table.md").read_text()
+    assert "- data: clean\n" in notes and "- seed: 0\n" in notes
+
+
 def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_folder):
     (tmp_path / "sentences.txt").write_text("Oh.\n")
     search = ["--method", "best_of_n", "--n", "2", "--outcome", f"speaker:{speaker_folder}", "--voices", "emma"]
