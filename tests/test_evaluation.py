@@ -402,6 +402,8 @@ def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_fold
     told = command("tts", "--sentences", "sentences.txt", "--no-judge", *search)
     assert told["systems"]["nano, best_of_n, n 2"]["n"] == 1
     (tmp_path / "run" / "rows.jsonl").unlink()
+    command("tts", "--sentences", "sentences.txt", "--no-judge", "--judge", speaker_folder, *search)  # nobody judges
+    (tmp_path / "run" / "rows.jsonl").unlink()
     refused = command(
         *("tts", "--sentences", "sentences.txt", "--no-judge"), *search, "--speaker-model", speaker_folder, code=2
     )
