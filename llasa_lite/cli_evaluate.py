@@ -28,20 +28,21 @@ CLIPS = "corpus folders (manifest.jsonl; test splits are used) or LibriSpeech fo
 def add(verbs, model, output) -> None:
     """Add the verb and its kinds to the parser."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--out", required=True, help="folder for rows and tables; a stopped run goes on")
     common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
     common.add_argument("--seed", type=int, default=0, help="item k is drawn with seed + k (default: 0)")
-    common.add_argument(
+    shared = argparse.ArgumentParser(add_help=False, parents=[common])
+    shared.add_argument("--language", default="en", help="zh counts characters, others words (default: en)")
+    shared.add_argument("--name", help="name of the system in the table (default: the model's)")
+    judging = argparse.ArgumentParser(add_help=False)
+    judging.add_argument(
         "--judge", default="openai/whisper-base", help="Whisper or CTC, hub id or folder (default: %(default)s)"
     )
-    shared = argparse.ArgumentParser(add_help=False, parents=[common])
-    shared.add_argument("--no-judge", action="store_true", help="measure no word error rate")
-    shared.add_argument("--language", default="en", help="zh counts characters, others words (default: en)")
-    shared.add_argument("--speaker-model", help=SPEAKERS)
-    shared.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
-    shared.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS ([quality])")
-    shared.add_argument("--keep", action="store_true", help="keep the waves, in waves/ of the folder")
-    shared.add_argument("--name", help="name of the system in the table (default: the model's)")
+    listening = argparse.ArgumentParser(add_help=False, parents=[judging])
+    listening.add_argument("--no-judge", action="store_true", help="measure no word error rate")
+    listening.add_argument("--speaker-model", help=SPEAKERS)
+    listening.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
+    listening.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS ([quality])")
+    listening.add_argument("--keep", action="store_true", help="keep the waves, in waves/ of the folder")
     speaking = argparse.ArgumentParser(add_help=False)
     speaking.add_argument("--temperature", type=float, help="default: the checkpoint's")
     speaking.add_argument("--guidance", type=float, help="default: the checkpoint's; 1 is off")
@@ -60,9 +61,14 @@ def add(verbs, model, output) -> None:
     for kind, told in KINDS.items():
         speaks = kind not in ("asr", "codec", "search")
         searches = speaks and kind != "continuation"
-        parents = [common if kind == "search" else shared, model, output] + [speaking] * speaks + [searching] * searches
+        heard = {"search": [common, judging], "asr": [shared], "understanding": [shared]}.get(kind, [shared, listening])
+        parents = [*heard, model, output] + [speaking] * speaks + [searching] * searches
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=search if kind == "search" else run)
+        goes_on = "written after every sentence" if kind == "search" else "a stopped run goes on"
+        sub.add_argument("--out", required=True, help=f"folder for rows and tables; {goes_on}")
+        if heard == [shared]:  # a model that reads, or people
+            sub.set_defaults(no_judge=True, speaker_model=None, emotion_model=None, mos=False, keep=False)
         if kind in ("seed-tts-eval", "emotion"):
             either = sub.add_mutually_exclusive_group(required=True)
             either.add_argument("--list", help="meta.lst: utt|prompt_text|prompt_wav|text(|ground truth)")
@@ -119,10 +125,9 @@ def run(o) -> None:
     needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
     if needs and not needs[1]:
         raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")
-    judging = not o.no_judge and o.kind not in ("understanding", "asr")
     own = Own(device)
     ears = Ears(
-        Judge(o.judge, device, o.language) if judging else None,
+        None if o.no_judge else Judge(o.judge, device, o.language),
         _speaker(o.speaker_model, own),
         verifier(f"emotion:{o.emotion_model}", own) if o.emotion_model else None,
         verifier("quality", own) if o.mos else None,
@@ -173,6 +178,8 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     settings["data"] = ["/".join(Path(o.list).absolute().parts[-2:])] if getattr(o, "list", None) else folders
     if ears.judge:
         settings["judge"] = o.judge
+    if o.keep:  # rows that are there would not be made again to keep their waves
+        settings["keep"] = True
     if o.kind == "codec":
         made, name = _codec_tasks(o, items, ears, keep)
         return made, settings | {"codec": name}

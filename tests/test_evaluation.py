@@ -419,6 +419,20 @@ def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypa
     assert all((tmp_path / "run" / file).is_file() for file in re.findall(r'src="([^"]+)"', page))
 
 
+def test_waves_that_were_not_kept_are_not_promised(command, tmp_path):
+    (tmp_path / "sentences.txt").write_text("Oh.\n")
+    given = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge")
+    command(*given)
+    assert "was begun with keep None" in command(*given, "--keep", code=2)
+
+
+@pytest.mark.parametrize("kind", ["asr", "understanding"])
+@pytest.mark.parametrize("option", [["--judge", "openai/whisper-base"], ["--speaker-model", "nano"], ["--mos"]])
+def test_who_would_not_be_asked_cannot_be_named(kind, option, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["evaluate", kind, *option, "--out", str(tmp_path / "run"), *(["--data", "."] if kind == "asr" else [])])
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
