@@ -86,7 +86,7 @@ def evaluate_search(
             return Take(k, method, n, branch, candidate, *edits(sentence, hear(candidate.wav)), similarity)
 
         # 1. n plain takes; how long fewer take is timed on the first sentences
-        for n in [*powers(bench.n - 1), bench.n] if k < TIMED else [bench.n]:
+        for n in powers(bench.n) if k < TIMED else [bench.n]:
             search = llasa.search_events(sentence, method="sample", n=n, **given)
             if len(search.pieces) > 1:
                 raise ValueError(f"'{sentence}' would be spoken in pieces; give shorter sentences.")
@@ -128,7 +128,8 @@ def choosers(bench: SearchBench, own: Own, known: dict[str, Verifier]) -> list[C
 
 
 def powers(n: int) -> list[int]:
-    return [2**k for k in range(n.bit_length()) if 2**k <= n]
+    """Of two below n, and n."""
+    return [*(2**k for k in range((n - 1).bit_length())), n]
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

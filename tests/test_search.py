@@ -396,11 +396,13 @@ def test_where_nothing_is_whole_one_that_speaks_on_is_better_than_one_that_is_st
 
 
 def test_any_number_of_takes_can_be_measured(nano, voice, monkeypatch):
-    from llasa_lite.search_benchmark import SearchBench, evaluate_search
+    from llasa_lite.search_benchmark import SearchBench, evaluate_search, powers, summarise
 
+    assert [powers(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
     monkeypatch.setattr(nano, "_limit", lambda piece: 10)
     bench = SearchBench(3, ("likelihood",), guided=())
-    *_, (takes, seconds, _) = evaluate_search(nano, ["Oh."], [voice], lambda wav: "oh", None, bench)
+    *_, (takes, seconds, own) = evaluate_search(nano, ["Oh."], [voice], lambda wav: "oh", None, bench)
+    assert {row["n"] for row in summarise(takes, seconds, bench, own)} == {1, 2, 3}
     assert len(takes) == 3 and set(seconds) == {("sample", 1), ("sample", 2), ("sample", 3), ("verify", "likelihood")}
     with pytest.raises(ValueError, match="n must be at least 1, not 0"):
         SearchBench(0)
