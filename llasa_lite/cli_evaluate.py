@@ -122,6 +122,8 @@ def run(o) -> None:
     items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "understanding": understanding}
     items = common.some(items.get(o.kind, clips)(o), o.limit)
     items = tasks.continuable(items) if o.kind == "continuation" else items
+    for line in items if o.kind in ("seed-tts-eval", "emotion") else ():
+        line.check()
     needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
     if needs and not needs[1]:
         raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")

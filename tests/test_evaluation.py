@@ -419,6 +419,14 @@ def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypa
     assert all((tmp_path / "run" / file).is_file() for file in re.findall(r'src="([^"]+)"', page))
 
 
+def test_a_prompt_that_is_none_is_found_before_the_work(command, listed, tmp_path):
+    listed.write_text(listed.read_text() + "c|hello there.|silent.wav|No.\n")
+    audio.save(0 * buzz(1.2), tmp_path / "silent.wav")
+    refused = command("seed-tts-eval", "--list", "meta.lst", "--no-judge", code=2)
+    assert "The prompt of 'c' cannot be used. The voice clip is silent" in refused
+    assert not (tmp_path / "run").exists()
+
+
 def test_waves_that_were_not_kept_are_not_promised(command, tmp_path):
     (tmp_path / "sentences.txt").write_text("Oh.\n")
     given = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge")

@@ -18,7 +18,7 @@ import numpy as np
 from .. import audio
 from ..records import Records
 from ..verifiers import Cosine
-from ..voices import MAX_SECONDS
+from ..voices import MAX_SECONDS, Voice
 from .listening import Crowd, Ears
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,20 @@ class Prompted:
     @property
     def voice(self) -> str:
         return self.speaker or str(self.prompt_wav)
+
+    def prompt(self) -> Voice:
+        """Raises ValueError where its clip cannot be a voice: missing, silent, too short, too long."""
+        try:
+            return Voice.from_audio(self.prompt_wav, self.prompt_text, self.name)
+        except ValueError as error:
+            raise ValueError(f"The prompt of '{self.name}' cannot be used. {error}") from error
+
+    def check(self) -> None:
+        """Raises ValueError where a clip cannot be used: before the work on the others, since rows of a list do not
+        stand in one table with those of the list without this line."""
+        self.prompt()
+        if self.truth_wav:
+            audio.load(self.truth_wav, f"ground truth of {self.name}")
 
 
 def read_meta_list(path: str | Path) -> list[Prompted]:
@@ -142,8 +156,6 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
     """Zero-shot cloning (paper, Table 2; with emotion ears and ESD's lines, Table 4): likeness to the prompt and to
     the prompt through the codec, and whether the voice is recognised among those of all lines. Where a line has a
     ground truth, it and its resynthesis are rows of their own."""
-    from ..voices import Voice
-
     lines = list(lines)
 
     @cache
@@ -160,7 +172,7 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
         return row | (crowd().taken_for(wav, line.voice) if crowd() else {})
 
     def model(index: int, line: Prompted) -> dict:
-        speech = speak(line.text, Voice.from_audio(line.prompt_wav, line.prompt_text, line.name), seed + index)
+        speech = speak(line.text, line.prompt(), seed + index)
         return _kept(keep, line.name, speech) | judged(speech.wav, line)
 
     def truth(line: Prompted, through_codec: bool) -> dict:
