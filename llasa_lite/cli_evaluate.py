@@ -336,12 +336,12 @@ def search(o) -> None:
 
 def sentences(o) -> list[str]:
     try:
-        rows = [line.strip() for line in Path(o.sentences).read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = Path(o.sentences).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read sentences from '{o.sentences}': {error}.") from error
-    if not rows:
+    if not any(map(str.strip, rows)):
         raise ValueError(f"'{o.sentences}' holds no sentences.")
-    return rows
+    return [row.strip() for row in rows if row.strip()]
 
 
 def lines(o) -> list:

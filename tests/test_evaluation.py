@@ -18,6 +18,7 @@ from conftest import buzz
 from llasa_lite import audio
 from llasa_lite.checkpoints import codec_source
 from llasa_lite.cli import main
+from llasa_lite.cli_evaluate import sentences
 from llasa_lite.data import Clip
 from llasa_lite.evaluation import Ears, codecs, listening, sheet, summarise, tables, tasks
 from llasa_lite.evaluation.listening import VoiceJudge, counted
@@ -425,6 +426,14 @@ def test_a_prompt_that_is_none_is_found_before_the_work(command, listed, tmp_pat
     refused = command("seed-tts-eval", "--list", "meta.lst", "--no-judge", code=2)
     assert "The prompt of 'c' cannot be used. The voice clip is silent" in refused
     assert not (tmp_path / "run").exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_what_is_said(listed, tmp_path):
+    marked = tmp_path / "marked"
+    marked.write_text(listed.read_text(), encoding="utf-8-sig")
+    assert tasks.read_meta_list(marked)[0].name == "a"
+    marked.write_text("Oh.\n", encoding="utf-8-sig")
+    assert sentences(SimpleNamespace(sentences=marked)) == ["Oh."]
 
 
 def test_waves_that_were_not_kept_are_not_promised(command, tmp_path):

@@ -81,7 +81,7 @@ def read_meta_list(path: str | Path) -> list[Prompted]:
     """Lines of a meta.lst; its wave paths are relative to its folder. Raises ValueError where a line is none."""
     path, lines = Path(path), []
     try:
-        rows = path.read_text(encoding="utf-8").splitlines()
+        rows = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read '{path}': {error}.") from error
     for number, row in enumerate(rows, 1):
