@@ -325,3 +325,13 @@ def test_a_language_model_elsewhere_gives_no_likelihood(own):
 
     with pytest.raises(ValueError, match="'likelihood' needs the language model here"):
         verifier("likelihood", replace(own, engine=None))
+
+
+def test_a_classifier_that_hears_no_raw_waves_is_refused_in_a_sentence(tmp_path):
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForAudioClassification
+
+    shape = dict(d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, num_labels=4)
+    WhisperForAudioClassification(WhisperConfig(**shape)).save_pretrained(tmp_path)
+    WhisperFeatureExtractor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is no emotion classifier on raw waves"):
+        verifier(f"emotion:{tmp_path}").score([buzz(1.0)], Target(reference=buzz(1.0)))

@@ -29,6 +29,11 @@ class Emotion(Cosine):
         with reaching(self.source):
             self.features = AutoFeatureExtractor.from_pretrained(self.source)
             model = Classifier.from_pretrained(self.source, dtype=torch.float32, use_safetensors=True)
+        if model.base_model is model:  # Whisper: its encoder reads spectrograms of 30 s
+            raise ValueError(
+                f"'{self.source}' is no emotion classifier on raw waves (wav2vec 2.0, HuBERT, WavLM). Take one that "
+                "is, such as superb/wav2vec2-base-superb-er."
+            )
         self.model = placed(model.base_model, self.device, self.source).eval()
 
     def _vectors(self, inputs):
