@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import files
 from .audio import FRAME_RATE
 from .benchmark_paths import SHAPES, nano, paths
 from .benchmark_whole import whole
@@ -54,6 +55,8 @@ class Bench:
                     raise ValueError(f"Unknown '{name}'. Choose from: {', '.join(allowed)}.")
         if min(self.batches, default=0) < 1:
             raise ValueError(f"Batches must be positive numbers, not {list(self.batches)}.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"Threads must be at least 1, not {self.threads}.")
         if cuda and (wrong := set(self.only or ()) - {"paths", "whole"}):
             raise ValueError(f"'{wrong.pop()}' measures nano on the CPU. On CUDA choose from: paths, whole.")
         object.__setattr__(self, "only", self.only or (["paths", "whole"] if cuda else list(OF_THE_CPU)))
@@ -102,19 +105,23 @@ def write_csv(table: BenchTable, path: str | os.PathLike) -> None:
     new = [asdict(row) | {"machine": table.machine, "command": table.command} for row in table.rows]
     measured = set(map(_what, new))
     old = [row for row in read_csv(path) if _what(row) not in measured] if Path(path).exists() else []
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with files.whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(new[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in old + new)
 
 
 def read_csv(path: str | os.PathLike) -> list[dict]:
-    """Rows as `write_csv` wrote them: words, numbers and None."""
+    """Rows as `write_csv` wrote them: words, numbers and None. Raises ValueError where they are none."""
     numbers = {f.name for f in fields(Row)} - {"benchmark", "model", "path", "note"}
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {k: (float(v) if v else None) if k in numbers else v for k, v in r.items()} for r in csv.DictReader(file)
-        ]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if missing := {"benchmark", "model", "path", "size"} - set(rows.fieldnames or ()):
+                raise ValueError(f"no column '{sorted(missing)[0]}'")
+            return [{k: (float(v) if v else None) if k in numbers else v for k, v in r.items()} for r in rows]
+    except ValueError as error:
+        raise ValueError(f"'{path}' is no table of a benchmark ({error}). Choose another file.") from error
 
 
 def _what(row: dict) -> tuple:

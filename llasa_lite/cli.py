@@ -438,7 +438,7 @@ def serve(o) -> None:
 
 
 def bench(o) -> None:
-    from .benchmark import Bench, run, write_csv
+    from .benchmark import Bench, read_csv, run, write_csv
 
     bench = Bench(o.models, o.batches, o.only, o.threads, device=o.device)
     if o.plot:
@@ -446,8 +446,12 @@ def bench(o) -> None:
             import matplotlib  # noqa: F401
         except ModuleNotFoundError as error:
             raise ValueError("Figures need matplotlib: pip install llasa-lite[plot].") from error
+        if Path(o.plot).suffix not in (".png", ".svg") or not set(bench.only) & {"paths", "growth", "whole"}:
+            raise ValueError("--plot draws paths, growth and whole into a .png or .svg file.")
     for path in filter(None, (o.csv, o.plot)):
         common.check_out(path)
+    if o.csv and Path(o.csv).exists():
+        read_csv(o.csv)  # its rows are kept: said before the work, if they are none of ours
     common.no_loading_bars()
     table = run(bench, lambda line: print(line, file=sys.stderr))
     if o.csv:

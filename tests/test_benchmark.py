@@ -101,6 +101,25 @@ def test_what_cannot_be_measured_is_refused(bad, words):
 # -- a GPU's benchmarks, on the CPU -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--threads", "-1"], "Threads must be at least 1, not -1."),
+        (["--csv", "letter.csv"], "'letter.csv' is no table of a benchmark (no column 'benchmark')."),
+        (["--plot", "bench.doc"], "--plot draws paths, growth and whole into a .png or .svg file."),
+        (["--plot", "bench.png"], "--plot draws paths, growth and whole into a .png or .svg file."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_written_is_said_before_the_work(options, words, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="pip install llasa-lite[plot]")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "letter.csv").write_text("Dear all,\n")
+    monkeypatch.setitem(benchmark.BENCHMARKS, "codec", lambda bench: pytest.fail("it was measured"))
+    assert main(["bench", "--only", "codec", *options]) == 2
+    assert words in capsys.readouterr().err and (tmp_path / "letter.csv").read_text() == "Dear all,\n"
+
+
 def test_without_cuda_the_command_is_one_sentence(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here")
