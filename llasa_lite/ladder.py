@@ -117,7 +117,8 @@ def run_ladder(
         with mine:
             size, share = _size_and_share(name)
             learned = nested_share(train, share)
-            settings = asdict(ladder) | {"utterances": len(learned), "held_out": len(held_out)}
+            told = {"utterances": learned, "held_out": held_out}
+            settings = asdict(ladder) | {name: which(_order(u).hex() for u in some) for name, some in told.items()}
             made = Records(out / name / "cell.jsonl", settings=settings)
             if name in made:
                 log.info("cell %s (%d of %d) is there already", name, place, len(grid))
