@@ -184,6 +184,21 @@ def test_a_voice_is_recognised_among_those_of_all_lines(codec, tmp_path):
     assert made[0]["sim_other"] < made[0]["sim_o"] and made[1]["sim_other"] == pytest.approx(1, abs=1e-3)
 
 
+def test_no_recording_is_recognised_by_itself(codec, tmp_path):
+    """A ground truth that is another line's prompt, as in lines that are made of a corpus."""
+    for name, pitch in (("low", 130.0), ("high", 260.0), ("higher", 262.0)):
+        audio.save(buzz(1.2, pitch=pitch), tmp_path / f"{name}.wav")
+
+    def line(name, speaker, prompt, truth=None):
+        clips = [clip and tmp_path / f"{clip}.wav" for clip in (prompt, truth)]
+        return tasks.Prompted(name, "hello there.", clips[0], "Oh.", clips[1], speaker)
+
+    lines = [line("1", "he", "low", "high"), line("2", "he", "high"), line("3", "she", "higher")]
+    todo = tasks.seed_tts_eval("nobody", None, codec, lines, Ears(speaker=verifier("speaker")))
+    (truth,) = tasks.run_task([next(todo)], Records(tmp_path / "rows.jsonl"))
+    assert truth["recognised"] == 0
+
+
 @pytest.mark.skipif(find_spec("resemblyzer") is None, reason="the optional package Resemblyzer is not installed")
 def test_the_judge_of_voices_knows_a_voice_again():
     low, high = buzz(1.5), buzz(1.5, pitch=260.0)

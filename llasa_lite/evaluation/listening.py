@@ -68,13 +68,14 @@ class Crowd:
         self.speaker, self.names = speaker, list(waves)
         self.vectors = speaker.embed(list(waves.values()))  # (voices, dimensions)
 
-    def taken_for(self, wav: np.ndarray, name: str) -> dict:
-        """Mean likeness to the others, and whether the voice is taken for that of `name` among all."""
+    def taken_for(self, wav: np.ndarray, name: str, prompt: np.ndarray) -> dict:
+        """Mean likeness to the others than `name`, and whether the prompt of `name` is nearer than any of them. His
+        wave in the crowd does not count: it may be the very one that is judged."""
         if np.abs(wav).max(initial=0.0) < SILENCE_PEAK:
             return {"sim_other": self.speaker.low, "recognised": 0}
-        likeness = self.vectors @ self.speaker.embed([wav])[0]
-        own = self.names.index(name)
-        return {"sim_other": float(np.delete(likeness, own).mean()), "recognised": int(likeness.argmax() == own)}
+        heard, own = self.speaker.embed([wav, prompt])
+        others = np.delete(self.vectors, self.names.index(name), axis=0) @ heard
+        return {"sim_other": float(others.mean()), "recognised": int(own @ heard > others.max())}
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
         prompt = audio.load(line.prompt_wav, f"prompt of {line.name}")
         again = codec.decode(codec.encode(prompt)[:-1])
         row = ears.read(wav, line.text) | ears.alike(wav, prompt, again) | ears.pleasant(wav)
-        return row | (crowd().taken_for(wav, line.voice) if crowd() else {})
+        return row | (crowd().taken_for(wav, line.voice, prompt) if crowd() else {})
 
     def model(index: int, line: Prompted) -> dict:
         speech = speak(line.text, line.prompt(), seed + index)
