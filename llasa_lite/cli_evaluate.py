@@ -248,7 +248,8 @@ def _paper(o) -> tuple:
     """The paper's rows that stand beside a task's own."""
     from .evaluation.tables import paper_rows
 
-    if o.kind in ("seed-tts-eval", "emotion") and o.language not in ("en", "zh"):
+    both = o.kind in ("seed-tts-eval", "emotion")  # LibriSpeech is English
+    if o.language not in (("en", "zh") if both else ("en",)):
         return ()
     if o.kind == "seed-tts-eval":
         which = o.set or o.language

@@ -403,6 +403,12 @@ def test_the_papers_rows_are_those_of_the_language(command, listed, tmp_path, la
     assert [sim in row for row in rows] == [True] * bool(sim)
 
 
+def test_librispeech_stands_beside_english_alone(command, tmp_path):
+    corpus(tmp_path / "corpus")
+    command("asr", "--data", "corpus", "--language", "de")
+    assert "paper:" not in (tmp_path / "run" / "table.md").read_text()
+
+
 def test_rows_of_one_corpus_are_not_taken_for_anothers(command, tmp_path):
     for name in ("clean", "noisy"):
         corpus(tmp_path / name)
