@@ -422,7 +422,7 @@ def serve(o) -> None:
     try:
         from . import serving
     except ModuleNotFoundError as error:
-        raise ValueError(f"Serving needs '{error.name}': pip install llasa-lite[serve].") from error
+        raise ValueError(f"Serving needs '{error.name}': pip install \"llasa-lite[serve]\".") from error
     from .voices import Voice
 
     files = sorted(Path(o.voices).glob("*.json")) if o.voices else []
@@ -445,7 +445,7 @@ def bench(o) -> None:
         try:
             import matplotlib  # noqa: F401
         except ModuleNotFoundError as error:
-            raise ValueError("Figures need matplotlib: pip install llasa-lite[plot].") from error
+            raise ValueError('Figures need matplotlib: pip install "llasa-lite[plot]".') from error
         if Path(o.plot).suffix not in (".png", ".svg") or not set(bench.only) & {"paths", "growth", "whole"}:
             raise ValueError("--plot draws paths, growth and whole into a .png or .svg file.")
     for path in filter(None, (o.csv, o.plot)):
@@ -497,4 +497,4 @@ def _demo_package():
             return importlib.import_module("demo")
         return importlib.import_module("llasa_lite.demo")
     except ModuleNotFoundError as error:
-        raise ValueError(f"The app needs '{error.name}': pip install llasa-lite[demo].") from error
+        raise ValueError(f"The app needs '{error.name}': pip install \"llasa-lite[demo]\".") from error

@@ -105,7 +105,7 @@ def _on_ray(worker: type, arguments: tuple, todo: list[dict], workers: int, gpus
         import ray
         import ray.data
     except ModuleNotFoundError as error:
-        raise ValueError(f"Many workers need '{error.name}': pip install llasa-lite[ray].") from error
+        raise ValueError(f"Many workers need '{error.name}': pip install \"llasa-lite[ray]\".") from error
     if not todo:
         return
 

@@ -261,7 +261,7 @@ def training_arguments(**fields):
     import transformers
 
     if not transformers.utils.is_accelerate_available():
-        raise ValueError("Training needs 'accelerate': pip install llasa-lite[train].")
+        raise ValueError("Training needs 'accelerate': pip install \"llasa-lite[train]\".")
     shared = dict(use_cpu=not torch.cuda.is_available(), save_total_limit=2, report_to=[], disable_tqdm=True)
     try:
         made = transformers.TrainingArguments(**shared | fields)
@@ -399,7 +399,7 @@ def _with_adapter(model, lora: Lora):
     try:
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError as error:
-        raise ValueError("LoRA needs 'peft': pip install llasa-lite[train].") from error
+        raise ValueError("LoRA needs 'peft': pip install \"llasa-lite[train]\".") from error
 
     config = LoraConfig(
         r=lora.rank,

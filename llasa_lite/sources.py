@@ -69,7 +69,7 @@ def read_hub_clips(name: str, split: str = "train", text: str = "text", speaker:
     try:
         from datasets import Audio, load_dataset
     except ModuleNotFoundError as error:
-        raise ValueError(f"Hub datasets need '{error.name}': pip install llasa-lite[train].") from error
+        raise ValueError(f"Hub datasets need '{error.name}': pip install \"llasa-lite[train]\".") from error
     from .checkpoints import NotReachable
 
     try:

@@ -263,7 +263,7 @@ def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
 
 def test_training_without_accelerate_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.utils.is_accelerate_available", lambda *_: False)
-    with pytest.raises(ValueError, match=r"Training needs 'accelerate': pip install llasa-lite\[train\]\."):
+    with pytest.raises(ValueError, match=r"Training needs 'accelerate': pip install \"llasa-lite\[train\]\"\."):
         training_arguments(output_dir=str(tmp_path))
 
 

@@ -36,7 +36,7 @@ class Judge(Recogniser):
 
 
 class VoiceJudge(Cosine):
-    """Resemblyzer (`pip install llasa-lite[voice-judge]`), a speaker encoder that nothing here is trained or searched
+    """Resemblyzer (`pip install "llasa-lite[voice-judge]"`), a speaker encoder that nothing here is trained or searched
     with. Its embeddings have no negative part: cosines lie in 0 .. 1."""
 
     name, source, low = "resemblyzer", "resemblyzer", 0.0
@@ -45,7 +45,7 @@ class VoiceJudge(Cosine):
         try:
             from resemblyzer import VoiceEncoder
         except ModuleNotFoundError as error:
-            needs = f"The judge of voices needs '{error.name}': pip install llasa-lite[voice-judge]."
+            needs = f"The judge of voices needs '{error.name}': pip install \"llasa-lite[voice-judge]\"."
             raise ValueError(needs) from error
         self.encoder = VoiceEncoder("cpu", verbose=False)
 
@@ -109,7 +109,7 @@ class Ears:
             from pesq import BufferTooShortError, NoUtterancesError, pesq
             from pystoi import stoi
         except ModuleNotFoundError as error:
-            raise ValueError(f"Codecs are measured with '{error.name}': pip install llasa-lite[eval].") from error
+            raise ValueError(f"Codecs are measured with '{error.name}': pip install \"llasa-lite[eval]\".") from error
 
         row = {}
         with warnings.catch_warnings():
@@ -152,7 +152,7 @@ def _simplifier():
     try:
         from opencc import OpenCC
     except ModuleNotFoundError as error:
-        raise ValueError("Chinese is counted in simplified characters: pip install llasa-lite[eval].") from error
+        raise ValueError('Chinese is counted in simplified characters: pip install "llasa-lite[eval]".') from error
     return OpenCC("t2s")
 
 

@@ -23,7 +23,7 @@ class Quality(Verifier):
         if source not in (None, "dnsmos"):
             raise ValueError(f"Unknown quality model '{source}'. There is one: dnsmos.")
         if find_spec("speechmos") is None:
-            raise ValueError("The verifier 'quality' needs the package speechmos: pip install llasa-lite[quality].")
+            raise ValueError("The verifier 'quality' needs the package speechmos: pip install \"llasa-lite[quality]\".")
         self.source = "dnsmos"
 
     def _load(self) -> None:
