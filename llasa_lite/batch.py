@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import lines_of
 from .pipeline import ROWS_AT_ONCE
 from .records import Records
 from .speech import Speech
@@ -37,8 +38,7 @@ def read_list(path: str | Path) -> list[Line]:
         ValueError: no such file, a line that is none, an id that is no plain file name or comes twice.
     """
     try:
-        # -sig: without the mark some editors put first; \n: other breaks may stand inside a JSON string
-        rows = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        rows = lines_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read a list from '{path}': {error}.") from error
     lines = []

@@ -181,11 +181,11 @@ def find(name: str | None) -> Checkpoint:
 def find_described(name: str | None) -> Checkpoint:
     """As `find`, and of a checkpoint of the hub what its own config says, too. Raises NotReachable where it is not to
     be had."""
-    from transformers import AutoConfig
-
     checkpoint = find(name)
     if checkpoint.name in CHECKPOINTS or Path(checkpoint.source).is_dir():
         return checkpoint
+    from transformers import AutoConfig  # takes a second, which what lies here need not wait for
+
     with reaching(checkpoint.source):
         facts = getattr(AutoConfig.from_pretrained(checkpoint.source), "llasa", None)
     return described(checkpoint.name, checkpoint.source, facts or {})

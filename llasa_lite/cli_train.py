@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -275,7 +274,7 @@ def train_verifier(o) -> None:
 
 def finetune(o) -> None:
     from .checkpoints import find_described
-    from .finetuning import RECIPES, finetune
+    from .finetuning import RECIPES, finetune, is_first
     from .sources import read_utterances
 
     given = {k: getattr(o, k) for k in ("epochs", "learning_rate", "rows_per_step") if getattr(o, k) is not None}
@@ -298,7 +297,7 @@ def finetune(o) -> None:
         max_steps=o.max_steps or -1,
         trainer_arguments=arguments,
     )
-    if os.environ.get("RANK", "0") == "0":  # under torchrun, one process speaks
+    if is_first():
         common.tell({"model": str(out)}, o, f"model in {out}; speak --model {out}")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from .audio import FRAME_RATE, SAMPLE_RATE
 from .checkpoints import codec_source, fingerprint
-from .files import whole
+from .files import lines_of, whole
 from .tokens import IGNORE
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,7 @@ def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
         raise ValueError(f"'{folder}' holds no corpus: there is no manifest.jsonl in it.")
     clips = []
     for manifest in manifests:
-        # -sig and \n as in `batch.read_list`, whose folders are corpora
-        for number, line in enumerate(manifest.read_text(encoding="utf-8-sig").split("\n"), 1):
+        for number, line in enumerate(lines_of(manifest), 1):
             if not line.strip():
                 continue
             try:

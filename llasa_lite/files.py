@@ -40,6 +40,12 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
             pass  # a folder that cannot be written to holds nothing of ours either
 
 
+def lines_of(path: str | os.PathLike) -> list[str]:
+    """Lines of a UTF-8 text that people, Windows or Excel wrote: without the mark that some put first, cut at line
+    feeds alone, since other breaks may stand inside a text. Raises OSError, UnicodeDecodeError."""
+    return Path(path).read_text(encoding="utf-8-sig").split("\n")
+
+
 def unwritten(error: Exception) -> OSError | None:
     """The error of the system in an error: itself, or what safetensors and PyTorch tell of in words. None: another."""
     if isinstance(error, OSError):

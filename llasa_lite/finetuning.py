@@ -281,12 +281,17 @@ def begin(out: Path, base: str | Path | None, settings: dict) -> None:
     """
     if base is not None and Path(base).resolve() == out.resolve():
         raise ValueError(f"'{out}' holds the checkpoint to start from. Choose another folder for the one that is made.")
-    if os.environ.get("RANK", "0") != "0":  # under torchrun, one process writes
+    if not is_first():
         return
     note = out / "checkpoints" / "begun.jsonl"
     if last_checkpoint(note.parent) == (None, 0):
         note.unlink(missing_ok=True)
     Records(note, settings=settings)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks, where torchrun started several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def last_checkpoint(folder: str | Path) -> tuple[str | None, int]:

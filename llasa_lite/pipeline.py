@@ -500,7 +500,8 @@ class Llasa:
         return text.spell_out(text_) if self.checkpoint.spell_out else text_
 
     def _spoken(self, text_: str) -> str:
-        return text.plain_marks(text.spell_out(text_)) if self.checkpoint.spell_out else text_
+        words = self._in_words(text_)
+        return text.plain_marks(words) if self.checkpoint.spell_out else words
 
     def _limit(self, piece: str) -> int:
         seconds = SECONDS_TO_SPARE + SECONDS_PER_CHARACTER * len(piece)

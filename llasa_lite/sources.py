@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .data import Clip, Utterance, check_codec, read_corpus, read_tokens
+from .files import lines_of
 from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERSTANDING_START, Protocol
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def _clip(name: str, text: str, speaker: str, split: str, path: Path) -> Clip:
 def _metadata(path: Path, column: int = 1) -> Iterator[tuple[str, str]]:
     """id and text of `id|text|…`. LJ Speech has the text with its numbers written out in a third column."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # as `batch.read_list` does
+        lines = lines_of(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is not UTF-8. Convert it first: iconv -t UTF-8.") from error
     if not any(line.strip() for line in lines):
