@@ -167,6 +167,7 @@ class BorrowedCodec:
     def __init__(self, owner: Borrowed):
         self._owner, codec = owner, owner._llasa.codec
         self.name, self.codebook_size, self.digits = codec.name, codec.codebook_size, codec.digits
+        self.restores_timbre = codec.restores_timbre
 
     def resynthesize(self, wav: np.ndarray) -> np.ndarray:
         return self._owner._ask("codec.resynthesize", wav)

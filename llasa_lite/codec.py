@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .audio import HOP_LENGTH, SAMPLE_RATE
+from .timbre import Timbre
 from .tokens import within_codebook
 
 # Streaming decode: the decoder looks both ways and normalises over time, so each chunk is decoded with context
@@ -31,6 +32,10 @@ MAX_ENCODE_SECONDS = 60.0  # memory grows with the square of the length in the s
 
 class Codec:
     """`Xcodec2Model` with NumPy at both doors.
+
+    Attributes:
+        restores_timbre: whether a voice gets back the timbre that its codes lose (see `timbre`): as the codec's config
+            says, which nano's does and the released one does not. May be set.
 
     Example:
         >>> codec = llasa.codec
@@ -50,6 +55,7 @@ class Codec:
             )
         self.model = model.eval()
         self.name = name
+        self.restores_timbre = bool(getattr(model.config, "restore_timbre", False))
         # A small codec may have been trained on its semantic half alone; then the costly other half is not run.
         semantic = model.config.semantic_model_config.hidden_size
         self._acoustic_is_silent = not model.fc_encoder.weight[:, semantic:].any().item()
@@ -146,7 +152,9 @@ class Codec:
                 waves[row] = np.clip(wav, -1.0, 1.0)
         return waves
 
-    def decode_stream(self, codes: Iterable[int], history: np.ndarray | list[int] = ()) -> Iterator[np.ndarray]:
+    def decode_stream(
+        self, codes: Iterable[int], history: np.ndarray | list[int] = (), timbre: Timbre | None = None
+    ) -> Iterator[np.ndarray]:
         """Codes as they come -> waves as soon as they can be heard, close to the whole decode.
 
         Each chunk of 25 codes is decoded with up to 100 codes before it and 10 after it, and cross-faded over 20 ms
@@ -155,6 +163,7 @@ class Codec:
         Args:
             codes: an iterable of codes; consumed as the result is iterated.
             history: codes that were there before (a voice prompt); context only, they are not played.
+            timbre: what every chunk is given.
         Yields:
             float32 waves; joined they have 320 samples a code.
         """
@@ -165,15 +174,18 @@ class Codec:
         for code in codes:
             seen.append(int(code))
             if len(seen) >= played + CHUNK_CODES + LOOKAHEAD_CODES:
-                wav, tail = self._decode_chunk(seen, played, played + CHUNK_CODES, tail)
+                wav, tail = self._decode_chunk(seen, played, played + CHUNK_CODES, tail, timbre)
                 played += CHUNK_CODES
                 yield wav
         if len(seen) > max(played, start):
-            yield self._decode_chunk(seen, played, len(seen), tail)[0]
+            yield self._decode_chunk(seen, played, len(seen), tail, timbre)[0]
 
-    def _decode_chunk(self, seen: list[int], begin: int, end: int, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_chunk(
+        self, seen: list[int], begin: int, end: int, tail: np.ndarray, timbre: Timbre | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         first = max(0, begin - HISTORY_CODES)
-        wav = self.decode(seen[first : end + LOOKAHEAD_CODES])[(begin - first) * HOP_LENGTH :]
+        wav = self.decode(seen[first : end + LOOKAHEAD_CODES])
+        wav = (timbre.given_to(wav) if timbre else wav)[(begin - first) * HOP_LENGTH :]
         if len(tail):
             fade = np.linspace(0.0, 1.0, len(tail), dtype=np.float32)
             wav[: len(tail)] = fade * wav[: len(tail)] + (1 - fade) * tail

@@ -99,6 +99,7 @@ def small_codec_config():
         quantization_levels=[4] * 6,
         semantic_model_config=semantic.to_dict(),
         activation_dropout=0.0,
+        restore_timbre=True,
     )
 
 

@@ -28,6 +28,7 @@ from .codec import CHUNK_CODES, Codec
 from .engine import END, Engine, Patience, Sampling
 from .search import SearchSettings
 from .speech import GAP_SECONDS, Speech, Transcript, piece_seed
+from .timbre import Timbre
 from .tokens import Protocol
 from .verifiers import Criterion, Verifier
 from .voices import Voice
@@ -182,7 +183,7 @@ class Llasa:
                     beams.advance(STOP_STEPS if stop else beams.max_new)
                 for row, (t, k) in enumerate(group):
                     codes = self.protocol.ids_to_codes(beams.ids[row])
-                    said[t, k] = codes, beams.stopped[row], self._decode_answer(self._codes_of(voices[t]), codes)
+                    said[t, k] = codes, beams.stopped[row], self._decode_answers([codes], voices[t])[0]
             voices = [voice or self._first_piece(pieces[t][0], said[t, 0][0]) for t, voice in enumerate(voices)]
             at_once = [(t, k) for t in range(len(texts)) for k in range(len(pieces[t])) if (t, k) not in said]
         share = (time.perf_counter() - began) / max(len(texts), 1)
@@ -212,7 +213,8 @@ class Llasa:
             ids, *how, without = self._opening(voice, pieces, index, seed, speaker)
             beams = self.engine.start(ids, 1, "speech", sampling, *how, unconditional=without)
             parts = [np.zeros(0, np.float32)]
-            for wav in self.codec.decode_stream(self._codes_as_they_come(beams), self._codes_of(voice)):
+            before = self._codes_of(voice), self._timbre_of(voice)
+            for wav in self.codec.decode_stream(self._codes_as_they_come(beams), *before):
                 parts.append(wav)
                 yield wav
             if index + 1 < len(pieces):
@@ -251,6 +253,9 @@ class Llasa:
 
     def _codes_of(self, voice: Voice | None) -> list[int]:
         return voice.codes[self.codec.name] if voice else []
+
+    def _timbre_of(self, voice: Voice | None) -> Timbre | None:
+        return voice.timbre.get(self.codec.name) if voice and self.codec.restores_timbre else None
 
     def continue_speech(
         self,
@@ -409,7 +414,10 @@ class Llasa:
             raise ValueError(f"This is not a receipt: its sampling is wrong ({error}).") from error
         voice = None
         if receipt["voice"] is not None:
-            voice = Voice(receipt["voice"], receipt["voice_text"], codes={receipt["codec"]: receipt["voice_codes"]})
+            told = receipt.get("voice_timbre")
+            timbre = {receipt["codec"]: Timbre(told)} if told else {}
+            codes = {receipt["codec"]: receipt["voice_codes"]}
+            voice = Voice(receipt["voice"], receipt["voice_text"], codes=codes, timbre=timbre)
         # one that was stopped has codes of its first pieces only
         if "search" in receipt and not 0 < len(receipt.get("codes", ())) <= len(receipt.get("stopped", ())):
             raise ValueError("This is not a receipt: a search names the codes it found and why each piece stopped.")
@@ -515,25 +523,36 @@ class Llasa:
 
     def _found(self, codes: list[list[int]], stopped: list[str], receipt: dict, voice: Voice | None) -> Speech:
         """Speech that was searched for, from its codes."""
-        prompt = voice.codes[self.codec.name] if voice else codes[0]
-        waves = [self._decode_answer(prompt if voice or k else [], one) for k, one in enumerate(codes)]
+        first = self._first_piece("", np.asarray(codes[0])) if voice is None else voice
+        waves = [self._decode_answers([one], first if voice or k else None)[0] for k, one in enumerate(codes)]
         return Speech(audio.join(waves, GAP_SECONDS), [np.asarray(one, np.int64) for one in codes], stopped, receipt)
 
-    def _decode_answer(self, prompt_codes, codes: np.ndarray) -> np.ndarray:
-        """Decoded together with the prompt, whose part is cut off: the decoder looks back, as on the model card."""
-        wav = self.codec.decode([*prompt_codes, *codes])
-        return wav[len(prompt_codes) * audio.HOP_LENGTH :]
+    def _decode_answers(
+        self, batch: list[np.ndarray], voice: Voice | None, context: int | None = None
+    ) -> list[np.ndarray]:
+        """Decoded together with the prompt, whose part is cut off: the decoder looks back, as on the model card. Then
+        given the voice's timbre.
+
+        Args:
+            context: codes of the prompt's end that are decoded with each answer; None: all.
+        """
+        prompt, timbre = self._codes_of(voice), self._timbre_of(voice)
+        prompt = prompt if context is None else prompt[max(0, len(prompt) - context) :]
+        waves = self.codec.decode_batch([[*prompt, *codes] for codes in batch])
+        return [(timbre.given_to(wav) if timbre else wav)[len(prompt) * audio.HOP_LENGTH :] for wav in waves]
 
     def _receipt(self, task, text_, voice, seed, sampling, seconds) -> dict:
         import torch
         import transformers
 
+        timbre = self._timbre_of(voice)
         return {
             "task": task,
             "text": text_,
             "voice": None if voice is None else voice.name,
             "voice_text": None if voice is None else voice.text,
             "voice_codes": None if voice is None else list(voice.codes[self.codec.name]),
+            "voice_timbre": timbre and timbre.tenths,
             "model": self.checkpoint.name if self.checkpoint.name in CHECKPOINTS else self.checkpoint.source,
             "codec": self.codec.name,
             "weights": self._weights,

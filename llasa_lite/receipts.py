@@ -10,12 +10,13 @@ from pathlib import Path
 
 from . import audio
 from .files import parse_json, read_json, whole, whole_numbers
+from .timbre import is_timbre
 from .voices import builtin_voices
 
 SUFFIX = ".receipt.json"
 MAX_CODES = 100_000  # of one piece or voice: more than half an hour
 MAX_CHARS = 100_000  # of one text
-_LARGE = ("text", "voice_text", "voice_codes", "pieces", "codes", "candidates")
+_LARGE = ("text", "voice_text", "voice_codes", "voice_timbre", "pieces", "codes", "candidates")
 
 
 def beside(path: str | os.PathLike) -> Path:
@@ -35,7 +36,7 @@ def beside_wave(path: str | os.PathLike, receipt: dict) -> Iterator[None]:
 def to_comment(receipt: dict, kind: str = "wav") -> str:
     """A receipt as the comment that travels inside a sound file.
 
-    What was recorded of somebody (the words and codes of a clip of one's own) stays out of it: files are passed on.
+    What was recorded of somebody (the words, codes and timbre of a clip of one's own) stays out of it: files are passed on.
     An ogg file holds no long ones, so that there the long fields are left out, and named.
     """
     told = {"llasa_lite": "receipt"} | {
@@ -45,7 +46,7 @@ def to_comment(receipt: dict, kind: str = "wav") -> str:
     if (
         known is None or receipt.get("voice_text") != known.text
     ):  # by its words: its codes are another codec's elsewhere
-        private = [key for key in ("voice_text", "voice_codes") if told.get(key) is not None]
+        private = [key for key in ("voice_text", "voice_codes", "voice_timbre") if told.get(key) is not None]
         told |= dict.fromkeys(private) | ({"left_out": private} if private else {})
     if kind == "ogg" and len(json.dumps(told, ensure_ascii=False).encode()) > audio.MAX_OGG_COMMENT:
         large = [key for key in _LARGE if key in told]
@@ -117,6 +118,7 @@ _FIELDS = {
     "voice": (_or_none(_NAME), "a name or null"),
     "voice_text": (_or_none(_WORDS), "a text or null"),
     "voice_codes": (_or_none(lambda v: whole_numbers(v, MAX_CODES)), "a list of whole numbers from 0, or null"),
+    "voice_timbre": (_or_none(is_timbre), "what a voice's timbre is in JSON, or null"),
     "model": (_NAME, "a name"),
     "codec": (_NAME, "a name"),
     "seed": (lambda v: type(v) is int and 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1"),
@@ -136,4 +138,4 @@ _FIELDS = {
     "left_out": (lambda v: isinstance(v, list) and all(map(_NAME, v)), "a list of words"),
     "stopped": (lambda v: isinstance(v, list) and all(map(_NAME, v)), "a list of words"),
 }
-_OPTIONAL = ("task", "device", "speaker", "weights", "search", "codes", "stopped", "left_out")
+_OPTIONAL = ("task", "voice_timbre", "device", "speaker", "weights", "search", "codes", "stopped", "left_out")

@@ -190,17 +190,15 @@ class Search:
     def _task(self, index: int, piece: str, voice: Voice | None) -> Task:
         # what the task needs of the search, and not the search itself: it would keep rows and weights in memory
         llasa, sampling, context_codes = self.llasa, self.sampling, self.settings.context_codes
-        prompt = voice.codes[llasa.codec.name] if voice else []
         ids, *how, without = llasa._opening(voice, self.pieces, index, self.seed, self.speaker)
 
         def decode(batch: list[np.ndarray], whole: bool) -> list[np.ndarray]:
-            context = list(prompt if whole else prompt[len(prompt) - min(len(prompt), context_codes) :])
-            waves = llasa.codec.decode_batch([[*context, *codes] for codes in batch])
-            return [wav[len(context) * audio.HOP_LENGTH :] for wav in waves]
+            return llasa._decode_answers(batch, voice, None if whole else context_codes)
 
         reference = None
         if voice:
-            reference = voice.wav if self.reference == "prompt" else llasa.codec.decode(prompt)
+            resynthesis = self.reference == "resynthesis"
+            reference = llasa._decode_answers([llasa._codes_of(voice)], voice, 0)[0] if resynthesis else voice.wav
         return Task(
             lambda n: llasa.engine.start(ids, n, "speech", sampling, *how, unconditional=without),
             llasa.protocol.ids_to_codes,

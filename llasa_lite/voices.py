@@ -12,6 +12,7 @@ import numpy as np
 
 from . import audio
 from .files import read_json, whole, whole_numbers
+from .timbre import Timbre
 
 FOLDER = Path(__file__).parent / "nano" / "voices"  # the built-in voices: <name>.json beside <name>.clip.ogg
 
@@ -45,6 +46,7 @@ class Voice:
     wav: np.ndarray | None = field(default=None, repr=False)  # (samples,) float32, 16 kHz
     codes: dict[str, list[int]] = field(default_factory=dict, repr=False)  # codec name -> codes
     description: str = ""
+    timbre: dict[str, Timbre] = field(default_factory=dict, repr=False)  # codec name -> what its codes lose
 
     @classmethod
     def from_audio(cls, source, text: str | None = None, name: str = "my voice") -> Voice:
@@ -96,14 +98,18 @@ class Voice:
         codes = row.get("codes")
         if not isinstance(codes, dict) or not all(whole_numbers(v, MAX_VOICE_CODES) for v in codes.values()):
             raise ValueError(f"{wrong}; the codes of a codec are at most {MAX_VOICE_CODES:,} whole numbers from 0.")
-        voice = cls(row["name"], row["text"], None, codes, row.get("description", ""))
+        try:
+            timbre = {codec: Timbre(tenths) for codec, tenths in row.get("timbre", {}).items()}
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"'{path.name}' is not a voice: its timbre is wrong ({error}).") from error
+        voice = cls(row["name"], row["text"], None, codes, row.get("description", ""), timbre)
         sound = path.with_suffix(".clip.ogg")
         if not sound.is_file():
             return voice
         return voice.replace(wav=audio.load(sound, f"voice '{voice.name}'", MAX_CLIP_SECONDS))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write name, text and codes as JSON, and the clip beside it (.clip.ogg), so that it serves other codecs too.
+        """Write name, text, codes and timbre as JSON, and the clip beside it (.clip.ogg), so that it serves other codecs too.
 
         Raises:
             ValueError: another ending than .json, no transcript or no codes yet (`Llasa.prepare(voice)` fills in both),
@@ -115,6 +121,7 @@ class Voice:
                 f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first."
             )
         row = {"name": self.name, "text": self.text, "description": self.description, "codes": self.codes}
+        row["timbre"] = {codec: timbre.tenths for codec, timbre in self.timbre.items()}
         path = Path(path)
         with whole(path) as partial:
             partial.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
@@ -131,20 +138,28 @@ class Voice:
         return replace(self, **changes)
 
     def encoded(self, codec) -> Voice:
-        """A copy that holds this codec's codes; the clip is encoded once.
+        """A copy that holds this codec's codes, and the timbre they lose if it is one that restores it; both are made
+        once.
 
         Raises:
             ValueError: codes of another codec only, and no audio to encode.
         """
         if codec.name in self.codes:
-            return self
+            return self._heard_through(codec)
         if self.wav is None:
             raise ValueError(
                 f"The voice '{self.name}' was saved for the codec {', '.join(self.codes)} and holds no audio; "
                 f"make it again from its clip for '{codec.name}'."
             )
         # the last code of `encode` stands for appended zeros; the answer goes on from the sound itself
-        return self.replace(codes={**self.codes, codec.name: codec.encode(self.wav)[:-1].tolist()})
+        codes = codec.encode(self.wav)[:-1].tolist()
+        return self.replace(codes={**self.codes, codec.name: codes})._heard_through(codec)
+
+    def _heard_through(self, codec) -> Voice:
+        if not codec.restores_timbre or codec.name in self.timbre or self.wav is None:
+            return self
+        timbre = Timbre.between(self.wav, codec.decode(self.codes[codec.name]))
+        return self.replace(timbre={**self.timbre, codec.name: timbre}) if timbre else self
 
 
 @lru_cache(None)
