@@ -42,7 +42,10 @@ def parser() -> argparse.ArgumentParser:
     speaking.add_argument(
         "--guidance", type=float, help="how closely words are followed: 1 (off) to 5 (default: the checkpoint's)"
     )
-    voicing = argparse.ArgumentParser(add_help=False)
+    timbre = argparse.ArgumentParser(add_help=False)
+    told_timbre = "give speech in a voice the timbre that the codec loses (default: as the codec asks; nano's does)"
+    timbre.add_argument("--timbre", action=argparse.BooleanOptionalAction, help=told_timbre)
+    voicing = argparse.ArgumentParser(add_help=False, parents=[timbre])
     words = argparse.ArgumentParser(add_help=False)
     words.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
     voicing.add_argument("--voice", help="built-in voice, a voice saved as .json, or a clip of your own")
@@ -116,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
 
     cli_train.add(verbs, verb, many, model, output)
-    cli_evaluate.add(verbs, model, output)
+    cli_evaluate.add(verbs, model, output, timbre)
 
     sub = verb("serve", serve, "Serve speech as OpenAI's API does: POST /v1/audio/speech.", model)
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all machines can reach it (default: this one only)")

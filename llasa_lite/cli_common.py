@@ -16,8 +16,12 @@ def load(o):
     if o.vllm:
         from .vllm_engine import connect
 
-        return connect(o.model, None if o.vllm == "here" else o.vllm, o.codec, o.device)
-    return Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
+        llasa = connect(o.model, None if o.vllm == "here" else o.vllm, o.codec, o.device)
+    else:
+        llasa = Llasa.from_pretrained(o.model, o.codec, o.device, o.dtype)
+    if getattr(o, "timbre", None) is not None:
+        llasa.codec.restores_timbre = o.timbre
+    return llasa
 
 
 def picked_device(o) -> str:

@@ -25,7 +25,7 @@ SPEAKERS = "nano, resemblyzer (a judge that is no verifier), or an AutoModelForA
 CLIPS = "corpus folders (manifest.jsonl; test splits are used) or LibriSpeech folders (*.trans.txt)"
 
 
-def add(verbs, model, output) -> None:
+def add(verbs, model, output, timbre) -> None:
     """Add the verb and its kinds to the parser."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
@@ -43,7 +43,7 @@ def add(verbs, model, output) -> None:
     listening.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
     listening.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS ([quality])")
     listening.add_argument("--keep", action="store_true", help="keep the waves, in waves/ of the folder")
-    speaking = argparse.ArgumentParser(add_help=False)
+    speaking = argparse.ArgumentParser(add_help=False, parents=[timbre])
     speaking.add_argument("--temperature", type=float, help="default: the checkpoint's")
     speaking.add_argument("--guidance", type=float, help="default: the checkpoint's; 1 is off")
     speaking.add_argument("--top-p", type=float, help="default: the checkpoint's")
@@ -61,7 +61,7 @@ def add(verbs, model, output) -> None:
     for kind, told in KINDS.items():
         speaks = kind not in ("asr", "codec", "search")
         searches = speaks and kind != "continuation"
-        heard = {"search": [common, judging], "asr": [shared], "understanding": [shared]}.get(kind, [shared, listening])
+        heard = {"search": [common, judging, timbre], "asr": [shared], "understanding": [shared]}.get(kind, [shared, listening])
         parents = [*heard, model, output] + [speaking] * speaks + [searching] * searches
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=search if kind == "search" else run)
@@ -192,6 +192,7 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         return [tasks.asr(system, lambda wav: llasa.transcribe(wav).text, items, o.language)], settings
     sampling = common.given_sampling(o, llasa)
     settings |= {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
+    settings["timbre"] = llasa.codec.restores_timbre
 
     def speak(text, voice, seed):
         if not o.method:

@@ -152,6 +152,14 @@ class Codec:
                 waves[row] = np.clip(wav, -1.0, 1.0)
         return waves
 
+    def decode_after(
+        self, prompt: np.ndarray | list[int], batch: list[np.ndarray | list[int]], timbre: Timbre | None = None
+    ) -> list[np.ndarray]:
+        """What is said after a prompt: decoded together with it, since the decoder looks back (as on the model card),
+        given the timbre, and without the prompt's part. Raises ValueError as `decode`."""
+        waves = self.decode_batch([[*prompt, *codes] for codes in batch])
+        return [(timbre.given_to(wav) if timbre else wav)[len(prompt) * HOP_LENGTH :] for wav in waves]
+
     def decode_stream(
         self, codes: Iterable[int], history: np.ndarray | list[int] = (), timbre: Timbre | None = None
     ) -> Iterator[np.ndarray]:

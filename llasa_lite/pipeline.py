@@ -213,7 +213,7 @@ class Llasa:
             ids, *how, without = self._opening(voice, pieces, index, seed, speaker)
             beams = self.engine.start(ids, 1, "speech", sampling, *how, unconditional=without)
             parts = [np.zeros(0, np.float32)]
-            before = self._codes_of(voice), self._timbre_of(voice)
+            before = self._codes_of(voice), voice and voice.timbre_by(self.codec)
             for wav in self.codec.decode_stream(self._codes_as_they_come(beams), *before):
                 parts.append(wav)
                 yield wav
@@ -253,9 +253,6 @@ class Llasa:
 
     def _codes_of(self, voice: Voice | None) -> list[int]:
         return voice.codes[self.codec.name] if voice else []
-
-    def _timbre_of(self, voice: Voice | None) -> Timbre | None:
-        return voice.timbre.get(self.codec.name) if voice and self.codec.restores_timbre else None
 
     def continue_speech(
         self,
@@ -530,22 +527,16 @@ class Llasa:
     def _decode_answers(
         self, batch: list[np.ndarray], voice: Voice | None, context: int | None = None
     ) -> list[np.ndarray]:
-        """Decoded together with the prompt, whose part is cut off: the decoder looks back, as on the model card. Then
-        given the voice's timbre.
-
-        Args:
-            context: codes of the prompt's end that are decoded with each answer; None: all.
-        """
-        prompt, timbre = self._codes_of(voice), self._timbre_of(voice)
+        """As they are heard after the voice's prompt, or after so many codes (`context`) of its end."""
+        prompt = self._codes_of(voice)
         prompt = prompt if context is None else prompt[max(0, len(prompt) - context) :]
-        waves = self.codec.decode_batch([[*prompt, *codes] for codes in batch])
-        return [(timbre.given_to(wav) if timbre else wav)[len(prompt) * audio.HOP_LENGTH :] for wav in waves]
+        return self.codec.decode_after(prompt, batch, voice and voice.timbre_by(self.codec))
 
     def _receipt(self, task, text_, voice, seed, sampling, seconds) -> dict:
         import torch
         import transformers
 
-        timbre = self._timbre_of(voice)
+        timbre = voice and voice.timbre_by(self.codec)
         return {
             "task": task,
             "text": text_,

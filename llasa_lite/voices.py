@@ -155,6 +155,10 @@ class Voice:
         codes = codec.encode(self.wav)[:-1].tolist()
         return self.replace(codes={**self.codes, codec.name: codes})._heard_through(codec)
 
+    def timbre_by(self, codec) -> Timbre | None:
+        """What speech in this voice is given after this codec; None where it restores none, or none is known."""
+        return self.timbre.get(codec.name) if codec.restores_timbre else None
+
     def _heard_through(self, codec) -> Voice:
         if not codec.restores_timbre or codec.name in self.timbre or self.wav is None:
             return self

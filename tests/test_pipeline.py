@@ -71,7 +71,7 @@ def test_speech_is_a_wave_of_320_samples_a_code(speech):
 def test_prompt_text_and_prompt_audio_are_cut_together(nano, voice, speech):
     """The answer is the last part of prompt and answer decoded together: no sample of the prompt, none lost."""
     prompt = voice.codes[nano.codec.name]
-    both = nano.codec.decode([*prompt, *speech.codes[0]])
+    both = voice.timbre[nano.codec.name].given_to(nano.codec.decode([*prompt, *speech.codes[0]]))
     np.testing.assert_array_equal(speech.wav, both[320 * len(prompt) :])
     ids = nano.protocol.tts_prompt(f"{voice.text} {SHORT}", prompt)
     without = nano.protocol.unconditional_prompt(voice.text, prompt)
@@ -191,7 +191,7 @@ def test_streamed_codes_equal_whole_codes(nano, voice, speech):
     joined = np.concatenate(waves)
     np.testing.assert_array_equal(joined, told.wav)
     assert joined.shape == speech.wav.shape
-    after_voice = nano.codec.decode_stream(told.codes[0], voice.codes[nano.codec.name])
+    after_voice = nano.codec.decode_stream(told.codes[0], voice.codes["nano"], voice.timbre["nano"])
     np.testing.assert_allclose(joined, np.concatenate(list(after_voice)), atol=1e-5)  # the voice is its context
 
 

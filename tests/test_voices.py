@@ -11,7 +11,7 @@ from llasa_lite import Voice, builtin_voices
 
 def test_a_voice_survives_the_round_trip_through_its_file(tmp_path, voice):
     back = Voice.load(voice.save(tmp_path / "voice.json"))
-    assert (back.name, back.text, back.codes) == (voice.name, voice.text, voice.codes)
+    assert (back.name, back.text, back.codes, back.timbre) == (voice.name, voice.text, voice.codes, voice.timbre)
     assert len(back.wav) == pytest.approx(len(voice.wav), abs=640)  # its clip goes with it
 
 

@@ -155,7 +155,8 @@ def tts(system: str, speak, sentences: Iterable[str], ears: Ears, voices=(), see
 def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ears, seed: int = 0, keep=None) -> Todo:
     """Zero-shot cloning (paper, Table 2; with emotion ears and ESD's lines, Table 4): likeness to the prompt and to
     the prompt through the codec, and whether the voice is recognised among those of all lines. Where a line has a
-    ground truth, it and its resynthesis are rows of their own."""
+    ground truth, it and its resynthesis are rows of their own, and with a codec that restores timbres a third: decoded
+    as an answer is, after the prompt and in its timbre."""
     lines = list(lines)
 
     @cache
@@ -167,7 +168,7 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
 
     def judged(wav: np.ndarray, line: Prompted) -> dict:
         prompt = audio.load(line.prompt_wav, f"prompt of {line.name}")
-        again = codec.decode(codec.encode(prompt)[:-1])
+        _, again = through_codec(prompt, line)
         row = ears.read(wav, line.text) | ears.alike(wav, prompt, again) | ears.pleasant(wav)
         return row | (crowd().taken_for(wav, line.voice, prompt) if crowd() else {})
 
@@ -175,14 +176,21 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
         speech = speak(line.text, line.prompt(), seed + index)
         return _kept(keep, line.name, speech) | judged(speech.wav, line)
 
-    def truth(line: Prompted, through_codec: bool) -> dict:
+    def through_codec(wav: np.ndarray, line: Prompted) -> tuple[np.ndarray, np.ndarray]:
+        """Alone, and as an answer is decoded."""
+        codes, voice = codec.encode(wav)[:-1], line.prompt().encoded(codec)
+        return codec.decode(codes), codec.decode_after(voice.codes[codec.name], [codes], voice.timbre_by(codec))[0]
+
+    def truth(line: Prompted, heard: int | None) -> dict:
         wav = audio.load(line.truth_wav, f"ground truth of {line.name}")
-        return judged(codec.decode(codec.encode(wav)[:-1]) if through_codec else wav, line)
+        return judged(wav if heard is None else through_codec(wav, line)[heard], line)
 
     for index, line in enumerate(lines):
         if line.truth_wav is not None:
-            yield "ground truth", line.name, lambda line=line: truth(line, False)
-            yield "codec resynthesis", line.name, lambda line=line: truth(line, True)
+            yield "ground truth", line.name, lambda line=line: truth(line, None)
+            yield "codec resynthesis", line.name, lambda line=line: truth(line, 0)
+            if codec.restores_timbre:
+                yield "the same, in the prompt's timbre", line.name, lambda line=line: truth(line, 1)
         yield system, line.name, lambda index=index, line=line: model(index, line)
 
 
@@ -208,12 +216,15 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
         without, how = llasa.protocol.unconditional_prompt("", codes), sampling or llasa.sampling
         beams = llasa.engine.start(prompt, 1, "speech", how, seed + index, room, without)
         beams.advance(room)
-        wav = codec.decode([*codes, *llasa.protocol.ids_to_codes(beams.ids[0])])
+        voice = Voice("prompt", "", clip.load()[: prompt_codes * audio.HOP_LENGTH], {codec.name: codes.tolist()})
+        timbre = voice.encoded(codec).timbre_by(codec)
+        both = [codes, [*codes, *llasa.protocol.ids_to_codes(beams.ids[0])]]
+        again, wav = (codec.decode_after([], [one], timbre)[0] for one in both)
         if keep:
             audio.save(wav, _folder(keep) / f"{_plain(clip.id)}.wav")
         row = {"seconds": len(wav) / audio.SAMPLE_RATE, "seconds_taken": time.perf_counter() - began}
         row |= {"incomplete": int(beams.stopped[0] != "end")}
-        return row | judged(wav, clip, codec.decode(codes))
+        return row | judged(wav, clip, again)
 
     def truth(clip, through_codec: bool) -> dict:
         wav = clip.load()
