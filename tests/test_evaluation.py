@@ -161,9 +161,10 @@ def test_cloning_is_judged_beside_truth_and_codec(nano, listed, tmp_path):
     lines = tasks.read_meta_list(listed)
     todo = tasks.seed_tts_eval("nano", nano.tts, nano.codec, lines, EARS, keep=tmp_path / "waves")
     made = tasks.run_task(todo, Records(tmp_path / "rows.jsonl"))
-    assert [row["id"] for row in made] == ["ground truth/a", "codec resynthesis/a", "nano/a", "nano/b"]
+    timbre = "codec resynthesis in the prompt's timbre/a"
+    assert [row["id"] for row in made] == ["ground truth/a", "codec resynthesis/a", timbre, "nano/a", "nano/b"]
     assert made[0]["sim_o"] == pytest.approx(1, abs=1e-4) and all({"sim_r", "edits"} <= set(row) for row in made)
-    assert made[0]["sim_r"] == made[1]["sim_o"]  # the truth is the prompt here
+    assert made[0]["sim_r"] == made[2]["sim_o"]  # the truth is the prompt here
     assert (tmp_path / "waves" / "a.receipt.json").is_file()
 
 

@@ -190,7 +190,7 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
             yield "ground truth", line.name, lambda line=line: truth(line, None)
             yield "codec resynthesis", line.name, lambda line=line: truth(line, 0)
             if codec.restores_timbre:
-                yield "the same, in the prompt's timbre", line.name, lambda line=line: truth(line, 1)
+                yield "codec resynthesis in the prompt's timbre", line.name, lambda line=line: truth(line, 1)
         yield system, line.name, lambda index=index, line=line: model(index, line)
 
 
