@@ -61,7 +61,9 @@ def add(verbs, model, output, timbre) -> None:
     for kind, told in KINDS.items():
         speaks = kind not in ("asr", "codec", "search")
         searches = speaks and kind != "continuation"
-        heard = {"search": [common, judging, timbre], "asr": [shared], "understanding": [shared]}.get(kind, [shared, listening])
+        heard = {"search": [common, judging, timbre], "asr": [shared], "understanding": [shared]}.get(
+            kind, [shared, listening]
+        )
         parents = [*heard, model, output] + [speaking] * speaks + [searching] * searches
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=search if kind == "search" else run)

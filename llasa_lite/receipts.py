@@ -36,7 +36,7 @@ def beside_wave(path: str | os.PathLike, receipt: dict) -> Iterator[None]:
 def to_comment(receipt: dict, kind: str = "wav") -> str:
     """A receipt as the comment that travels inside a sound file.
 
-    What was recorded of somebody (the words, codes and timbre of a clip of one's own) stays out of it: files are passed on.
+    What was recorded of somebody (words, codes and timbre of a clip of one's own) stays out of it: files are passed on.
     An ogg file holds no long ones, so that there the long fields are left out, and named.
     """
     told = {"llasa_lite": "receipt"} | {

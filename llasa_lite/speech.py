@@ -52,7 +52,7 @@ class Speech:
         """Write the wave (.wav, .flac or .ogg) with its receipt inside, and the receipt beside it (same name,
         .receipt.json) unless `beside` is false. Files appear whole or not at all; raises ValueError where they cannot.
 
-        The receipt inside leaves out what was recorded of somebody (words and codes of a clip of one's own).
+        The receipt inside leaves out what was recorded of somebody (words, codes and timbre of a clip of one's own).
         """
         audio.check_suffix(path)
         comment = receipts.to_comment(self.receipt, Path(path).suffix.lower().lstrip("."))

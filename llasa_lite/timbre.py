@@ -1,10 +1,10 @@
 """The timbre that a codec's codes lose, given back to speech in a voice: a filter learned from its clip. Knows waves.
 
-Few bits a second tell what is said and how high, and hardly by whom: X-codec2 reads spectra whose mean over the clip is
-taken away, and a decoder draws the voices it was trained on. But clip and resynthesis are one utterance twice, frame by
-frame. A linear regression from the resynthesis' mel-cepstrum to what its spectrum lacks (Valbret et al. 1992) learns the
-difference from them, and speech in that voice gets it as a filter on the wave itself (Kobayashi et al. 2014, "direct
-waveform modification based on spectrum differential").
+Few bits a second tell what is said and how high, and hardly by whom: X-codec2 reads spectra whose mean over the clip
+is taken away, and a decoder draws the voices it was trained on. But clip and resynthesis are one utterance twice, frame
+by frame. A linear regression from the resynthesis' mel-cepstrum to what its spectrum lacks (Valbret et al. 1992) learns
+the difference, and speech in that voice gets it as a filter on the wave itself (Kobayashi et al. 2014, "direct waveform
+modification based on spectrum differential").
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Timbre:
         None where fewer than ten frames of both are heard.
         """
         length = min(len(wav), len(resynthesis))
+        if length < MIN_FRAMES * HOP:
+            return None
         wanted, made = _bands(wav[:length]), _bands(resynthesis[:length])
         heard = np.logical_and(*(one.max(0) > one.max() - HEARD_DECIBELS for one in (wanted, made)))
         heard &= made.max(0) > 10 * np.log10(QUIETEST) + 1
@@ -73,7 +75,8 @@ class Timbre:
         # the level of the speech stays what it is
         power = 10 ** (made / 10)
         level -= 10 * np.log10((power * 10 ** ((level + slopes @ shape) / 10)).sum() / power.sum())
-        return cls(np.rint(10 * np.concatenate([level, slopes], 1).T).clip(-MOST_TENTHS, MOST_TENTHS).astype(int).tolist())
+        tenths = np.rint(10 * np.concatenate([level, slopes], 1).T).clip(-MOST_TENTHS, MOST_TENTHS)
+        return cls(tenths.astype(int).tolist())
 
     def given_to(self, wav: np.ndarray) -> np.ndarray:
         """(samples,) float32 at 16 kHz -> the same speech in this timbre."""

@@ -109,7 +109,7 @@ class Voice:
         return voice.replace(wav=audio.load(sound, f"voice '{voice.name}'", MAX_CLIP_SECONDS))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write name, text, codes and timbre as JSON, and the clip beside it (.clip.ogg), so that it serves other codecs too.
+        """Write name, text, codes and timbre as JSON, and the clip beside it (.clip.ogg), for other codecs.
 
         Raises:
             ValueError: another ending than .json, no transcript or no codes yet (`Llasa.prepare(voice)` fills in both),

@@ -341,7 +341,11 @@ def test_a_server_sends_no_recording_of_its_owners_voice(nano, voice):
     answer = client.post("/v1/audio/speech", json=asked)
     with soundfile.SoundFile(io.BytesIO(answer.content)) as sound:
         told = receipts.from_comment(sound.comment, "no receipt")
-    assert told["text"] == "Oh." and told["seed"] == 3 and told["voice_codes"] is told["voice_text"] is told["voice_timbre"] is None
+    assert (
+        told["text"] == "Oh."
+        and told["seed"] == 3
+        and told["voice_codes"] is told["voice_text"] is told["voice_timbre"] is None
+    )
     assert set(told["left_out"]) == {"voice_text", "voice_codes", "voice_timbre"}
     with pytest.raises(ValueError, match="kept without voice_text, voice_codes"):
         Llasa.replay(told)
