@@ -80,7 +80,6 @@ class Timbre:
 
     def given_to(self, wav: np.ndarray) -> np.ndarray:
         """(samples,) float32 at 16 kHz -> the same speech in this timbre."""
-        import librosa
         from scipy.ndimage import gaussian_filter1d
 
         if not len(wav):
@@ -89,9 +88,7 @@ class Timbre:
         level, slopes = np.split(np.array(self.tenths) / 10, [1])
         gains = level.T + slopes.T @ _shape(_decibels(spectrum))  # (bands, frames)
         gains = gaussian_filter1d(gains, 1.0, axis=1).clip(-MOST_DECIBELS, MOST_DECIBELS)
-        spectrum *= 10 ** (_spread() @ gains / 20)
-        given = librosa.istft(spectrum, hop_length=HOP, n_fft=N_FFT, length=len(wav))
-        return given.clip(-1.0, 1.0).astype(np.float32)
+        return _wave(spectrum * 10 ** (_spread() @ gains / 20), len(wav)).clip(-1.0, 1.0)
 
 
 def is_timbre(rows) -> bool:
@@ -105,11 +102,23 @@ def _is_tenths(value) -> bool:
     return type(value) is int and abs(value) <= MOST_TENTHS
 
 
+# PyTorch and Transformers are there when speech is made; librosa would take a second to import.
+
+
 def _spectrum(wav: np.ndarray) -> np.ndarray:
     """(samples,) -> (bins, frames) complex"""
-    import librosa
+    import torch
 
-    return librosa.stft(np.asarray(wav, np.float32), n_fft=N_FFT, hop_length=HOP)
+    wav, window = torch.from_numpy(np.array(wav, np.float32)), torch.hann_window(N_FFT)
+    return torch.stft(wav, N_FFT, HOP, window=window, pad_mode="constant", return_complex=True).numpy()
+
+
+def _wave(spectrum: np.ndarray, samples: int) -> np.ndarray:
+    """(bins, frames) complex -> (samples,) float32"""
+    import torch
+
+    spectrum = torch.from_numpy(spectrum.astype(np.complex64))
+    return torch.istft(spectrum, N_FFT, HOP, window=torch.hann_window(N_FFT), length=samples).numpy()
 
 
 def _decibels(spectrum: np.ndarray) -> np.ndarray:
@@ -129,16 +138,18 @@ def _shape(bands: np.ndarray) -> np.ndarray:
 
 @lru_cache(None)
 def _bank() -> np.ndarray:
-    import librosa
+    """(bands, bins): triangles between mel-spaced frequencies."""
+    from transformers.audio_utils import mel_filter_bank
 
-    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=BANDS, norm=None)  # (bands, bins)
+    return mel_filter_bank(N_FFT // 2 + 1, BANDS, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, mel_scale="slaney").T
 
 
 @lru_cache(None)
 def _spread() -> np.ndarray:
     """(bins, bands): a bin's gain lies on the line between those of the two bands around it."""
-    import librosa
+    from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
-    centers = librosa.mel_frequencies(BANDS + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
+    highest = hertz_to_mel(SAMPLE_RATE / 2, mel_scale="slaney")
+    centers = mel_to_hertz(np.linspace(0.0, highest, BANDS + 2)[1:-1], mel_scale="slaney")
     bins = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
     return np.stack([np.interp(bins, centers, row) for row in np.eye(BANDS)], 1)
