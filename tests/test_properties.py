@@ -237,7 +237,7 @@ RECEIPT = {
 def receipt(draw):
     """A receipt with some of its fields replaced by whatever may come, or missing."""
     made = RECEIPT | draw(st.fixed_dictionaries({}, optional={"text": TEXT, "voice": TEXT, "voice_codes": CODES}))
-    keys = [*RECEIPT, "search", "codes", "stopped", "left_out", "speaker"]
+    keys = [*RECEIPT, "voice_timbre", "search", "codes", "stopped", "left_out", "speaker"]
     for key in draw(st.lists(st.sampled_from(keys), max_size=2)):
         if draw(st.booleans()):
             made[key] = draw(JSON)

@@ -1,11 +1,13 @@
 """Laws of timbre: what a codec takes from a voice comes back, and nothing else changes."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import buzz
 from scipy.signal import lfilter
 
-from llasa_lite import Voice
+from llasa_lite import Llasa, Voice
 from llasa_lite.timbre import BANDS, CEPSTRA, Timbre, _bands
 
 WAV = 0.5 * buzz(3.0)
@@ -99,6 +101,22 @@ def test_a_voice_without_its_clip_keeps_its_timbre(nano, voice, tmp_path):
     back = Voice.load(voice.replace(wav=None).save(tmp_path / "me.json"))
     assert back.timbre == voice.timbre and back.wav is None
     np.testing.assert_array_equal(nano.tts("Oh.", back, seed=1).wav, nano.tts("Oh.", voice, seed=1).wav)
+
+
+@pytest.mark.parametrize("timbre", [None, [], 3, {"nano": None}, {"nano": [[1.5] * BANDS] * (1 + CEPSTRA)}])
+def test_a_voice_file_with_another_timbre_gives_its_sentence(voice, tmp_path, timbre):
+    path = voice.save(tmp_path / "odd.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"timbre": timbre}))
+    with pytest.raises(ValueError, match="'odd.json' is not a voice: its timbre is wrong"):
+        Voice.load(path)
+
+
+def test_a_receipt_holds_what_makes_the_same_sound_again(nano, voice):
+    speech = nano.tts("Oh.", voice, seed=1)
+    again = Llasa.replay(json.loads(json.dumps(speech.receipt)))
+    np.testing.assert_allclose(again.wav, speech.wav, atol=1e-5)
+    with pytest.raises(ValueError, match="'voice_timbre' is missing or wrong"):
+        Llasa.replay(speech.receipt | {"voice_timbre": [[1]]})
 
 
 def test_a_streamed_answer_has_the_colour_of_the_whole(nano, voice):
