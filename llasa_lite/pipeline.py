@@ -71,6 +71,7 @@ class Llasa:
             )
         self.checkpoint, self.protocol, self.engine, self.codec = checkpoint, protocol, engine, codec
         self.sampling = sampling  # the checkpoint's own defaults
+        self._builtin: dict[str, Voice] = {}  # those that were spoken with: their timbre is learned once
         # what tells the weights at work from others of their names, where that is known; now, since a run may write
         # new ones where these were read
         self._weights = {"model": fingerprint(checkpoint.source), "codec": fingerprint(codec_source(codec.name))}
@@ -213,7 +214,7 @@ class Llasa:
             ids, *how, without = self._opening(voice, pieces, index, seed, speaker)
             beams = self.engine.start(ids, 1, "speech", sampling, *how, unconditional=without)
             parts = [np.zeros(0, np.float32)]
-            before = self._codes_of(voice), voice and voice.timbre_by(self.codec)
+            before = self._codes_of(voice), self._timbre_of(voice)
             for wav in self.codec.decode_stream(self._codes_as_they_come(beams), *before):
                 parts.append(wav)
                 yield wav
@@ -253,6 +254,9 @@ class Llasa:
 
     def _codes_of(self, voice: Voice | None) -> list[int]:
         return voice.codes[self.codec.name] if voice else []
+
+    def _timbre_of(self, voice: Voice | None) -> Timbre | None:
+        return voice.timbre_by(self.codec) if voice else None
 
     def continue_speech(
         self,
@@ -449,7 +453,9 @@ class Llasa:
             ValueError: unknown name, a transcript that the model cannot read, or none and a checkpoint that cannot
                 recognise.
         """
-        voice = Voice.builtin(voice) if isinstance(voice, str) else voice
+        if isinstance(voice, str):
+            self._builtin[voice] = (self._builtin.get(voice) or Voice.builtin(voice)).encoded(self.codec)
+            voice = self._builtin[voice]
         if not isinstance(voice, Voice):
             raise ValueError("A voice is a built-in name or a `Voice`: Voice.from_audio makes one of a clip.")
         if voice.text is not None:
@@ -520,7 +526,7 @@ class Llasa:
 
     def _found(self, codes: list[list[int]], stopped: list[str], receipt: dict, voice: Voice | None) -> Speech:
         """Speech that was searched for, from its codes."""
-        first = self._first_piece("", np.asarray(codes[0])) if voice is None else voice
+        first = voice or self._first_piece("", np.asarray(codes[0]))
         waves = [self._decode_answers([one], first if voice or k else None)[0] for k, one in enumerate(codes)]
         return Speech(audio.join(waves, GAP_SECONDS), [np.asarray(one, np.int64) for one in codes], stopped, receipt)
 
@@ -530,13 +536,13 @@ class Llasa:
         """As they are heard after the voice's prompt, or after so many codes (`context`) of its end."""
         prompt = self._codes_of(voice)
         prompt = prompt if context is None else prompt[max(0, len(prompt) - context) :]
-        return self.codec.decode_after(prompt, batch, voice and voice.timbre_by(self.codec))
+        return self.codec.decode_after(prompt, batch, self._timbre_of(voice))
 
     def _receipt(self, task, text_, voice, seed, sampling, seconds) -> dict:
         import torch
         import transformers
 
-        timbre = voice and voice.timbre_by(self.codec)
+        timbre = self._timbre_of(voice)
         return {
             "task": task,
             "text": text_,

@@ -145,7 +145,7 @@ class Voice:
             ValueError: codes of another codec only, and no audio to encode.
         """
         if codec.name in self.codes:
-            return self._heard_through(codec)
+            return self._with_timbre(codec)
         if self.wav is None:
             raise ValueError(
                 f"The voice '{self.name}' was saved for the codec {', '.join(self.codes)} and holds no audio; "
@@ -153,13 +153,13 @@ class Voice:
             )
         # the last code of `encode` stands for appended zeros; the answer goes on from the sound itself
         codes = codec.encode(self.wav)[:-1].tolist()
-        return self.replace(codes={**self.codes, codec.name: codes})._heard_through(codec)
+        return self.replace(codes={**self.codes, codec.name: codes})._with_timbre(codec)
 
     def timbre_by(self, codec) -> Timbre | None:
         """What speech in this voice is given after this codec; None where it restores none, or none is known."""
         return self.timbre.get(codec.name) if codec.restores_timbre else None
 
-    def _heard_through(self, codec) -> Voice:
+    def _with_timbre(self, codec) -> Voice:
         if not codec.restores_timbre or codec.name in self.timbre or self.wav is None:
             return self
         timbre = Timbre.between(self.wav, codec.decode(self.codes[codec.name]))

@@ -168,29 +168,32 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
 
     def judged(wav: np.ndarray, line: Prompted) -> dict:
         prompt = audio.load(line.prompt_wav, f"prompt of {line.name}")
-        _, again = through_codec(prompt, line)
-        row = ears.read(wav, line.text) | ears.alike(wav, prompt, again) | ears.pleasant(wav)
+        row = ears.read(wav, line.text) | ears.alike(wav, prompt, as_answer(prompt, line)) | ears.pleasant(wav)
         return row | (crowd().taken_for(wav, line.voice, prompt) if crowd() else {})
 
     def model(index: int, line: Prompted) -> dict:
         speech = speak(line.text, line.prompt(), seed + index)
         return _kept(keep, line.name, speech) | judged(speech.wav, line)
 
-    def through_codec(wav: np.ndarray, line: Prompted) -> tuple[np.ndarray, np.ndarray]:
-        """Alone, and as an answer is decoded."""
-        codes, voice = codec.encode(wav)[:-1], line.prompt().encoded(codec)
-        return codec.decode(codes), codec.decode_after(voice.codes[codec.name], [codes], voice.timbre_by(codec))[0]
+    def itself(wav: np.ndarray, line: Prompted) -> np.ndarray:
+        return wav
 
-    def truth(line: Prompted, heard: int | None) -> dict:
-        wav = audio.load(line.truth_wav, f"ground truth of {line.name}")
-        return judged(wav if heard is None else through_codec(wav, line)[heard], line)
+    def through_codec(wav: np.ndarray, line: Prompted) -> np.ndarray:
+        return codec.decode(codec.encode(wav)[:-1])
+
+    def as_answer(wav: np.ndarray, line: Prompted) -> np.ndarray:
+        voice = line.prompt().encoded(codec)
+        return codec.decode_after(voice.codes[codec.name], [codec.encode(wav)[:-1]], voice.timbre_by(codec))[0]
+
+    def truth(line: Prompted, heard: Callable[[np.ndarray, Prompted], np.ndarray]) -> dict:
+        return judged(heard(audio.load(line.truth_wav, f"ground truth of {line.name}"), line), line)
 
     for index, line in enumerate(lines):
         if line.truth_wav is not None:
-            yield "ground truth", line.name, lambda line=line: truth(line, None)
-            yield "codec resynthesis", line.name, lambda line=line: truth(line, 0)
+            yield "ground truth", line.name, lambda line=line: truth(line, itself)
+            yield "codec resynthesis", line.name, lambda line=line: truth(line, through_codec)
             if codec.restores_timbre:
-                yield "codec resynthesis in the prompt's timbre", line.name, lambda line=line: truth(line, 1)
+                yield "codec resynthesis in the prompt's timbre", line.name, lambda line=line: truth(line, as_answer)
         yield system, line.name, lambda index=index, line=line: model(index, line)
 
 
@@ -210,21 +213,22 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
 
     def model(index: int, clip) -> dict:
         began = time.perf_counter()
-        codes = codec.encode(clip.load())[:prompt_codes]
+        original = clip.load()
+        codes = codec.encode(original)[:prompt_codes]
         room = int((1.5 * clip.seconds + SECONDS_TO_SPARE) * audio.FRAME_RATE) - prompt_codes
         prompt = llasa.protocol.tts_prompt(clip.text, codes)
         without, how = llasa.protocol.unconditional_prompt("", codes), sampling or llasa.sampling
         beams = llasa.engine.start(prompt, 1, "speech", how, seed + index, room, without)
         beams.advance(room)
-        voice = Voice("prompt", "", clip.load()[: prompt_codes * audio.HOP_LENGTH], {codec.name: codes.tolist()})
+        voice = Voice("prompt", "", original[: prompt_codes * audio.HOP_LENGTH], {codec.name: codes.tolist()})
         timbre = voice.encoded(codec).timbre_by(codec)
-        both = [codes, [*codes, *llasa.protocol.ids_to_codes(beams.ids[0])]]
-        again, wav = (codec.decode_after([], [one], timbre)[0] for one in both)
+        both = [*codes, *llasa.protocol.ids_to_codes(beams.ids[0])]
+        wav = codec.decode_after([], [both], timbre)[0]
         if keep:
             audio.save(wav, _folder(keep) / f"{_plain(clip.id)}.wav")
         row = {"seconds": len(wav) / audio.SAMPLE_RATE, "seconds_taken": time.perf_counter() - began}
         row |= {"incomplete": int(beams.stopped[0] != "end")}
-        return row | judged(wav, clip, again)
+        return row | judged(wav, clip, codec.decode_after([], [codes], timbre)[0])
 
     def truth(clip, through_codec: bool) -> dict:
         wav = clip.load()
