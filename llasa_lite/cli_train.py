@@ -28,6 +28,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--out", required=True, help="folder for weights, log and state; an unfinished run goes on")
     sub.add_argument("--minutes", type=float, default=45.0, help="of training (default: %(default)g)")
     sub.add_argument("--init", help="codec folder to start from")
+    pitches(sub)
     sub.add_argument("--freeze-codes", action="store_true", help="train the decoder only: codes keep their meaning")
     sub.add_argument("--learning-rate", type=float, help="at the start (default: 5e-4)")
     told = "share of crops heard through a room, a narrow band or noise, and drawn clean (default: 0.2)"
@@ -190,8 +191,9 @@ def train_codec(o) -> None:
     from .codec_training import CodecTraining, note_silent_codes, train_codec
     from .data import read_corpus
 
-    check_above_zero(o, "minutes", "learning_rate")
+    check_pitches(o), check_above_zero(o, "minutes", "learning_rate")
     clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
+    clips += repitched(clips, o)
     check_share(o, "disturbed")
     check_share(o, "kept")
     given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "kept", "learning_rate")}

@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from .audio import HOP_LENGTH, SAMPLE_RATE
 from .checkpoints import PLAIN_GIT
 from .codec import Codec, semantic_features
-from .data import Clip, disturbed
+from .data import Clip, Repitched, disturbed
 from .files import whole
 from .training import cosine_rate
 
@@ -252,7 +252,7 @@ class Crops:
         ValueError: a length that no clip fills.
     """
 
-    def __init__(self, clips: list[Clip], seed: int, crop_seconds: Iterable[float] = ()):
+    def __init__(self, clips: list[Clip | Repitched], seed: int, crop_seconds: Iterable[float] = ()):
         self.random, self.cache = np.random.default_rng(seed), {}
         self.clips = {seconds: [c for c in clips if c.seconds >= FILLED * seconds] for seconds in crop_seconds}
         for seconds, long in self.clips.items():
@@ -265,9 +265,9 @@ class Crops:
         """(count, samples) float32, samples a multiple of 320"""
         rows, clips, samples = [], self.clips[seconds], int(seconds * SAMPLE_RATE) // HOP_LENGTH * HOP_LENGTH
         for clip in (clips[k] for k in self.random.integers(len(clips), size=count)):
-            if clip.path not in self.cache:
-                self.cache[clip.path] = (clip.load() * 32767).astype(np.int16)
-            wav = self.cache[clip.path].astype(np.float32) / 32767
+            if clip not in self.cache:
+                self.cache[clip] = (clip.load() * 32767).astype(np.int16)
+            wav = self.cache[clip].astype(np.float32) / 32767
             wav = np.pad(wav, (0, max(0, samples - len(wav))))
             start = self.random.integers(len(wav) - samples + 1)
             rows.append(wav[start : start + samples])
@@ -287,7 +287,7 @@ class Crops:
         return heard
 
 
-def train_codec(clips: list[Clip], out: str | Path, settings: CodecTraining, init: str | Path | None = None) -> Path:
+def train_codec(clips: list[Clip | Repitched], out: str | Path, settings: CodecTraining, init: str | Path | None = None) -> Path:
     """Train and save `out/` as an `Xcodec2Model` in fp16; log to `out/log.jsonl`; resume where `out/` left off.
 
     Args:

@@ -57,6 +57,7 @@ class Repitched:
     text = property(lambda self: self.clip.text)
     split = property(lambda self: self.clip.split)
     speaker = property(lambda self: f"{self.clip.speaker}_{self.pitch:g}")
+    seconds = property(lambda self: self.clip.seconds / self.pitch)
 
     def load(self) -> np.ndarray:
         """(samples,) float32, mono, 16 kHz."""

@@ -785,6 +785,20 @@ def test_crops_are_of_clips_that_fill_most_of_them(corpus):
         codec_training.Crops(clips, 0, (0.8, 2.4))
 
 
+def test_crops_of_several_corpora_and_speeds_are_their_own(corpus):
+    """Two corpora may number their clips alike, and a clip at another speed has the path of the clip."""
+    clip = read_corpus(corpus)[0]
+    slow = Repitched(clip, 0.8)
+    assert slow.seconds == pytest.approx(len(slow.load()) / 16_000, abs=1e-3)
+    alone = [codec_training.Crops([each], 0, (0.8,)).batch(1, 0.8) for each in (clip, slow)]
+    both = codec_training.Crops([clip, slow], 0, (0.8,))
+    lengths = set()
+    for _ in range(8):
+        both.batch(1, 0.8)
+        lengths |= {len(wav) for wav in both.cache.values()}
+    assert (alone[0] != alone[1]).any() and lengths == {len(clip.load()), len(slow.load())}
+
+
 def test_training_the_decoder_alone_leaves_the_codes(monkeypatch, corpus, tmp_path, codec):
     """Or every token corpus and language model of the codec would be worth nothing after it."""
     from llasa_lite.checkpoints import NANO
