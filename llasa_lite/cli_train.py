@@ -24,7 +24,7 @@ def add(verbs, verb, many, model, output) -> None:
 
     sub = kind("codec", "a small X-codec2, from clips", output)
     sub.set_defaults(handler=train_codec)
-    sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
+    sub.add_argument("--data", required=True, nargs="+", help="corpus folders, or any folders of recordings of speech")
     sub.add_argument("--out", required=True, help="folder for weights, log and state; an unfinished run goes on")
     sub.add_argument("--minutes", type=float, default=45.0, help="of training (default: %(default)g)")
     sub.add_argument("--init", help="codec folder to start from")
@@ -189,10 +189,10 @@ def clips_of(o) -> list:
 
 def train_codec(o) -> None:
     from .codec_training import CodecTraining, note_silent_codes, train_codec
-    from .data import read_corpus
+    from .sources import read_recordings
 
     check_pitches(o), check_above_zero(o, "minutes", "learning_rate")
-    clips = [clip for folder in o.data for clip in read_corpus(folder, "train")]
+    clips = [clip for folder in o.data for clip in read_recordings(folder)]
     clips += repitched(clips, o)
     check_share(o, "disturbed")
     check_share(o, "kept")

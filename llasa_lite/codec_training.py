@@ -287,7 +287,9 @@ class Crops:
         return heard
 
 
-def train_codec(clips: list[Clip | Repitched], out: str | Path, settings: CodecTraining, init: str | Path | None = None) -> Path:
+def train_codec(
+    clips: list[Clip | Repitched], out: str | Path, settings: CodecTraining, init: str | Path | None = None
+) -> Path:
     """Train and save `out/` as an `Xcodec2Model` in fp16; log to `out/log.jsonl`; resume where `out/` left off.
 
     Args:

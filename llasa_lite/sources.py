@@ -1,6 +1,7 @@
 """Corpora of others as ours: folders of audio to clips, files of codes to utterances. Knows file formats, no model.
 
-    audio:  manifest.jsonl (ours), LibriSpeech (*.trans.txt), LJ Speech (metadata.csv beside wavs/), hub datasets
+    audio:  manifest.jsonl (ours), LibriSpeech (*.trans.txt), LJ Speech (metadata.csv beside wavs/), hub datasets; for a
+            codec any folder of recordings
     codes:  safetensors (ours), the authors' memmap rows, metadata.csv beside <id>.wav.npy
 
 What cannot be used is dropped and counted, never cut: a row without its END would teach not to stop.
@@ -22,7 +23,12 @@ from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERS
 
 log = logging.getLogger(__name__)
 
+RECORDINGS = ".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"
 MEMMAP_IDS = 2048  # width of the authors' rows: the context of the released checkpoints
+
+
+class NoCorpus(ValueError):
+    """Raised where a folder is none of the corpora that can be read."""
 
 
 # -- audio -----------------------------------------------------------------------------------------------------------
@@ -55,7 +61,37 @@ def read_clips(folder: str | Path) -> list[Clip]:
             # LibriSpeech is all capitals, which a tokenizer cuts letter by letter
             clips.append(_clip(name, text.lower(), name.split("-")[0], "test" if held_out else "train", path))
     if not clips:
-        raise ValueError(f"'{given}' holds no corpus: neither manifest.jsonl nor metadata.csv nor *.trans.txt.")
+        raise NoCorpus(f"'{given}' holds no corpus: neither manifest.jsonl nor metadata.csv nor *.trans.txt.")
+    return clips
+
+
+def read_recordings(folder: str | Path) -> list[Clip]:
+    """Training clips of a folder in any of the audio formats, or, where it is no corpus, of every recording in it and
+    its folders, without words: what a codec learns from. A speaker is then the folder that a recording lies in.
+
+    Raises:
+        ValueError: neither a corpus nor a recording there, a broken line, or a dataset of the hub, which does not tell
+            how long its clips are.
+    """
+    if str(folder).startswith("hub:"):
+        raise ValueError(f"A codec learns from folders, and '{folder}' is a dataset of the hub: download it first.")
+    try:
+        return [clip for clip in read_clips(folder) if clip.split == "train"]
+    except NoCorpus:
+        pass
+    given, folder = folder, Path(os.path.abspath(folder))
+    clips, broken = [], 0
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in RECORDINGS):
+        try:
+            clips.append(_clip(str(path.relative_to(folder)), "", path.parent.name, "train", path))
+        except ValueError:
+            broken += 1
+    if broken and not clips:
+        raise ValueError(f"'{given}': none of {broken} recordings can be read.")
+    if broken:
+        log.warning("%d of %d recordings cannot be read", broken, broken + len(clips))
+    if not clips:
+        raise ValueError(f"'{given}' holds neither a corpus nor recordings ({', '.join(RECORDINGS)}).")
     return clips
 
 

@@ -223,7 +223,8 @@ def test_every_verb_has_help():
         (["replay", "notes.wav"], "Cannot read 'notes.wav' as audio."),
         (["continue", "clip.wav", ""], "There is no text to speak."),
         (["train", "lm", "--data", "no.safetensors", "--out", "run"], "There is no token corpus 'no.safetensors'."),
-        (["train", "codec", "--data", ".", "--out", "run"], "'.' holds no corpus: there is no manifest.jsonl in it."),
+        (["train", "codec", "--data", "no", "--out", "run"], "'no' holds neither a corpus nor recordings (.wav, "),
+        (["train", "codec", "--data", "hub:a/b", "--out", "run"], "A codec learns from folders"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

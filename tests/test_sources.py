@@ -10,7 +10,7 @@ from conftest import buzz
 from llasa_lite import audio
 from llasa_lite.cli import main
 from llasa_lite.data import Utterance, write_tokens
-from llasa_lite.sources import Memmap, read_clips, read_hub_clips, read_utterances, write_memmap
+from llasa_lite.sources import Memmap, read_clips, read_hub_clips, read_recordings, read_utterances, write_memmap
 from llasa_lite.tokens import Protocol, character_tokenizer
 
 
@@ -144,6 +144,31 @@ def test_a_list_of_ones_own_clips_is_read_as_it_was_meant(tmp_path, told, wanted
     else:
         with pytest.raises(ValueError, match=re.escape(wanted)):
             read_clips(tmp_path)
+
+
+def test_a_codec_learns_from_any_folder_of_recordings(tmp_path, caplog):
+    for name in ("ann/one.wav", "ann/deeper/two.WAV", "bob/three.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        audio.save(buzz(1.5), tmp_path / name)
+    (tmp_path / "bob" / "broken.wav").write_text("not audio")
+    (tmp_path / "notes.txt").write_text("not audio either")
+    clips = read_recordings(tmp_path)
+    told = [(clip.speaker, clip.text, clip.split, clip.seconds) for clip in clips]
+    assert told == [("deeper", "", "train", 1.5), ("ann", "", "train", 1.5), ("bob", "", "train", 1.5)]
+    assert len({clip.id for clip in clips}) == 3 and len(clips[0].load()) == 24_000
+    assert "1 of 4 recordings cannot be read" in caplog.text
+    with pytest.raises(ValueError, match="holds neither a corpus nor recordings"):
+        read_recordings(tmp_path / "nowhere")
+
+
+def test_recordings_of_a_corpus_are_its_training_clips(tmp_path):
+    audio.save(buzz(1.5), tmp_path / "one.wav")
+    rows = [
+        {"id": k, "text": "Oh.", "speaker": "s", "seconds": 1.5, "split": split, "audio": "one.wav"}
+        for k, split in enumerate(("train", "test"))
+    ]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [clip.id for clip in read_recordings(tmp_path)] == [0]
 
 
 def test_a_manifest_is_read_line_by_line(tmp_path):
