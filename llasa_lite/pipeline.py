@@ -228,6 +228,9 @@ class Llasa:
     def _opening(self, voice, pieces, index, seed, speaker) -> tuple[list[int], int, int, list[int]]:
         """What the engine needs to speak a piece: prompt, seed, limit, and the prompt without the piece's words."""
         own, codes = self._spoken(voice.text) if voice else "", self._codes_of(voice)
+        # a clip may stop inside a sentence, which what is said next does not go on with unless it begins in lower case
+        if own and self.checkpoint.spell_out and (index or not pieces[0][:1].islower()):
+            own = text.closed(own)
         known = self.checkpoint.speakers
         if speaker and known is not None and speaker not in known:
             knows = f"knows these by name: {', '.join(known)}" if known else "knows none by name: give a voice"

@@ -80,6 +80,17 @@ def test_prompt_text_and_prompt_audio_are_cut_together(nano, voice, speech):
     assert nano.protocol.ids_to_codes(beams.ids[0]).tolist() == speech.codes[0].tolist()
 
 
+def test_a_clip_that_stops_inside_a_sentence_is_closed_unless_the_text_goes_on_with_it(nano, voice):
+    """nano runs what it is to say into a sentence that the clip left open."""
+    opened, ended = (replace(voice, text=told) for told in ("We went to the -", "We went to the."))
+
+    def codes(voice, said):
+        return nano.tts(said, voice, seed=3).codes[0].tolist()
+
+    assert codes(opened, "Oh yes.") == codes(ended, "Oh yes.")
+    assert codes(opened, "old house.") != codes(ended, "old house.")
+
+
 def test_voice_changes_the_speech(nano, speech):
     assert nano.tts(SHORT, seed=7).codes[0].tolist() != speech.codes[0].tolist()
 
