@@ -785,8 +785,8 @@ def test_crops_are_of_clips_that_fill_most_of_them(corpus):
         codec_training.Crops(clips, 0, (0.8, 2.4))
 
 
-def test_crops_of_several_corpora_and_speeds_are_their_own(corpus):
-    """Two corpora may number their clips alike, and a clip at another speed has the path of the clip."""
+def test_crops_of_a_clip_at_another_speed_are_its_own(corpus):
+    """It is of the same file, and takes longer or less long."""
     clip = read_corpus(corpus)[0]
     slow = Repitched(clip, 0.8)
     assert slow.seconds == pytest.approx(len(slow.load()) / 16_000, abs=1e-3)
