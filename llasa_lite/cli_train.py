@@ -192,10 +192,9 @@ def train_codec(o) -> None:
     from .sources import read_recordings
 
     check_pitches(o), check_above_zero(o, "minutes", "learning_rate")
+    check_share(o, "disturbed"), check_share(o, "kept")
     clips = [clip for folder in o.data for clip in read_recordings(folder)]
     clips += repitched(clips, o)
-    check_share(o, "disturbed")
-    check_share(o, "kept")
     given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "kept", "learning_rate")}
     given = {k: value for k, value in given.items() if value is not None}
     settings = CodecTraining(train_encoder=not o.freeze_codes, **given)

@@ -227,10 +227,7 @@ class Llasa:
 
     def _opening(self, voice, pieces, index, seed, speaker) -> tuple[list[int], int, int, list[int]]:
         """What the engine needs to speak a piece: prompt, seed, limit, and the prompt without the piece's words."""
-        own, codes = self._spoken(voice.text) if voice else "", self._codes_of(voice)
-        # a clip may stop inside a sentence, which what is said next does not go on with unless it begins in lower case
-        if own and self.checkpoint.spell_out and (index or not pieces[0][:1].islower()):
-            own = text.closed(own)
+        own, codes = self._spoken_before(voice, pieces, index) if voice else "", self._codes_of(voice)
         known = self.checkpoint.speakers
         if speaker and known is not None and speaker not in known:
             knows = f"knows these by name: {', '.join(known)}" if known else "knows none by name: give a voice"
@@ -516,6 +513,13 @@ class Llasa:
     def _spoken(self, text_: str) -> str:
         words = self._in_words(text_)
         return text.plain_marks(words) if self.checkpoint.spell_out else words
+
+    def _spoken_before(self, voice: Voice, pieces: list[str], index: int = 0) -> str:
+        """What is said in the voice's clip, as the model reads it before a piece. A clip may stop inside a sentence,
+        which what is said next does not go on with unless it begins in lower case."""
+        words = self._spoken(voice.text)
+        goes_on = index == 0 and pieces[0][:1].islower()
+        return text.closed(words) if words and self.checkpoint.spell_out and not goes_on else words
 
     def _limit(self, piece: str) -> int:
         seconds = SECONDS_TO_SPARE + SECONDS_PER_CHARACTER * len(piece)

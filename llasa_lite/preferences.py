@@ -102,7 +102,7 @@ def collect_pairs(
             pair = Pair(
                 draw,
                 text,
-                llasa._spoken(clip.text),
+                llasa._spoken_before(voice, [text]),
                 clip.codes.tolist(),
                 best.codes.tolist(),
                 worst.codes.tolist(),

@@ -86,12 +86,11 @@ def read_recordings(folder: str | Path) -> list[Clip]:
             clips.append(_clip(str(path.relative_to(folder)), "", path.parent.name, "train", path))
         except ValueError:
             broken += 1
-    if broken and not clips:
-        raise ValueError(f"'{given}': none of {broken} recordings can be read.")
+    if not clips:
+        nothing = f"'{given}' holds neither a corpus nor recordings ({', '.join(RECORDINGS)})."
+        raise ValueError(f"'{given}': none of {broken} recordings can be read." if broken else nothing)
     if broken:
         log.warning("%d of %d recordings cannot be read", broken, broken + len(clips))
-    if not clips:
-        raise ValueError(f"'{given}' holds neither a corpus nor recordings ({', '.join(RECORDINGS)}).")
     return clips
 
 

@@ -57,6 +57,18 @@ def test_a_pair_is_the_best_and_the_worst_of_a_search(nano, corpus, pairs):
         assert pair.chosen == takes[0].codes.tolist() and pair.rejected == takes[-1].codes.tolist()
 
 
+def test_a_pair_has_the_prompt_that_was_spoken_to(nano, corpus, tmp_path):
+    """Also where the clip stops inside a sentence."""
+    cut = [replace(u, text="We went to the") for u in corpus]
+    path = tmp_path / "pairs.jsonl"
+    assert collect_pairs(nano, cut, SENTENCES, path, draws=2, n=2, gap=0.0)
+    for pair in read_pairs(path):
+        voice = Voice("v", "We went to the", codes={"nano": pair.voice})
+        spoken_to, *_ = nano._opening(voice, [pair.text], 0, 0, None)
+        row = _row(nano.protocol, pair, nano.engine.max_ids)
+        assert all(ids[: len(spoken_to)] == spoken_to for ids, _ in row["takes"])
+
+
 def test_takes_that_are_alike_give_no_pair(nano, corpus, tmp_path):
     assert collect_pairs(nano, corpus, SENTENCES, tmp_path / "p.jsonl", draws=2, n=2, gap=100.0) == 0
 

@@ -159,6 +159,9 @@ def test_a_codec_learns_from_any_folder_of_recordings(tmp_path, caplog):
     assert "1 of 4 recordings cannot be read" in caplog.text
     with pytest.raises(ValueError, match="holds neither a corpus nor recordings"):
         read_recordings(tmp_path / "nowhere")
+    (tmp_path / "bob" / "three.wav").unlink()
+    with pytest.raises(ValueError, match="none of 1 recordings can be read"):
+        read_recordings(tmp_path / "bob")
 
 
 def test_recordings_of_a_corpus_are_its_training_clips(tmp_path):
