@@ -44,6 +44,7 @@ MIN_SECONDS_HEARD = 0.1  # of a clip to transcribe
 # So is a row that goes nowhere. In 20,225 clips of nano's corpus the longest silence takes 1.2 s, and no loop 0.4 s.
 SILENCE_SECONDS = 2.0
 REPETITION_SECONDS = 1.0
+UNHEARD = -0.8  # nats a letter of a clip's transcript: less likely, and what is heard there is another text
 ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
 STOP_STEPS = 100  # ids between two looks at `stop`
 
@@ -284,12 +285,13 @@ class Llasa:
 
     # -- speech to text --------------------------------------------------------------------------------------------
 
-    def transcribe(self, clip) -> Transcript:
+    def transcribe(self, clip, hearings: int = len(recognition.SHIFTS)) -> Transcript:
         """Read speech back with the same model, asked in both of its directions: see `recognition`.
 
         Args:
             clip: path, bytes, `(sample_rate, samples)`, a `Voice`, a `Speech` or a wave at 16 kHz; a clip longer
                 than `recognition.PART` of `checkpoint.chunk_seconds` is cut where it is quietest and read in parts.
+            hearings: how often it is listened to, 1 to 3; fewer take less time and find less.
         Raises:
             ValueError: a checkpoint that was never trained for it; unreadable or silent audio.
         """
@@ -298,6 +300,8 @@ class Llasa:
                 f"'{self.checkpoint.name}' was trained to speak, not to transcribe; type what is said in the clip, "
                 "or use the built-in model 'nano', which can."
             )
+        if hearings not in range(1, 1 + len(recognition.SHIFTS)):
+            raise ValueError(f"hearings must be 1 to {len(recognition.SHIFTS)}, not {hearings!r}.")
         if isinstance(clip, Voice) and clip.wav is None:
             clip = self.codec.decode(clip.encoded(self.codec).codes[self.codec.name])
         elif isinstance(clip, (Voice, Speech)):
@@ -311,8 +315,8 @@ class Llasa:
         wav = audio.shorten_pauses(wav)  # in a long silence a small model hears words
         texts, words, logs, complete = [], [], [], True
         for part in audio.cut_at_pauses(wav, recognition.PART * self.checkpoint.chunk_seconds):
-            hearings = [self.codec.encode(part[shift:])[:-1] for shift in recognition.SHIFTS]
-            heard = recognition.recognise(self.engine, self.protocol, hearings)
+            codes = [self.codec.encode(part[shift:])[:-1] for shift in recognition.SHIFTS[:hearings]]
+            heard = recognition.recognise(self.engine, self.protocol, codes)
             texts.append(self.protocol.ids_to_text(heard.ids))
             words += recognition.sure_words(self.protocol, heard.ids, heard.log_probabilities)
             logs += heard.log_probabilities
@@ -461,10 +465,12 @@ class Llasa:
         if voice.text is not None:
             if not text.says_something(voice.text):
                 raise ValueError(f"The transcript of '{voice.name}' holds no words. Type what is said in the clip.")
-            self._check_can_read(
-                self._in_words(self.protocol.checked(voice.text)), f"the transcript of '{voice.name}', "
-            )
-            return voice.encoded(self.codec)
+            for words in (voice.text, self._prompt_text(voice)):
+                self._check_can_read(
+                    self._in_words(self.protocol.checked(words)), f"the transcript of '{voice.name}', "
+                )
+            known = self.codec.name in voice.codes
+            return voice.encoded(self.codec) if known else self._as_heard(voice.encoded(self.codec))
         voice = voice.encoded(self.codec)
         if not self.checkpoint.can_transcribe:
             raise ValueError(
@@ -477,6 +483,23 @@ class Llasa:
         return voice.replace(text=heard)
 
     # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def _as_heard(self, voice: Voice) -> Voice:
+        """A voice that is prompted by what the model hears in the clip, where it does not hear the transcript there."""
+        if not (self.checkpoint.can_transcribe and hasattr(self.engine, "weigh")):
+            return voice
+        words = self._spoken(voice.text)
+        logs = recognition.weigh_text(self.engine, self.protocol, words, [np.asarray(self._codes_of(voice))])[0]
+        if logs.sum() > UNHEARD * len(words):
+            return voice
+        heard = self.transcribe(voice, hearings=1).text
+        if text.closed(words) != words:  # a clip that stops inside a sentence still does
+            heard = heard.rstrip(" .,?!")
+        return voice.replace(heard=voice.heard | {self.checkpoint.name: heard}) if text.says_something(heard) else voice
+
+    def _prompt_text(self, voice: Voice) -> str:
+        """The clip's words in the prompt."""
+        return voice.heard.get(self.checkpoint.name, voice.text)
 
     def _pieces(self, text_: str) -> list[str]:
         if not isinstance(text_, str) or not text_.strip():
@@ -517,7 +540,7 @@ class Llasa:
     def _spoken_before(self, voice: Voice, pieces: list[str], index: int = 0) -> str:
         """What is said in the voice's clip, as the model reads it before a piece. A clip may stop inside a sentence,
         which what is said next does not go on with unless it begins in lower case."""
-        words = self._spoken(voice.text)
+        words = self._spoken(self._prompt_text(voice))
         goes_on = index == 0 and pieces[0][:1].islower()
         return text.closed(words) if words and self.checkpoint.spell_out and not goes_on else words
 
@@ -554,7 +577,7 @@ class Llasa:
             "task": task,
             "text": text_,
             "voice": None if voice is None else voice.name,
-            "voice_text": None if voice is None else voice.text,
+            "voice_text": None if voice is None else self._prompt_text(voice),
             "voice_codes": None if voice is None else list(voice.codes[self.codec.name]),
             "voice_timbre": timbre and timbre.tenths,
             "model": self.checkpoint.name if self.checkpoint.name in CHECKPOINTS else self.checkpoint.source,

@@ -47,6 +47,8 @@ class Voice:
     codes: dict[str, list[int]] = field(default_factory=dict, repr=False)  # codec name -> codes
     description: str = ""
     timbre: dict[str, Timbre] = field(default_factory=dict, repr=False)  # codec name -> what its codes lose
+    # checkpoint -> what it hears in the clip, where that is not the transcript: the words of its prompt
+    heard: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_audio(cls, source, text: str | None = None, name: str = "my voice") -> Voice:
@@ -102,7 +104,12 @@ class Voice:
             timbre = {codec: Timbre(tenths) for codec, tenths in row.get("timbre", {}).items()}
         except (ValueError, AttributeError) as error:
             raise ValueError(f"'{path.name}' is not a voice: its timbre is wrong ({error}).") from error
-        voice = cls(row["name"], row["text"], None, codes, row.get("description", ""), timbre)
+        heard = row.get("heard", {})
+        if not isinstance(heard, dict) or not all(
+            isinstance(v, str) and len(v) <= MAX_VOICE_CHARS for v in heard.values()
+        ):
+            raise ValueError(f"'{path.name}' is not a voice: what was heard in it is wrong.")
+        voice = cls(row["name"], row["text"], None, codes, row.get("description", ""), timbre, heard)
         sound = path.with_suffix(".clip.ogg")
         if not sound.is_file():
             return voice
@@ -121,7 +128,7 @@ class Voice:
                 f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first."
             )
         row = {"name": self.name, "text": self.text, "description": self.description, "codes": self.codes}
-        row["timbre"] = {codec: timbre.tenths for codec, timbre in self.timbre.items()}
+        row |= {"timbre": {codec: timbre.tenths for codec, timbre in self.timbre.items()}, "heard": self.heard}
         path = Path(path)
         with whole(path) as partial:
             partial.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")

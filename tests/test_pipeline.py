@@ -91,6 +91,31 @@ def test_a_clip_that_stops_inside_a_sentence_is_closed_unless_the_text_goes_on_w
     assert codes(opened, "old house.") != codes(ended, "old house.")
 
 
+def test_a_clip_whose_words_the_model_does_not_hear_is_spoken_after_by_what_it_hears(nano, monkeypatch, tmp_path):
+    """Codes of a person may be unlike those it learned from: words that do not belong to them derail it."""
+    monkeypatch.setattr(nano, "transcribe", lambda clip, hearings: Transcript("oh well.", 0.9, 1.0, True))
+    clip = Voice.builtin("emma").wav
+    wrong = nano.prepare(Voice.from_audio((16_000, clip), "Seven grey elephants were dancing.", name="me"))
+    assert wrong.text == "Seven grey elephants were dancing." and wrong.heard == {"nano": "oh well."}
+    said = nano.tts("Oh yes.", wrong, seed=3)
+    assert said.receipt["voice_text"] == "oh well."
+    told = nano.tts("Oh yes.", replace(wrong, text="oh well.", heard={}), seed=3)
+    assert said.codes[0].tolist() == told.codes[0].tolist()
+    again = nano.prepare(Voice.load(wrong.save(tmp_path / "me.json")))  # it is kept with the voice
+    assert again.heard == wrong.heard and nano._spoken_before(again, ["Oh yes."]) == "oh well."
+    opened = nano.prepare(Voice.from_audio((16_000, clip), "Seven grey elephants were", name="me"))
+    assert opened.heard == {"nano": "oh well"} and nano._spoken_before(opened, ["dancing."]) == "oh well"
+
+
+def test_a_clip_whose_words_the_model_hears_keeps_its_transcript(nano, monkeypatch):
+    monkeypatch.setattr(nano, "transcribe", None)  # it is not even listened to
+    emma = Voice.builtin("emma")
+    for known in (emma.replace(codes={}), emma, emma.replace(text="Seven grey elephants were dancing.")):
+        assert nano.prepare(known).heard == {}  # the last has codes: a voice is asked once, when they are made
+    mute = Llasa(replace(nano.checkpoint, tasks=("tts",)), nano.protocol, nano.engine, nano.codec, nano.sampling)
+    assert mute.prepare(emma.replace(codes={}, text="Seven grey elephants were dancing.")).heard == {}
+
+
 def test_voice_changes_the_speech(nano, speech):
     assert nano.tts(SHORT, seed=7).codes[0].tolist() != speech.codes[0].tolist()
 
@@ -254,6 +279,12 @@ def test_a_long_silence_in_a_clip_is_not_heard_as_words(nano):
     first, second = (nano.transcribe((16_000, clip)) for clip in (short, long))
     assert len(second.text) < 1.5 * len(first.text) + 10
     assert second.seconds == pytest.approx(23, abs=0.3)  # of the clip as it was given
+
+
+@pytest.mark.parametrize("hearings", [0, 4, -1, None, 1.5])
+def test_a_clip_is_heard_one_to_three_times(nano, hearings):
+    with pytest.raises(ValueError, match="hearings must be 1 to 3, not "):
+        nano.transcribe((16_000, buzz(1)), hearings)
 
 
 def test_a_click_is_not_transcribed(nano):

@@ -1,5 +1,6 @@
 """Laws of voices: clip, codes and transcript stay together."""
 
+import json
 import re
 
 import numpy as np
@@ -10,8 +11,10 @@ from llasa_lite import Voice, builtin_voices
 
 
 def test_a_voice_survives_the_round_trip_through_its_file(tmp_path, voice):
+    voice = voice.replace(heard={"nano": "hallo dear."})
     back = Voice.load(voice.save(tmp_path / "voice.json"))
     assert (back.name, back.text, back.codes, back.timbre) == (voice.name, voice.text, voice.codes, voice.timbre)
+    assert back.heard == voice.heard
     assert len(back.wav) == pytest.approx(len(voice.wav), abs=640)  # its clip goes with it
 
 
@@ -89,6 +92,14 @@ def test_json_that_is_no_voice_gives_its_sentence(tmp_path, content):
     path = tmp_path / "odd.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="'odd.json' is not a voice: it needs name, text and codes"):
+        Voice.load(path)
+
+
+@pytest.mark.parametrize("heard", ["hello", ["hello"], {"nano": 3}, {"nano": "so " * 1000}], ids=str)
+def test_what_was_heard_in_a_voice_is_words(tmp_path, voice, heard):
+    path = voice.save(tmp_path / "odd.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"heard": heard}))
+    with pytest.raises(ValueError, match="'odd.json' is not a voice: what was heard in it is wrong"):
         Voice.load(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import recognition
 from . import NO_LLASA, Own, Target, Verifier
 
 
@@ -36,8 +37,5 @@ class Likelihood(Verifier):
     def _score(self, waves, target: Target, codes: list[np.ndarray] | None) -> list[float]:
         if codes is None:
             raise ValueError("The verifier 'likelihood' listens to codes: give those of each wave.")
-        engine, protocol = self.own.engine, self.own.protocol
-        written = set(protocol.text_ids())  # an unknown character is not among them: nothing that is heard says it
-        answer = [*(i for i in protocol.text_to_ids(target.text) if i in written), protocol.text_end]
-        prompts = [protocol.asr_prompt(one) for one in codes]
-        return [float(logs.mean()) for logs in engine.weigh(prompts, [answer] * len(prompts), "text")]
+        logs = recognition.weigh_text(self.own.engine, self.own.protocol, target.text, codes)
+        return [float(one.mean()) for one in logs]
