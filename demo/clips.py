@@ -17,7 +17,7 @@ from .common import BUSY, SAMPLE_RATE, own_voice, plain_errors, to_player, wav_o
 from .models import Models
 from .words import said, t
 
-BEST_SECONDS = (3.0, 8.0)  # of a voice prompt
+BEST_SECONDS = (3.0, 6.0)  # of a voice prompt
 MAX_CLIPPED = 1e-3  # share of samples
 MAX_SILENT = 0.4  # share of frames
 MIN_PEAK_DB = -30.0
@@ -41,7 +41,7 @@ def layout(models: Models, model: gr.Radio, tab: str, with_examples: bool = Fals
         type="filepath",
         sources=["upload", "microphone"],
         editable=False,  # cut alone, it would no longer say its transcript
-        label=t("Clip: 3 to 8 s are best"),
+        label=t("Clip: 3 to 6 s are best"),
         buttons=[],
         elem_id=f"{tab}-clip",
     )

@@ -67,8 +67,8 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             chunk_seconds=8.0,
             context=1024,
             spell_out=True,
-            note="Small, English only: one word in ten is not understood, transcripts need correcting, and a person's "
-            "voice is hardly followed.",
+            note="Small, English only: one word in ten is not understood, after a person's clip more (a search finds "
+            "clearer takes), and transcripts need correcting.",
         ),
         _hkust("llasa-1b", "Llasa-1B", _ZH_EN, "1B", 6),
         _hkust("llasa-3b", "Llasa-3B", _ZH_EN, "3B", 10),

@@ -242,7 +242,7 @@ class Llasa:
         if voice and 0 < room < SECONDS_PER_CHARACTER / 4 * len(pieces[index]):  # of none at all the engine tells
             raise ValueError(
                 f"The clip of '{voice.name}' leaves {room:.1f} s of what this model can hold, too little to say "
-                f"'{pieces[index]}'. Give a shorter clip; 3 to 8 s work best."
+                f"'{pieces[index]}'. Give a shorter clip; 3 to 6 s work best."
             )
         return ids, piece_seed(seed, index), self._limit(pieces[index]), without
 
@@ -453,9 +453,9 @@ class Llasa:
     def prepare(self, voice: str | Voice) -> Voice:
         """A voice with codes for this codec and a transcript: what `tts` needs, done once.
 
-        A checkpoint that can transcribe listens to a clip that is new to it. Of one longer than it hears at once (nano: 6
-        s) it takes the end; and where it does not hear the transcript in the codes, it is prompted by what it does hear
-        (`voice.heard`). Of 29 people's clips of 3 to 5 s, nano hears the transcript in four.
+        A checkpoint that can transcribe listens to a clip that is new to it. Of one longer than it hears at once (nano:
+        6 s) it takes the end; and where it does not hear the transcript in the codes, it is prompted by what it does
+        hear (`voice.heard`). Of 29 people's clips of 3 to 5 s, nano hears the transcript in four.
 
         Raises:
             ValueError: unknown name, a transcript that the model cannot read, or none and a checkpoint that cannot

@@ -65,7 +65,7 @@ class Voice:
             raise ValueError(f"The voice clip holds {seconds:.1f} s of sound; at least {MIN_SECONDS} s are needed.")
         if seconds > MAX_SECONDS:
             raise ValueError(
-                f"The voice clip is {seconds:.0f} s long; give {MAX_SECONDS:.0f} s or less (3 to 8 s work best) "
+                f"The voice clip is {seconds:.0f} s long; give {MAX_SECONDS:.0f} s or less (3 to 6 s work best) "
                 "and only the text that is said in it."
             )
         return cls(name, text.strip() if text and text.strip() else None, wav)
