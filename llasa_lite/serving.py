@@ -23,11 +23,13 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Literal
 
 import numpy as np
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -101,7 +103,14 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         waiting: requests that may wait for their turn; more are refused with 429.
         key: if given, requests must carry it ("Authorization: Bearer ...").
     """
-    app = FastAPI(title="llasa_lite", version=__version__)
+
+    @asynccontextmanager
+    async def running(_):
+        # each request that is served or waits keeps one of the 40 threads that answer: the others need theirs
+        current_default_thread_limiter().total_tokens += at_once + waiting
+        yield
+
+    app = FastAPI(title="llasa_lite", version=__version__, lifespan=running)
     known = builtin_voices() | (voices or {})
     prepared: dict[str, Voice] = {}
     turn, places = threading.Semaphore(at_once), threading.Semaphore(at_once + waiting)

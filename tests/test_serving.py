@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,6 +130,28 @@ def test_who_hangs_up_lets_the_next_one_in_and_too_many_are_sent_away(plain_repl
     assert len(answers[0].content) == 6
     steps.release(3)
     assert len(client.post("/v1/audio/speech", json=body).content) == 6
+
+
+def test_many_who_wait_keep_nobody_from_an_answer(plain_replace):
+    go_on = threading.Event()
+
+    def tts(*_, stop):
+        go_on.wait(timeout=20)
+        return SimpleNamespace(wav=np.zeros(1, np.float32))
+
+    checkpoint = SimpleNamespace(name="slow", licence="")
+    app = serving.build(
+        SimpleNamespace(sampling=SimpleNamespace(), tts=tts, checkpoint=checkpoint), at_once=20, waiting=20
+    )
+    body = {"input": "Oh.", "response_format": "pcm"}
+    with TestClient(app) as client, ThreadPoolExecutor(41) as pool:
+        asked = [pool.submit(client.post, "/v1/audio/speech", json=body) for _ in range(41)]
+        try:
+            assert next(as_completed(asked, timeout=10)).result().status_code == 429
+            assert client.get("/health").status_code == 200
+        finally:
+            go_on.set()
+        assert sorted(answer.result().status_code for answer in asked) == [200] * 40 + [429]
 
 
 def hang_up_on(app, **body) -> list[dict]:
