@@ -17,6 +17,7 @@ import asyncio
 import base64
 import io
 import json
+import logging
 import queue
 import secrets
 import socket
@@ -39,7 +40,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from . import __version__, audio, receipts
 from .pipeline import Stopped
 from .speech import Speech
+from .vllm_engine import Unanswered
 from .voices import Voice, builtin_voices
+
+log = logging.getLogger(__name__)
 
 # response_format -> media type, and what `audio.write` calls it
 FORMATS = {
@@ -168,6 +172,11 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
     @app.exception_handler(ValueError)
     async def bad_value(_, error: ValueError):
         return JSONResponse(_error(str(error)), 400)
+
+    @app.exception_handler(Unanswered)
+    async def no_model(_, error: Unanswered):
+        log.warning("%s", error)  # with the address, which is nothing for clients
+        return JSONResponse(_error("The language model does not answer. Try again later.", "server_error"), 502)
 
     @app.exception_handler(RequestValidationError)
     async def bad_shape(_, error: RequestValidationError):

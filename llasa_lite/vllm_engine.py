@@ -38,6 +38,10 @@ DEFAULT_SAMPLING = Sampling()
 DEFAULT_PATIENCE = Patience()
 
 
+class Unanswered(ValueError):
+    """The server is not there or refuses: nothing that whoever asked for speech could mend."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one row got: new ids, END not included, and the log-probabilities of those and of END."""
@@ -55,7 +59,7 @@ class Server:
         key: sent as bearer token, if the server wants one.
         client: an `httpx.Client` to use instead of a new one.
     Raises:
-        ValueError: nothing answers there, or it serves no model.
+        Unanswered: nothing answers there, or it serves no model.
     """
 
     dtype = "vllm server"
@@ -84,21 +88,21 @@ class Server:
         return self._send(made, "POST", "/v1/completions", body)
 
     def _send(self, read: Callable, method: str, path: str, body: dict | None = None):
-        """What `read` finds in the server's answer."""
+        """What `read` finds in the server's answer. Raises Unanswered."""
         try:
             answer = self.client.request(method, self.url + path, json=body)
         except (self.httpx.HTTPError, self.httpx.InvalidURL) as error:
-            raise ValueError(f"No vLLM answers at {self.url}: {error}.") from error
+            raise Unanswered(f"No vLLM answers at {self.url}: {error}.") from error
         if answer.status_code != 200:
             told = f"vLLM at {self.url} refused with {answer.status_code}: {answer.text[:300]}"
             if answer.status_code >= 500:
                 told += f" Was it started with {RUNNER}=0? Otherwise it dies of so many allowed ids."
-            raise ValueError(told)
+            raise Unanswered(told)
         try:
             return read(answer.json())
         except (ValueError, LookupError, TypeError) as error:
             told = f"What answers at {self.url} is no vLLM that serves a model and tells the ids of its tokens."
-            raise ValueError(told) from error
+            raise Unanswered(told) from error
 
 
 class InProcess:

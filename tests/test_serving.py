@@ -21,6 +21,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from llasa_lite import Stopped, builtin_voices, serving
+from llasa_lite.vllm_engine import Unanswered
 
 
 def pcm(content: bytes) -> np.ndarray:
@@ -85,6 +86,16 @@ def test_bad_requests_are_400_and_one_sentence(client, body, sentence):
     answer = client.post("/v1/audio/speech", json={"input": "Oh.", "voice": "mine"} | body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith(sentence)
+
+
+def test_a_vllm_that_is_gone_is_no_fault_of_the_client(plain_replace, caplog):
+    def tts(*_, stop):
+        raise Unanswered("No vLLM answers at http://10.0.0.7:8000: gone.")
+
+    client = TestClient(serving.build(SimpleNamespace(sampling=SimpleNamespace(), tts=tts)))
+    answer = client.post("/v1/audio/speech", json={"input": "Oh."})
+    assert answer.status_code == 502 and answer.json()["error"]["type"] == "server_error"
+    assert "10.0.0.7" not in answer.text and "10.0.0.7" in caplog.text
 
 
 def test_a_key_is_asked_for(nano):

@@ -22,7 +22,7 @@ httpx = pytest.importorskip("httpx", reason="pip install httpx")
 from llasa_lite import Sampling, recognition, vllm_engine
 from llasa_lite.checkpoints import NANO
 from llasa_lite.pipeline import Llasa
-from llasa_lite.vllm_engine import InProcess, Server, VllmEngine, connect
+from llasa_lite.vllm_engine import InProcess, Server, Unanswered, VllmEngine, connect
 
 GREEDY = Sampling(temperature=0)
 
@@ -180,7 +180,7 @@ def in_process(monkeypatch):
 
 def test_a_server_that_died_tells_how_to_start_it():
     client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(500, text="EngineCore died")))
-    with pytest.raises(ValueError, match="500: EngineCore died Was it started with VLLM_USE_V2_MODEL_RUNNER=0?"):
+    with pytest.raises(Unanswered, match="500: EngineCore died Was it started with VLLM_USE_V2_MODEL_RUNNER=0?"):
         Server("http://x", client=client)
 
 
