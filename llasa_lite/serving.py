@@ -36,6 +36,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from . import __version__, audio, receipts
 from .pipeline import Stopped
@@ -181,7 +182,15 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
     @app.exception_handler(RequestValidationError)
     async def bad_shape(_, error: RequestValidationError):
         first = error.errors()[0]
-        return JSONResponse(_error(f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}."), 400)
+        if first["loc"] == ("body",) or first["type"] == "json_invalid":  # no field of it is to blame
+            told = "A request is a JSON object, sent with 'Content-Type: application/json'."
+        else:
+            told = f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}."
+        return JSONResponse(_error(told), 400)
+
+    @app.exception_handler(HTTPException)
+    async def bad_call(_, error: HTTPException):
+        return JSONResponse(_error(f"{error.detail}."), error.status_code, error.headers)
 
     @app.post("/v1/audio/speech", dependencies=[Depends(allowed)])
     async def speech(asked: SpeechRequest, request: Request) -> Response:

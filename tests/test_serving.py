@@ -88,6 +88,24 @@ def test_bad_requests_are_400_and_one_sentence(client, body, sentence):
     assert answer.json()["error"]["message"].startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    "body, kind, sentence",
+    [
+        (b'{"input": "Oh."}', "application/x-www-form-urlencoded", "A request is a JSON object, sent with"),  # curl -d
+        (b"", "application/json", "A request is a JSON object, sent with"),
+        (b"[]", "application/json", "A request is a JSON object, sent with"),
+        (b"{", "application/json", "A request is a JSON object, sent with"),
+        (b'{"input": "caf\xe9"}', "application/json", "There was an error parsing the body."),
+        (b"{}", "application/json", "input: Field required."),
+    ],
+    ids=str,
+)
+def test_a_body_that_is_no_request_is_400_and_one_sentence(client, body, kind, sentence):
+    answer = client.post("/v1/audio/speech", content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(sentence)
+
+
 def test_a_vllm_that_is_gone_is_no_fault_of_the_client(plain_replace, caplog):
     def tts(*_, stop):
         raise Unanswered("No vLLM answers at http://10.0.0.7:8000: gone.")
