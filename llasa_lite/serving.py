@@ -118,7 +118,8 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
     app = FastAPI(title="llasa_lite", version=__version__, lifespan=running)
     known = builtin_voices() | (voices or {})
     prepared: dict[str, Voice] = {}
-    turn, places = threading.Semaphore(at_once), threading.Semaphore(at_once + waiting)
+    line: list[threading.Event] = []  # who is served or waits, in the order they came; the first are served
+    moved = threading.Condition()
 
     def allowed(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -141,22 +142,28 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
     def work(asked: SpeechRequest, made: queue.SimpleQueue, gone: threading.Event) -> None:
         """Make the waves of one request in a thread of their own: a client that reads slowly holds up nobody."""
         try:
-            with turn:
-                for wav in () if gone.is_set() else speak(asked, gone):
-                    made.put(wav)
-                    if gone.is_set():
-                        break
+            with moved:
+                while line.index(gone) >= at_once and not gone.is_set():
+                    moved.wait(LOOK_SECONDS)  # whose client is gone gives up the place, too
+            for wav in () if gone.is_set() else speak(asked, gone):
+                made.put(wav)
+                if gone.is_set():
+                    break
         except Stopped:
             pass  # the client is gone
         except Exception as error:  # told to the client by the thread that answers it
             made.put(error)
         finally:
-            places.release()
+            with moved:
+                line.remove(gone)
+                moved.notify_all()
             made.put(None)
 
     def waves(asked: SpeechRequest, gone: threading.Event) -> Iterator[np.ndarray]:
-        if not places.acquire(blocking=False):
-            raise Refused(429, f"{waiting} requests wait already. Try again later.", "rate_limit_error")
+        with moved:
+            if len(line) >= at_once + waiting:
+                raise Refused(429, f"{waiting} requests wait already. Try again later.", "rate_limit_error")
+            line.append(gone)
         made: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=work, args=(asked, made, gone), daemon=True).start()
         while (part := made.get()) is not None:

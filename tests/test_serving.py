@@ -232,6 +232,20 @@ def test_who_hangs_up_on_a_whole_answer_is_not_spoken_to_to_its_end(plain_replac
         assert hang_up_on(app, input="Oh.", response_format="pcm")[0]["status"] == 499
 
 
+def test_who_hangs_up_while_waiting_gives_up_the_place(plain_replace):
+    steps = threading.Semaphore(0)
+    app = serving.build(slow(steps), waiting=1)
+    body = {"input": "Oh.", "response_format": "pcm", "stream_format": "audio"}
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(TestClient(app).post, "/v1/audio/speech", json=body)
+        time.sleep(0.3)
+        for _ in range(2):  # the second would be sent away if the first still had its place
+            assert hang_up_on(app, **body)[0]["status"] == 499
+        assert not first.done()
+        steps.release(3)
+        assert len(first.result().content) == 6
+
+
 def test_openais_client_speaks_with_a_running_server(nano, voice, whole, tmp_path):
     openai = pytest.importorskip("openai", reason="pip install openai")
     server = uvicorn.Server(uvicorn.Config(serving.build(nano, {"mine": voice}), port=0, log_level="error"))
