@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def speak(o) -> None:
-    if o.list:
+    if o.list is not None:
         return speak_list(o)
     if o.workers or o.shard != "1/1":
         raise ValueError("--workers and --shard are for a --list.")
