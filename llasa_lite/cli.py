@@ -203,6 +203,8 @@ def speak_list(o) -> None:
 
     if o.speaker:
         raise ValueError("--speaker is for one text; name voices in the list instead.")
+    if o.workers and o.shard != "1/1":
+        raise ValueError("--workers speak the whole list: give either them or a --shard.")
     lines = read_list(o.list)
     folder = Path("out" if o.out == "out.wav" else o.out)
     told = {"folder": str(folder), "made": 0, "there_already": 0, "incomplete": 0, "seconds": 0.0}
