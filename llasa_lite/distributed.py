@@ -101,6 +101,8 @@ class _Speaker:
 
 def _on_ray(worker: type, arguments: tuple, todo: list[dict], workers: int, gpus: float) -> Iterator[dict]:
     """Call `worker(*arguments)(**row)` for every row, in `workers` processes that each make their worker once."""
+    if workers < 1:
+        raise ValueError(f"There must be at least 1 worker, not {workers}.")
     try:
         import ray
         import ray.data

@@ -205,6 +205,7 @@ def test_every_verb_has_help():
         (["voices", "--from-audio", "me.clip.ogg", "-o", "me.json"], "Cannot write 'me.clip.ogg': it is the clip"),
         (["speak", "Oh.", "--shard", "2/3"], "--workers and --shard are for a --list."),
         (["speak", "--list", "notes.wav", "--workers", "2", "--shard", "2/3"], "--workers speak the whole list"),
+        (["speak", "--list", "notes.wav", "--workers", "-1"], "There must be at least 1 worker, not -1."),
         (["speak", "--list", ""], "Cannot read a list from ''"),
         (["speak", "Oh.", "--voice", "notes.json", "--voice-text", "hm"], "the voice 'notes.json' has its own."),
         (["demo", "--port", "99999"], "A port is a number from 1 to 65535, not 99999."),
