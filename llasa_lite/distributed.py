@@ -112,15 +112,21 @@ def _on_ray(worker: type, arguments: tuple, todo: list[dict], workers: int, gpus
         return
 
     class Caller:
-        def __init__(self):
-            self.worker = worker(*arguments)
+        worker = None
 
         def __call__(self, row: dict) -> dict:
-            return self.worker(**todo[row["id"]])
+            try:  # Ray would tell a sentence from in here in a hundred lines, and not as the ValueError that it is
+                self.worker = self.worker or worker(*arguments)
+                return self.worker(**todo[row["id"]])
+            except ValueError as error:
+                return {"refused": str(error)}
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.range(len(todo), override_num_blocks=len(todo))
-    yield from rows.map(Caller, concurrency=min(workers, len(todo)), num_gpus=gpus).iter_rows()
+    for told in rows.map(Caller, concurrency=min(workers, len(todo)), num_gpus=gpus).iter_rows():
+        if told.get("refused"):
+            raise ValueError(told["refused"])
+        yield told
 
 
 def _part(out: Path, number: int) -> Path:

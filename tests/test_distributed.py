@@ -68,6 +68,14 @@ def test_a_part_leaves_out_what_is_too_long_to_encode(codec, tmp_path):
     assert [u.text for u in read_utterances(tmp_path, None)] == ["clip 0."]
 
 
+def test_what_a_worker_refuses_is_told_in_its_sentence(cluster, voice, tmp_path):
+    def load():
+        raise ValueError("There is no such model.")
+
+    with pytest.raises(ValueError, match="^There is no such model.$"):
+        list(speak_parts(load, [Line("a", "Oh."), Line("b", "Yes.")], tmp_path, workers=2, voice=voice))
+
+
 def test_a_list_spoken_by_many_is_the_list_spoken_by_one(cluster, nano, voice, tmp_path):
     def load():
         from llasa_lite import Llasa
