@@ -80,7 +80,8 @@ def speak_list(
 
     Lines are spoken `ROWS_AT_ONCE` at a time. Yields (line, speech) as they are made; speech is None for a line that
     was there already with the same text and voice. Each shard writes a manifest of its own, so that machines can share
-    a folder; line k is spoken by shard k modulo their number, the same way whichever shard runs first.
+    a folder; line k is spoken by shard k modulo their number, the same way whichever shard runs first. What is there
+    from another number of shards stays: a list may go on with more machines or fewer.
 
     Args:
         voice: for lines that name none: a built-in name, a `Voice`, or None (the model chooses).
@@ -95,6 +96,7 @@ def speak_list(
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     name = "manifest.jsonl" if parts == 1 else f"manifest-{part:05d}-of-{parts:05d}.jsonl"
     manifest = Records(folder / name)
+    others = _rows_beside(manifest)
     voices = {None: None if voice is None else llasa.prepare(voice)}  # each is encoded once
     waiting: list[tuple[Line, int]] = []  # with their seeds
 
@@ -112,8 +114,8 @@ def speak_list(
     for index, line in enumerate(lines):
         if index % parts != part - 1:
             continue
-        if line.id in manifest:
-            there, speaker = manifest[line.id], line.voice or (voices[None].name if voices[None] else "")
+        if there := manifest.rows.get(line.id) or others.get(line.id):
+            speaker = line.voice or (voices[None].name if voices[None] else "")
             for what, wanted, kept in (("text", line.text, there["text"]), ("voice", speaker, there["speaker"])):
                 if wanted != kept:
                     raise ValueError(
@@ -131,6 +133,18 @@ def speak_list(
         if len(waiting) == ROWS_AT_ONCE:
             yield from speak()
     yield from speak()
+
+
+def _rows_beside(manifest: Records) -> dict[str, dict]:
+    """Rows by id of the other manifests in the folder, some of which other machines may be writing now."""
+    rows = {}
+    for path in sorted(set(manifest.path.parent.glob("manifest*.jsonl")) - {manifest.path}):
+        try:
+            known = path.read_bytes().rpartition(b"\n")[0]
+            rows |= {row["id"]: row for row in map(json.loads, known.splitlines())}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' holds other rows than expected: {error!r}.") from error
+    return rows
 
 
 def tally(spoken: tuple[Line, Speech | None]) -> dict:

@@ -47,6 +47,12 @@ def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
     assert {c.id for c in read_corpus(tmp_path / "two")} == {"a", "b", "c"}
     for file in (tmp_path / "one" / "clips").glob("*.wav"):
         assert (tmp_path / "two" / "clips" / file.name).read_bytes() == file.read_bytes()
+    # a list that was begun by one goes on by three, and ends by one: no clip comes twice
+    next(speak_list(nano, LINES, tmp_path / "one more", voice, seed=3, shard="1/2"))
+    for shard, made in (("1/3", 0), ("2/3", 1), ("1/1", 1)):
+        spoken = list(speak_list(nano, LINES, tmp_path / "one more", voice, seed=3, shard=shard))
+        assert sum(speech is not None for _, speech in spoken) == made
+    assert sorted(c.id for c in read_corpus(tmp_path / "one more")) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="A shard is written as 2/8"):
         list(speak_list(nano, LINES, tmp_path, shard="3/2"))
 
