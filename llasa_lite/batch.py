@@ -50,7 +50,7 @@ def read_list(path: str | Path) -> list[Line]:
             try:
                 told = json.loads(row)
                 line = Line(str(told.get("id", line.id)), told["text"], told.get("voice"), told.get("seed"))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path}, line {place + 1}, needs at least a text: {error!r}.") from error
             if not isinstance(line.text, str) or not says_something(line.text):
                 raise ValueError(f"{path}, line {place + 1}: there is nothing to say in the text {line.text!r}.")

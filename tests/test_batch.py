@@ -76,6 +76,7 @@ def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
         ('{"text": "Oh.", "voice": ["x"]}', "line 1: a voice is a name and a seed a whole number"),
         ('{"text": "Oh.", "seed": true}', "line 1: a voice is a name and a seed a whole number"),
         ('"just a string"', "line 1, needs at least a text"),
+        ('{"text": ' + "[" * 100_000, "line 1, needs at least a text: RecursionError"),
         ('{"text": "Oh.", "id": "../x"}', "the id '../x' is no plain file name"),
         ('{"text": "Oh.", "id": 1}\n{"text": "Oh.", "id": 1}', "An id comes twice"),
         ("\n", "holds nothing to say"),
