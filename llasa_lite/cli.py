@@ -438,7 +438,8 @@ def serve(o) -> None:
         raise ValueError("--at-once must be at least 1.")
     with serving.listen(o.host, o.port) as listening:
         app = serving.build(common.load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
-        print(f"Speech at http://{o.host}:{o.port}/v1/audio/speech", file=sys.stderr)
+        host, port = f"[{o.host}]" if ":" in o.host else o.host, listening.getsockname()[1]  # port 0 is a free one
+        print(f"Speech at http://{host}:{port}/v1/audio/speech", file=sys.stderr)
         serving.serve(app, listening)
 
 

@@ -302,6 +302,22 @@ def test_the_page_on_scale_says_what_its_arithmetic_says():
         assert parser().parse_args(shlex.split(line)).handler
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_address_that_is_told_is_the_one_that_is_served(nano, monkeypatch, capsys, host):
+    from llasa_lite import cli_common
+    from llasa_lite.cli import main
+
+    def serve(app, listening):
+        port = listening.getsockname()[1]
+        told = f"[{host}]" if ":" in host else host
+        assert f"Speech at http://{told}:{port}/v1/audio/speech\n" in capsys.readouterr().err
+
+    monkeypatch.setattr(cli_common, "load", lambda o: nano)
+    monkeypatch.setattr(serving, "serve", serve)
+    if main(["serve", "--host", host, "--port", "0"]) == 2:
+        pytest.skip(capsys.readouterr().err)  # no IPv6 here
+
+
 def test_a_server_without_its_voices_does_not_start(tmp_path, capsys):
     from llasa_lite.cli import main
 
