@@ -19,23 +19,27 @@ MAX_JSON_BYTES = 4 * 2**20  # a receipt of 20,000 characters takes a quarter of 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
     """A name beside `path` to write to. What is there at the end takes the place of `path`; after an error, a full disk
-    or Ctrl-C nothing does, and what was there before stays.
+    or Ctrl-C nothing does, and what was there before stays. A pipe or a device is itself written to: a file in its
+    place would leave whoever reads it waiting, and root without /dev/null.
 
     Raises:
         ValueError: it cannot be written, in one sentence.
     """
     path = Path(path)
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
+    stays = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+    partial = path if stays else path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         yield partial
-        os.replace(partial, path)
+        if not stays:
+            os.replace(partial, path)
     except Exception as error:
         if (cause := unwritten(error)) is None:
             raise
         raise ValueError(f"Cannot write '{path}': {why(cause)}.") from error
     finally:
         try:
-            partial.unlink(missing_ok=True)
+            if not stays:
+                partial.unlink(missing_ok=True)
         except OSError:
             pass  # a folder that cannot be written to holds nothing of ours either
 

@@ -167,6 +167,20 @@ def test_where_nothing_can_be_written_is_a_sentence(speech, tmp_path, monkeypatc
     assert left(tmp_path) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(tmp_path / "pipe", "oh")
+        assert os.read(reader, 10) == b"oh" and (tmp_path / "pipe").is_fifo()
+    finally:
+        os.close(reader)
+    with pytest.raises(RuntimeError), whole(tmp_path / "pipe"):
+        raise RuntimeError
+    assert left(tmp_path) == ["pipe"]
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no folder here that not even root can write to")
 def test_a_read_only_home_and_cache_are_no_hindrance(tmp_path):
     """nano needs no cache: it speaks where nothing but the folder it writes to can be written."""
