@@ -123,7 +123,7 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
 
     def allowed(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key and not secrets.compare_digest(given.encode(), key.encode()):
+        if key and not secrets.compare_digest(given.encode("latin-1"), key.encode()):  # as its bytes came
             raise Refused(401, "Wrong or missing API key.", "authentication_error")
 
     def speak(asked: SpeechRequest, gone: threading.Event) -> Iterator[np.ndarray | Speech]:

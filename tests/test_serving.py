@@ -123,6 +123,8 @@ def test_a_key_is_asked_for(nano):
         assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error"
     assert client.get("/v1/models", headers={"Authorization": "Bearer open sesame"}).json()["data"][0]["id"] == "nano"
     assert client.get("/health").json()["licence"] == "Apache-2.0"
+    client = TestClient(serving.build(nano, key="Öffne dich"))
+    assert client.get("/v1/models", headers={"Authorization": "Bearer Öffne dich".encode()}).status_code == 200
 
 
 def slow(steps: threading.Semaphore):
