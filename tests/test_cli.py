@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from conftest import buzz
 
-from llasa_lite import audio, cli_common
+from llasa_lite import Voice, audio, cli_common
 from llasa_lite.checkpoints import CHECKPOINTS
 from llasa_lite.cli import main, parser
 from llasa_lite.data import Utterance, read_tokens, write_tokens
@@ -132,8 +132,10 @@ def test_without_json_a_line_is_printed(here, loaded_once, capsys):
 
 
 def test_continue_goes_on_from_a_clip(here, loaded_once, capsys):
-    told = row(capsys, "continue", "clip.wav", "Oh.", "--transcript", "hello there.", "--seed", "1")
-    assert told["receipt"]["task"] == "continue" and told["receipt"]["voice_text"] == "hello there."
+    emma = Voice.builtin("emma")
+    audio.save(emma.wav, "emma.wav")  # one in which the model hears its words
+    told = row(capsys, "continue", "emma.wav", "Oh.", "--transcript", emma.text, "--seed", "1")
+    assert told["receipt"]["task"] == "continue" and told["receipt"]["voice_text"] == emma.text
 
 
 def test_transcribe_prints_text(here, loaded_once, nano, capsys):
