@@ -63,7 +63,8 @@ class Repitched:
         """(samples,) float32, mono, 16 kHz."""
         from . import audio
 
-        return audio.resample(self.clip.load(), SAMPLE_RATE, round(SAMPLE_RATE / self.pitch))
+        wav = audio.resample(self.clip.load(), SAMPLE_RATE, round(SAMPLE_RATE / self.pitch))
+        return wav / np.abs(wav).max(initial=1.0)  # between samples a wave may be louder than full scale
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,16 @@ def test_a_clip_at_another_speed_is_another_voice(corpus):
     assert middle[1] == pytest.approx(1.25 * middle[0], rel=0.03)
 
 
+def test_a_loud_clip_at_another_speed_stays_within_full_scale(tmp_path):
+    """Crops are kept as 16-bit numbers, in which what is louder would come back with the other sign."""
+    path = audio.save(np.clip(3 * buzz(1.2), -1, 1), tmp_path / "loud.flac")
+    high = Repitched(Clip(0, "oh.", "buzz", 1.2, "train", path), 1.09)
+    assert np.abs(high.load()).max() <= 1
+    crops = codec_training.Crops([high], 0, [0.8])
+    crops.batch(1, 0.8)
+    np.testing.assert_allclose(crops.cache[high] / 32767, high.load(), atol=1e-4)
+
+
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
