@@ -103,9 +103,9 @@ def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
                 if not isinstance(row["text"], str):
                     raise TypeError(f"its text is {row['text']!r}")
                 path = row.get("audio") or f"clips/{row['id'] // 1000:03d}/{row['id']:05d}.ogg"
-                clip = Clip(
-                    row["id"], row["text"], row["speaker"], row["seconds"], row.get("split", "train"), folder / path
-                )
+                # a speaker may be a number; at another speed it is a name, and both are sorted together
+                told = row["id"], row["text"], str(row["speaker"]), float(row["seconds"]), row.get("split", "train")
+                clip = Clip(*told, folder / path)
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{manifest.name}, line {number}, is not a clip: {error!r}.") from error
             if split is None or clip.split == split:

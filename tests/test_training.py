@@ -44,6 +44,7 @@ from llasa_lite.data import (
 )
 from llasa_lite.tokens import IGNORE, Protocol, character_tokenizer
 from llasa_lite.training import Guide, SpeechLM, Training, nano_config, rate_at, save_lm, train_lm
+from llasa_lite.verifier_training import VerifierTraining, VoiceCrops
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,20 @@ def test_what_is_no_corpus_gives_its_sentence(corpus, tmp_path):
         read_corpus(tmp_path)
     (corpus / "manifest.jsonl").write_text('{"id": 1}')
     with pytest.raises(ValueError, match="manifest.jsonl, line 1, is not a clip"):
+        read_corpus(corpus)
+
+
+def test_speakers_that_are_numbers_are_names_and_seconds_are_numbers(corpus):
+    """At another speed a speaker is a name in any case, and voices are sorted."""
+    manifest = corpus / "manifest.jsonl"
+    rows = [json.loads(line) | {"speaker": 7, "seconds": "1.2"} for line in manifest.read_text().splitlines()]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    clips = read_corpus(corpus)
+    assert {(clip.speaker, clip.seconds) for clip in clips} == {("7", 1.2)}
+    crops = VoiceCrops(clips + [Repitched(clip, 1.25) for clip in clips], None, VerifierTraining())
+    assert [known[0].speaker for known in crops.clips] == ["7", "7_1.25"]
+    manifest.write_text(json.dumps(rows[0] | {"seconds": "long"}))
+    with pytest.raises(ValueError, match="line 1, is not a clip"):
         read_corpus(corpus)
 
 
