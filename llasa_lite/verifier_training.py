@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -174,7 +175,8 @@ def train_verifier(
     Args:
         clips: training clips of at least two voices.
         codec: a `Codec` some clips go through; None: none do.
-        watched: clips of voices that are not trained on; their equal error rate is logged with every checkpoint.
+        watched: clips of voices that are not trained on; their equal error rate is logged with every checkpoint, if
+            there are two voices and two clips of one.
         init: folder of a trained verifier of this shape to start from; None starts from scratch.
     """
     from safetensors import safe_open
@@ -204,6 +206,10 @@ def train_verifier(
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=settings.weight_decay)
     step, spent, losses = 0, begun * 60, []
+    each = Counter(clip.speaker for clip in watched)
+    if each and (len(each) < 2 or max(each.values()) < 2):  # no pair of one voice, or none of two
+        log.warning("No equal error rate: of the voices kept out, it needs two, and two clips of one.")
+        watched = ()
 
     def checkpoint(record):
         with whole(state) as partial:

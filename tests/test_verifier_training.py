@@ -66,6 +66,17 @@ def test_a_run_stopped_between_its_state_and_its_row_goes_on(tmp_path, monkeypat
     assert last["step"] == 1 and last["minutes"] >= round(spent, 2)
 
 
+@pytest.mark.parametrize("voices, each", [(1, 1), (1, 2), (2, 1)])
+def test_a_rate_that_no_pairs_tell_is_left_out(tmp_path, caplog, voices, each):
+    """And the run ends like any other."""
+    known, watched = clips(tmp_path, 2, 2), clips(tmp_path, voices, each, "test_speaker")
+    settings = VerifierTraining(minutes=1e-4, batch=2, crop_seconds=(0.8, 1.0), warmup_steps=1)
+    out = train_verifier(known, tmp_path / "out", settings, None, watched)
+    (row,) = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    assert set(row) == {"step", "minutes", "loss"} and "No equal error rate" in caplog.text
+    assert not (out / "state.safetensors").exists()
+
+
 def test_one_voice_is_refused(tmp_path):
     with pytest.raises(ValueError, match="two voices"):
         train_verifier(clips(tmp_path, voices=1), tmp_path / "out", VerifierTraining())
