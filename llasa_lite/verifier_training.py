@@ -198,14 +198,16 @@ def train_verifier(
     model.objective = type(model.objective)(model.config.xvector_output_dim, len(crops.clips), margin=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    state, begun = out / "state.safetensors", 0.0
+    state, begun, step = out / "state.safetensors", 0.0, 0
     if state.exists():
         model.load_state_dict(load_file(state))
         with safe_open(state, "pt") as file:
-            begun = float((file.metadata() or {}).get("minutes", 0.0))
+            told = file.metadata() or {}
+        begun, step = float(told.get("minutes", 0.0)), int(told.get("step", 0))
+        crops.random = np.random.default_rng(settings.seed + step)  # or the same crops would come once more
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=settings.weight_decay)
-    step, spent, losses = 0, begun * 60, []
+    spent, losses, first = begun * 60, [], step
     each = Counter(clip.speaker for clip in watched)
     if each and (len(each) < 2 or max(each.values()) < 2):  # no pair of one voice, or none of two
         log.warning("No equal error rate: of the voices kept out, it needs two, and two clips of one.")
@@ -214,7 +216,7 @@ def train_verifier(
     def checkpoint(record):
         with whole(state) as partial:
             weights = {k: v.contiguous() for k, v in model.state_dict().items()}
-            save_file(weights, partial, {"minutes": str(spent / 60)})
+            save_file(weights, partial, {"minutes": str(spent / 60), "step": str(step)})
         save_verifier(model, out)
         model.eval()
         row = {"step": step, "minutes": round(spent / 60, 2), "loss": round(float(np.mean(losses[-500:])), 4)}
@@ -232,8 +234,9 @@ def train_verifier(
         while spent < settings.minutes * 60:
             began = time.monotonic()
             done = spent / (settings.minutes * 60)
+            rate = cosine_rate(step - first, settings.warmup_steps, done, 0.02)  # a fresh optimizer warms up
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * cosine_rate(step, settings.warmup_steps, done, 0.02)
+                group["lr"] = settings.learning_rate * rate
             model.objective.margin = settings.margin * min(1.0, 5 * done)
             wavs, voices = crops.batch()
             with torch.autocast(device.type, torch.bfloat16):

@@ -15,6 +15,7 @@ from llasa_lite.data import Clip, disturbed
 from llasa_lite.verifier_training import (
     PHASES,
     VerifierTraining,
+    VoiceCrops,
     equal_error_rate,
     new_verifier,
     normalized,
@@ -52,6 +53,13 @@ def test_a_run_stopped_between_its_state_and_its_row_goes_on(tmp_path, monkeypat
     """At its first checkpoint: the state is there, and no row of the log."""
     known = clips(tmp_path, voices=2, each=2)
     settings = VerifierTraining(minutes=0.05, batch=2, crop_seconds=(0.8, 1.0), warmup_steps=1, save_every=1)
+    drawn, batch = [], VoiceCrops.batch
+
+    def noted(crops):
+        drawn.append(batch(crops))
+        return drawn[-1]
+
+    monkeypatch.setattr(VoiceCrops, "batch", noted)
 
     def stopped(*_):
         raise KeyboardInterrupt
@@ -63,7 +71,9 @@ def test_a_run_stopped_between_its_state_and_its_row_goes_on(tmp_path, monkeypat
         spent = float(file.metadata()["minutes"])
     out = train_verifier(known, tmp_path / "out", replace(settings, minutes=spent + 1e-4), None, known)
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == 1 and last["minutes"] >= round(spent, 2)
+    assert last["step"] == 2 and last["minutes"] >= round(spent, 2)
+    (_, before), (_, after) = ([wavs.numpy() for wavs, _ in some] for some in (drawn[:2], drawn[2:]))  # 0: for the bank
+    assert before.shape != after.shape or (before != after).any()  # no crop once more
 
 
 @pytest.mark.parametrize("voices, each", [(1, 1), (1, 2), (2, 1)])
