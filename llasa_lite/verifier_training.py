@@ -219,7 +219,9 @@ def train_verifier(
             save_file(weights, partial, {"minutes": str(spent / 60), "step": str(step)})
         save_verifier(model, out)
         model.eval()
-        row = {"step": step, "minutes": round(spent / 60, 2), "loss": round(float(np.mean(losses[-500:])), 4)}
+        row = {"step": step, "minutes": round(spent / 60, 2)}
+        if losses:  # none where a run goes on that was longer already than it is to be
+            row["loss"] = round(float(np.mean(losses[-500:])), 4)
         if watched:
             vectors = np.stack([embedding(model, clip.load()) for clip in watched])
             row["equal_error_rate"] = round(equal_error_rate(*trials(vectors, [c.speaker for c in watched])), 4)

@@ -1,6 +1,7 @@
 """Laws of the speaker verifier's training: two buzzes of different pitch are told apart after a few seconds of it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -69,6 +70,10 @@ def test_a_run_stopped_between_its_state_and_its_row_goes_on(tmp_path, monkeypat
         train_verifier(known, tmp_path / "out", settings, None, known)
     with safe_open(tmp_path / "out" / "state.safetensors", "pt") as file:
         spent = float(file.metadata()["minutes"])
+    shutil.copytree(tmp_path / "out", tmp_path / "shorter")
+    shorter = train_verifier(known, tmp_path / "shorter", replace(settings, minutes=spent / 2), None, known)
+    assert "NaN" not in (shorter / "log.jsonl").read_text()  # no step was taken, and it ends
+    del drawn[2:]
     out = train_verifier(known, tmp_path / "out", replace(settings, minutes=spent + 1e-4), None, known)
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 2 and last["minutes"] >= round(spent, 2)
