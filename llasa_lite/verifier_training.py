@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from .audio import SAMPLE_RATE
+from .codec import MAX_ENCODE_SECONDS
 from .data import Clip, Repitched, disturbed
 from .files import whole
 from .training import cosine_rate
@@ -137,7 +138,8 @@ class VoiceCrops:
         if False not in kept:
             kept[False] = (clip.load() * 32767).astype(np.int16)
         if through_codec and True not in kept:
-            plain = kept[False].astype(np.float32) / 32767
+            most = int(MAX_ENCODE_SECONDS * SAMPLE_RATE)  # at once; of a longer clip it is crops of the beginning
+            plain = kept[False][:most].astype(np.float32) / 32767
             kept[True] = (self.codec.decode(self.codec.encode(plain)).clip(-1, 1) * 32767).astype(np.int16)
         return kept[through_codec].astype(np.float32) / 32767
 

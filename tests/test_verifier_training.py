@@ -92,6 +92,15 @@ def test_a_rate_that_no_pairs_tell_is_left_out(tmp_path, caplog, voices, each):
     assert not (out / "state.safetensors").exists()
 
 
+def test_a_clip_longer_than_the_codec_takes_is_heard_through_it_too(tmp_path, codec, monkeypatch):
+    for module in ("codec", "verifier_training"):
+        monkeypatch.setattr(f"llasa_lite.{module}.MAX_ENCODE_SECONDS", 1.0)
+    settings = VerifierTraining(batch=2, crop_seconds=(0.8, 1.0), through_codec=1)
+    crops = VoiceCrops(clips(tmp_path, 2, 1), codec, settings)
+    assert crops.batch()[0].isfinite().all()
+    assert [len(kept[True]) for kept in crops.cache.values()] == [51 * 320] * 2  # of clips of 1.3 s
+
+
 def test_one_voice_is_refused(tmp_path):
     with pytest.raises(ValueError, match="two voices"):
         train_verifier(clips(tmp_path, voices=1), tmp_path / "out", VerifierTraining())
