@@ -226,6 +226,8 @@ def train_tokens(o) -> None:
         told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
         told["dropped"] = sum(part["dropped"] for part in made)
         return common.tell(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
+    Path(o.out).parent.mkdir(parents=True, exist_ok=True)
+    common.check_out(o.out)  # before ten minutes of aligning
     if files:  # encoded already: only aligned anew
         utterances = [u for file in files for u in read_tokens(file)]
         facts = token_facts(files[0]) if len(files) == 1 else {}

@@ -288,7 +288,7 @@ def test_wrong_options_end_with_2(here, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_token_corpus_is_aligned_anew(here, capsys):
+def test_a_token_corpus_is_aligned_anew(here, capsys, monkeypatch):
     """Codes and texts stay; folders and token files are not mixed."""
     random = np.random.default_rng(0)
     made = [Utterance("oh yes, it is.", "a", "train", random.integers(4096, size=40).astype(np.uint16))] * 3
@@ -300,15 +300,18 @@ def test_a_token_corpus_is_aligned_anew(here, capsys):
         "--data",
         "tokens.safetensors",
         "--out",
-        "aligned.safetensors",
+        "new/runs/aligned.safetensors",
         "--align-steps",
         "2",
     )
-    aligned = read_tokens(here / "aligned.safetensors")
+    aligned = read_tokens(here / "new" / "runs" / "aligned.safetensors")
     assert [u.text for u in aligned] == [u.text for u in made]
     assert all((u.codes == m.codes).all() and len(u.alignment) == 40 for u, m in zip(aligned, made))
     assert main(["train", "tokens", "--data", "tokens.safetensors", ".", "--out", "no.safetensors"]) == 2
     assert "not both" in capsys.readouterr().err
+    monkeypatch.setattr("llasa_lite.alignment.train_aligner", None)  # said before anything is learned
+    given = ("train", "tokens", "--data", "tokens.safetensors")
+    assert refused(capsys, *given, "--out", "new").startswith("Cannot write 'new': it is a folder")
 
 
 @pytest.mark.parametrize(
