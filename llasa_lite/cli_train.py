@@ -209,6 +209,8 @@ def train_tokens(o) -> None:
     from .tokens import character_tokenizer
 
     check_pitches(o), check_share(o, "disturbed")
+    if o.align_steps < 0:
+        raise ValueError(f"--align-steps is a number from 0, not {o.align_steps}.")
     codec = common.load_codec(o)
     files = [data for data in o.data if data.endswith(".safetensors")]
     if files and len(files) < len(o.data):

@@ -350,7 +350,7 @@ def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them
     assert {len(u.codes) for u in made[5:9]} == {60} and {len(u.codes) for u in made[9:]} == {75}
     assert all((u.codes != made[0].codes).mean() > 0.05 for u in made[9:])
     assert "holds other clips than these begin with" in refused(capsys, *given, "--out", "made.safetensors")
-    for wrong in (("--disturbed", "1.5"), ("--pitches", "3")):
+    for wrong in (("--disturbed", "1.5"), ("--pitches", "3"), ("--align-steps", "-1")):
         assert refused(capsys, *given, *wrong, "--out", "no.safetensors").startswith(wrong[0])
     given = ("train", "tokens", "--data", "made.safetensors", "--disturbed", "1", "--out", "no.safetensors")
     assert "give clips, not token corpora" in refused(capsys, *given)
