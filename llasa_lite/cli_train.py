@@ -101,7 +101,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--sentences", help="text file, one a line (default: the transcripts of --data)")
     sub.add_argument("--out", required=True, help="JSON lines; an unfinished file goes on")
     sub.add_argument("--draws", type=int, default=2000, help="sentences spoken (default: %(default)s)")
-    sub.add_argument("--n", type=int, default=8, help="takes of each (default: %(default)s)")
+    sub.add_argument("--n", type=int, default=8, help="takes of each, at least 2 (default: %(default)s)")
     sub.add_argument("--outcome", default="likelihood", help="verifier that ranks them (default: %(default)s)")
     told_gap = "how far best and worst must be apart, in its unit (default: %(default)s)"
     sub.add_argument("--gap", type=float, default=0.05, help=told_gap)
@@ -312,6 +312,8 @@ def pairs(o) -> None:
     from .preferences import collect_pairs
 
     check_above_zero(o, "draws", "n")
+    if o.n < 2:
+        raise ValueError("--n is at least 2: one take is both the best and the worst.")
     utterances = [u for file in o.data for u in read_tokens(file)]
     said = sentences(o) if o.sentences else [u.text for u in utterances if u.split == "train"]
     llasa = common.load(o)

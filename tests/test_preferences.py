@@ -177,6 +177,7 @@ def test_accumulated_pairs_have_the_loss_of_all_at_once(pairs, tmp_path):
         (["pairs", "--data", "TOKENS", "--sentences", "LONG", "--out", "p"], "no sentences of at most"),
         (["pairs", "--data", "TESTS", "--out", "p"], "no training clips of 1.5 to 6 s"),
         (["pairs", "--data", "TOKENS", "--outcome", "moon", "--out", "p"], "moon"),
+        (["pairs", "--data", "TOKENS", "--n", "1", "--draws", "1", "--out", "p"], "--n is at least 2"),
         (["preferences", "--pairs", "none.jsonl", "--out", "run"], "There are no pairs"),
         (["preferences", "--pairs", "LONG", "--out", "run"], "holds other rows"),
         (["preferences", "--pairs", "PAIRS", "--pairs-at-once", "3", "--out", "run"], "16 pairs a step"),
