@@ -69,8 +69,8 @@ def collect_pairs(
 
     Args:
         llasa: the `Llasa` that speaks; its own sampling draws, so that it learns from what its users would hear.
-        utterances: token corpus in the codes of its codec; clips of 1.5 to 6 s of the split `train` are voice prompts,
-            each voice drawn equally often.
+        utterances: token corpus in the codes of its codec; clips of 1.5 to 6 s of the split `train`, with words, are
+            voice prompts, each voice drawn equally often.
         sentences: what is said; those that it would cut into pieces are left out.
         draws: sentences said. A draw whose takes differ by less than `gap` of the verifier's unit, or of which none
             ended by itself, gives no pair.
@@ -83,10 +83,10 @@ def collect_pairs(
     shortest, longest = (seconds * FRAME_RATE for seconds in PROMPT_SECONDS)
     by_voice: dict[str, list[Utterance]] = {}
     for one in utterances:
-        if one.split == "train" and shortest <= len(one.codes) <= longest:
+        if one.split == "train" and shortest <= len(one.codes) <= longest and says_something(one.text):
             by_voice.setdefault(one.speaker, []).append(one)
     if not by_voice:
-        raise ValueError("There are no training clips of 1.5 to 6 s to take as voice prompts.")
+        raise ValueError("There are no training clips of 1.5 to 6 s, with words, to take as voice prompts.")
     texts = [pieces[0] for one in filter(says_something, sentences) if len(pieces := llasa._pieces(one)) == 1]
     if not texts:
         raise ValueError(f"There are no sentences of at most {llasa.checkpoint.chunk_chars} characters to say.")

@@ -69,6 +69,13 @@ def test_a_pair_has_the_prompt_that_was_spoken_to(nano, corpus, tmp_path):
         assert all(ids[: len(spoken_to)] == spoken_to for ids, _ in row["takes"])
 
 
+def test_a_clip_without_words_is_no_voice_prompt(nano, corpus, pairs, tmp_path):
+    """A search refuses it: the collection would end at its draw, and at every start after it."""
+    wordless = [replace(corpus[0], text=text, speaker=f"nobody {text}") for text in (" ", "...")]
+    collect_pairs(nano, [*wordless, *corpus], SENTENCES, tmp_path / "pairs.jsonl", draws=2, n=3, gap=0.0)
+    assert read_pairs(tmp_path / "pairs.jsonl") == read_pairs(pairs)[:2]
+
+
 def test_takes_that_are_alike_give_no_pair(nano, corpus, tmp_path):
     assert collect_pairs(nano, corpus, SENTENCES, tmp_path / "p.jsonl", draws=2, n=2, gap=100.0) == 0
 
@@ -175,7 +182,7 @@ def test_accumulated_pairs_have_the_loss_of_all_at_once(pairs, tmp_path):
         (["pairs", "--data", "none.safetensors", "--out", "p"], "There is no token corpus"),
         (["pairs", "--data", "TOKENS", "--sentences", "none.txt", "--out", "p"], "Cannot read sentences"),
         (["pairs", "--data", "TOKENS", "--sentences", "LONG", "--out", "p"], "no sentences of at most"),
-        (["pairs", "--data", "TESTS", "--out", "p"], "no training clips of 1.5 to 6 s"),
+        (["pairs", "--data", "TESTS", "--out", "p"], "no training clips of 1.5 to 6 s, with words,"),
         (["pairs", "--data", "TOKENS", "--outcome", "moon", "--out", "p"], "moon"),
         (["pairs", "--data", "TOKENS", "--n", "1", "--draws", "1", "--out", "p"], "--n is at least 2"),
         (["preferences", "--pairs", "none.jsonl", "--out", "run"], "There are no pairs"),
