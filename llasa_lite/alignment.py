@@ -7,6 +7,7 @@ speech follows its text; shown where each clip stands in its text (`training.Gui
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 
 from .codec import code_digits
 from .data import Utterance
-from .tokens import CHARACTERS
+from .tokens import CHARACTERS, within_codebook
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,9 @@ def best_path(scores: np.ndarray, spoken: list[int]) -> np.ndarray:
 
 
 def align_corpus(utterances: list[Utterance], levels: list[int], tokenizer, steps: int) -> list[Utterance]:
-    """Train a recogniser on the training split and give every utterance its alignment."""
+    """Train a recogniser on the training split and give every utterance its alignment. Raises ValueError on a code that
+    the codec of these levels has not."""
+    for utterance in utterances:
+        within_codebook(utterance.codes, math.prod(levels), " They are of another codec: name it with --codec.")
     model = train_aligner([u for u in utterances if u.split == "train"], levels, tokenizer, steps)
     return [replace(u, alignment=align(model, u, tokenizer)) for u in utterances]

@@ -231,8 +231,13 @@ def train_tokens(o) -> None:
     Path(o.out).parent.mkdir(parents=True, exist_ok=True)
     common.check_out(o.out)  # before ten minutes of aligning
     if files:  # encoded already: only aligned anew
+        if o.align_steps:
+            check_codecs(o, codec)
         utterances = [u for file in files for u in read_tokens(file)]
-        facts = token_facts(files[0]) if len(files) == 1 else {}
+        facts, *others = map(token_facts, files)
+        if others:  # places left out are those of one list of clips; whose the codes are stays known
+            whose = [(one.get("codec"), one.get("fingerprint")) for one in (facts, *others)]
+            facts = dict(zip(("codec", "fingerprint"), whose[0])) if len(set(whose)) == 1 else {}
     else:
         clips = clips_of(o)
         with common.counting("encoding", o, total=len(clips)) as bar:

@@ -16,7 +16,7 @@ from conftest import buzz
 from llasa_lite import Voice, audio, cli_common
 from llasa_lite.checkpoints import CHECKPOINTS
 from llasa_lite.cli import main, parser
-from llasa_lite.data import Utterance, read_tokens, write_tokens
+from llasa_lite.data import Utterance, read_tokens, token_facts, write_tokens
 
 
 @pytest.fixture
@@ -309,6 +309,14 @@ def test_a_token_corpus_is_aligned_anew(here, capsys, monkeypatch):
     assert all((u.codes == m.codes).all() and len(u.alignment) == 40 for u, m in zip(aligned, made))
     assert main(["train", "tokens", "--data", "tokens.safetensors", ".", "--out", "no.safetensors"]) == 2
     assert "not both" in capsys.readouterr().err
+    facts = {"codec": "owner/codec", "fingerprint": None}
+    for k in range(2):
+        write_tokens(made, here / f"{k}.safetensors", facts | {"dropped": [k]})
+    given = ("train", "tokens", "--align-steps", "0", "--out", "joined.safetensors", "--data", "0.safetensors")
+    row(capsys, *given, "1.safetensors")
+    assert token_facts(here / "joined.safetensors") == facts  # or they would be taken for any codec's
+    row(capsys, *given, "tokens.safetensors")
+    assert token_facts(here / "joined.safetensors") == {}
     monkeypatch.setattr("llasa_lite.alignment.train_aligner", None)  # said before anything is learned
     given = ("train", "tokens", "--data", "tokens.safetensors")
     assert refused(capsys, *given, "--out", "new").startswith("Cannot write 'new': it is a folder")

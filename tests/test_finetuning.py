@@ -146,7 +146,7 @@ def test_codes_of_another_codec_are_not_learned(base, tmp_path, capsys, caplog):
     write_tokens(utterances(4), file, small)
     assert len(read_utterances(file, protocol, codec="nano")) == 4 and "whose weights were others" in caplog.text
     write_tokens(utterances(4), file, large)
-    for verb in (["finetune", "--base", base], ["rows"], ["lm"], ["pairs"], ["ladder"]):
+    for verb in (["tokens"], ["finetune", "--base", base], ["rows"], ["lm"], ["pairs"], ["ladder"]):
         assert main(["train", *verb, "--data", str(file), "--out", str(tmp_path / "out")]) == 2
         assert "holds codes of the codec" in capsys.readouterr().err and not (tmp_path / "out" / "checkpoints").exists()
 

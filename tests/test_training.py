@@ -581,6 +581,9 @@ def test_what_cannot_be_aligned_at_all_is_a_sentence(protocol):
     chinese = Utterance("你好", "s", "train", np.arange(40, dtype=np.uint16))
     with pytest.raises(ValueError, match="None of 1 training clips can be aligned"):
         align_corpus([chinese], [4] * 6, protocol.tokenizer, steps=2)
+    large = Utterance("oh yes.", "s", "train", np.arange(4090, 4130, dtype=np.uint16))
+    with pytest.raises(ValueError, match="go from 4090 to 4129. They are of another codec"):
+        align_corpus([large], [4] * 6, protocol.tokenizer, steps=2)
 
 
 def test_an_aligner_learns_a_code_that_is_a_letter(protocol):
