@@ -49,9 +49,10 @@ class Aligner(nn.Module):
 
 
 def letters(text: str, tokenizer) -> tuple[list[int], list[int]]:
-    """What of a text is spoken: indices into ALPHABET, and the index of each among the text's ids."""
+    """What of a text is spoken: indices into ALPHABET, and the index of each among the text's ids, without the space
+    around it, as rows have them."""
     known, spoken, where = {c: i for i, c in enumerate(ALPHABET)}, [], []
-    for position, index in enumerate(tokenizer.encode(text, add_special_tokens=False)):
+    for position, index in enumerate(tokenizer.encode(text.strip(), add_special_tokens=False)):
         letter = known.get(CHARACTERS[index]) if index < len(CHARACTERS) else None
         if letter is not None:
             spoken.append(letter)

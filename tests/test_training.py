@@ -528,6 +528,7 @@ def test_letters_are_those_that_are_spoken(protocol):
     spoken, where = letters("Oh, it's 5!", protocol.tokenizer)
     assert "".join(ALPHABET[i] for i in spoken) == "oh it's "
     assert ["Oh, it's 5!"[i].lower() for i in where] == list("oh it's ")
+    assert letters(" Oh, it's 5! ", protocol.tokenizer) == (spoken, where)  # as rows have it: `make_row` strips
 
 
 @pytest.mark.parametrize("spoken", [[3], [3, 5], [4, 4], [2, 2, 7]])
