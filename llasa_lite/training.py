@@ -135,7 +135,8 @@ class SpeechLM(nn.Module):
         from transformers import LlamaForCausalLM
 
         trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        if trained.config.vocab_size != self.config.vocab_size or trained.config.hidden_size != self.config.hidden_size:
+        shape = "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_key_value_heads"
+        if any(getattr(trained.config, name) != getattr(self.config, name) for name in shape):
             raise ValueError(f"The checkpoint in '{folder}' has another shape than the one to be trained.")
         self.llama.load_state_dict(trained.model.state_dict())
         nn.init.zeros_(self.digits)

@@ -686,9 +686,10 @@ def test_training_goes_on_from_shipped_weights(run, protocol):
     row = torch.tensor([make_row(protocol, utterances()[:1]).input_ids])
     with torch.no_grad():
         torch.testing.assert_close(model.plain()(row).logits, saved(row).logits)
-    other = SpeechLM(nano_config(protocol, 64, 4), protocol.code_offset, [4] * 6)
-    with pytest.raises(ValueError, match="has another shape"):
-        other.start_from(out)
+    for width, layers in ((64, 4), (128, 3), (128, 5)):
+        other = SpeechLM(nano_config(protocol, width, layers), protocol.code_offset, [4] * 6)
+        with pytest.raises(ValueError, match="has another shape"):
+            other.start_from(out)
 
 
 def test_embeddings_are_carried_over_to_the_codes_of_another_codec(protocol):
