@@ -386,6 +386,11 @@ def id_counts(utterances: Sequence[Utterance], protocol) -> np.ndarray:
     return np.array([count(said) for said in utterances], int)
 
 
+def with_rows(utterances: Sequence[Utterance], protocol) -> list[Utterance]:
+    """Those of which a row can be made (`id_counts`)."""
+    return [said for said, ids in zip(utterances, id_counts(utterances, protocol)) if ids]
+
+
 def ids_that_fit(protocol, max_ids: int) -> int:
     """Ids of text and codes of the longest clip that has room in a row, whichever way the row goes."""
     whole = protocol.tts_example("a", [0]), protocol.asr_example("a", [0])

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import Mixture, Utterance
+from .data import Mixture, Utterance, with_rows
 from .records import Records, which
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ def run_ladder(
     """Make the cells that are missing, and `ladder.csv` and `ladder_log.csv` of all that are there.
 
     Args:
-        utterances: token corpus; shares are taken of `train`, `test` is held out from all cells.
+        utterances: token corpus; shares are taken of `train`, `test` is held out from all cells. Those of which no row
+            can be made, as without text, are left out.
         levels: FSQ levels of the codec the codes came from.
         cells: names as of `cell_names`; None: the whole grid.
         judge: wave -> what it heard (`evaluation.Judge`); None: no word error rate.
@@ -102,9 +103,12 @@ def run_ladder(
     """
     from filelock import FileLock, Timeout
 
+    from .tokens import Protocol, character_tokenizer
+
     out, grid = Path(out), cell_names() if cells is None else list(dict.fromkeys(map(_cell_name, cells)))
-    train = [u for u in utterances if u.split == "train"]
-    held_out = sorted((u for u in utterances if u.split == "test"), key=_order)[: ladder.clips]
+    protocol = Protocol(character_tokenizer(math.prod(levels)))
+    train, held_out = (with_rows([u for u in utterances if u.split == split], protocol) for split in ("train", "test"))
+    held_out = sorted(held_out, key=_order)[: ladder.clips]
     if not train or not held_out:
         raise ValueError("A ladder needs clips to learn (split 'train') and clips held out (split 'test').")
     out.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from torch import nn
 
 from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts
 from .codec import code_digits
-from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows
+from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows, with_rows
 from .finetuning import begin, go_on, last_checkpoint, training_arguments
 from .tokens import IGNORE, Protocol, character_tokenizer
 
@@ -267,7 +267,7 @@ def train_lm(
     begin(out, init, same | {"init": init and Path(init).name, "seed": settings.seed})
     _, begun = last_checkpoint(checkpoints)
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
-    watched = [u for u in utterances if u.split == "test"][:32]
+    watched = with_rows([u for u in utterances if u.split == "test"], protocol)[:32]
 
     class Rows(torch.utils.data.IterableDataset):
         def __iter__(self):

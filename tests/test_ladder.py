@@ -100,6 +100,15 @@ def test_the_table_says_what_each_cell_cost_and_reached(whole):
     assert curve[-1]["tokens"] == rows[1]["tokens"] and np.all(np.diff([row["seconds"] for row in curve]) > 0)
 
 
+def test_clips_without_text_are_in_no_cell(tmp_path):
+    """One among those whose losses are taken would end a cell after all its training."""
+    blank = [replace(u, text=" ", speaker=f"nobody {k}") for k, u in enumerate(CORPUS)]
+    rows = []
+    for k, clips in enumerate(([*blank, *CORPUS], CORPUS)):
+        rows += run_ladder(clips, [4] * 6, tmp_path / str(k), replace(TINY, steps=1), ["1M-1"])
+    assert all(rows[0][name] == rows[1][name] for name in ("hours", "held_out", "train_loss"))
+
+
 def test_a_finished_cell_is_not_made_again(whole, monkeypatch):
     out, rows = whole
     assert not (out / "1M-0.5" / "checkpoints").exists()

@@ -43,7 +43,7 @@ from llasa_lite.data import (
     write_tokens,
 )
 from llasa_lite.tokens import IGNORE, Protocol, character_tokenizer
-from llasa_lite.training import Guide, SpeechLM, Training, nano_config, rate_at, save_lm, train_lm
+from llasa_lite.training import Guide, SpeechLM, Training, nano_config, rate_at, read_log, save_lm, train_lm
 from llasa_lite.verifier_training import VerifierTraining, VoiceCrops
 
 
@@ -668,6 +668,17 @@ def test_a_run_logs_held_out_losses_with_right_and_wrong_text(run):
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     (watched,) = [row for row in rows if "held_out" in row]
     assert watched["step"] == 2 and 5 < watched["held_out"] < 12 and 5 < watched["held_out_wrong_text"] < 12
+
+
+def test_a_held_out_clip_without_text_or_codes_is_not_watched(tmp_path):
+    """Or the run would end where it is first watched, and there again when it goes on."""
+    pytest.importorskip("accelerate", reason="pip install accelerate")
+    first, *others = [u for u in utterances() if u.split == "test"]
+    bad = [replace(first, text=" "), replace(first, codes=first.codes[:0], alignment=None)]
+    known = [u for u in utterances() if u.split != "test"] + bad
+    for k, clips in enumerate((known, known + others)):
+        train_lm(clips, [4] * 6, tmp_path / str(k), Training(steps=2, **SMALL), 128, 2)
+        assert sum("held_out" in row for row in read_log(tmp_path / str(k))) == k
 
 
 def test_files_of_a_trained_checkpoint_stay_below_10_megabytes(run):
