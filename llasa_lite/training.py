@@ -205,7 +205,7 @@ def reading_gap(model: SpeechLM, protocol: Protocol, utterances: list[Utterance]
     """Loss (nats an id) on held-out clips with their own text and with another clip's: a model that reads has a gap."""
     device = model.digits.device
     losses = []
-    for shift in (0, 7):
+    for shift in (0, min(7, len(utterances) - 1)):  # of few clips another one too
         total = []
         for clip, other in zip(utterances, utterances[shift:] + utterances[:shift]):
             row = make_row(protocol, [Utterance(other.text, clip.speaker, clip.split, clip.codes)])

@@ -43,7 +43,17 @@ from llasa_lite.data import (
     write_tokens,
 )
 from llasa_lite.tokens import IGNORE, Protocol, character_tokenizer
-from llasa_lite.training import Guide, SpeechLM, Training, nano_config, rate_at, read_log, save_lm, train_lm
+from llasa_lite.training import (
+    Guide,
+    SpeechLM,
+    Training,
+    nano_config,
+    rate_at,
+    read_log,
+    reading_gap,
+    save_lm,
+    train_lm,
+)
 from llasa_lite.verifier_training import VerifierTraining, VoiceCrops
 
 
@@ -668,6 +678,16 @@ def test_a_run_logs_held_out_losses_with_right_and_wrong_text(run):
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     (watched,) = [row for row in rows if "held_out" in row]
     assert watched["step"] == 2 and 5 < watched["held_out"] < 12 and 5 < watched["held_out_wrong_text"] < 12
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 8])
+def test_the_wrong_text_is_another_clips(protocol, monkeypatch, count):
+    model, told = SpeechLM(nano_config(protocol, 128, 1), protocol.code_offset, [4] * 6), []
+    clips = [replace(u, text=f"number {k}.") for k, u in enumerate(utterances(count))]
+    monkeypatch.setattr("llasa_lite.training.make_row", lambda p, some: told.append(some[0].text) or make_row(p, some))
+    right, wrong = reading_gap(model.eval(), protocol, clips)
+    assert right != wrong and told[:count] == [clip.text for clip in clips]
+    assert sorted(told[count:]) == sorted(told[:count]) and all(a != b for a, b in zip(told, told[count:]))
 
 
 def test_a_held_out_clip_without_text_or_codes_is_not_watched(tmp_path):
