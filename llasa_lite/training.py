@@ -354,7 +354,7 @@ def train_lm(
 
 def read_log(folder: str | Path) -> list[dict]:
     """Rows of a run's log by step, its own or a finetune's; of what a stopped run made twice, the later. Empty before
-    the first row.
+    the first row; a torn one is passed over.
 
     Each has `step`; of a run from scratch also `seconds` of training up to it and `num_input_tokens_seen`. Some have
     `speech` (loss of the last steps, nats an id) and `guide`, others `held_out` and `held_out_wrong_text`; those of a
@@ -362,7 +362,10 @@ def read_log(folder: str | Path) -> list[dict]:
     """
     path, rows = Path(folder) / "log.jsonl", {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:  # torn by a full disk: it is of a step that is made again
+            continue
         rows[(row["step"], *row)] = row
     return sorted(rows.values(), key=lambda row: row["step"])
 

@@ -651,16 +651,19 @@ def test_a_stopped_run_goes_on(run):
     assert (out / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns == written
 
 
-def test_a_checkpoint_that_a_kill_tore_is_passed_over(run, tmp_path):
+def test_a_checkpoint_that_a_kill_tore_and_a_row_that_a_full_disk_tore_are_passed_over(run, tmp_path):
     from safetensors.numpy import load_file
 
     out, _ = run
     shutil.copytree(out, tmp_path / "lm")
     torn, seen = tmp_path / "lm" / "checkpoints" / "checkpoint-3", []
     (torn / "trainer_state.json").unlink(), (torn / "optimizer.pt").unlink()
+    with open(tmp_path / "lm" / "log.jsonl", "a") as record:
+        record.write('{"loss": 8.1, "spee')
     settings = Training(steps=3, **SMALL)
     train_lm(utterances(), [4] * 6, tmp_path / "lm", settings, 128, 4, progress=lambda done, total: seen.append(done))
     assert seen == [3] and (torn / "trainer_state.json").is_file()
+    assert [row["step"] for row in read_log(tmp_path / "lm")] == [row["step"] for row in read_log(out)]
     (one,), (other,) = (list(folder.glob("model*.safetensors")) for folder in (out, tmp_path / "lm"))
     assert {k: v.tolist() for k, v in load_file(one).items()} == {k: v.tolist() for k, v in load_file(other).items()}
 
