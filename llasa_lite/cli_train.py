@@ -182,6 +182,8 @@ def clips_of(o) -> list:
     from .sources import read_clips
 
     clips = [clip for source in o.data for clip in read_clips(source)]
+    if not clips:
+        raise ValueError(f"There are no clips in '{', '.join(o.data)}'.")
     learned = [clip for clip in clips if clip.split == "train"]
     some = random.Random(0).sample(learned, round(o.disturbed * len(learned)))  # the same ones when it goes on
     return clips + repitched(clips, o) + [Heard(clip) for clip in some]

@@ -360,6 +360,8 @@ def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them
     assert "holds other clips than these begin with" in refused(capsys, *given, "--out", "made.safetensors")
     for wrong in (("--disturbed", "1.5"), ("--pitches", "3"), ("--align-steps", "-1")):
         assert refused(capsys, *given, *wrong, "--out", "no.safetensors").startswith(wrong[0])
+    (here / "manifest.jsonl").write_text("\n")
+    assert "There are no clips in '.'." in refused(capsys, *given, "--out", "no.safetensors")
     given = ("train", "tokens", "--data", "made.safetensors", "--disturbed", "1", "--out", "no.safetensors")
     assert "give clips, not token corpora" in refused(capsys, *given)
 
