@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from .audio import HOP_LENGTH, SAMPLE_RATE
-from .checkpoints import PLAIN_GIT
+from .checkpoints import PLAIN_GIT, reaching
 from .codec import Codec, semantic_features
 from .data import Clip, Repitched, disturbed
 from .files import whole
@@ -120,7 +120,8 @@ def warm_start(path: str | Path):
 
     model = new_codec()
     own = model.state_dict()
-    found = Xcodec2Model.from_pretrained(path, dtype=torch.float32).state_dict()
+    with reaching(str(path)):
+        found = Xcodec2Model.from_pretrained(path, dtype=torch.float32).state_dict()
     taken = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(taken, strict=False)
     log.info("warm start: %d of %d tensors taken from %s", len(taken), len(own), path)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts
+from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts, reaching
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows, with_rows
 from .finetuning import begin, go_on, last_checkpoint, training_arguments
@@ -134,7 +134,8 @@ class SpeechLM(nn.Module):
         """Take the weights of a trained checkpoint of the same shape; its digits are in its embeddings already."""
         from transformers import LlamaForCausalLM
 
-        trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with reaching(str(folder)):
+            trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
         shape = "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_key_value_heads"
         if any(getattr(trained.config, name) != getattr(self.config, name) for name in shape):
             raise ValueError(f"The checkpoint in '{folder}' has another shape than the one to be trained.")

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from .audio import SAMPLE_RATE
+from .checkpoints import reaching
 from .codec import MAX_ENCODE_SECONDS
 from .data import Clip, Repitched, disturbed
 from .files import whole
@@ -192,7 +193,8 @@ def train_verifier(
     if len(crops.clips) < 2:
         raise ValueError("A speaker verifier needs clips of at least two voices.")
     if init:
-        model = WavLMForXVector.from_pretrained(init, dtype=torch.float32)
+        with reaching(str(init)):
+            model = WavLMForXVector.from_pretrained(init, dtype=torch.float32)
     else:
         model = new_verifier(speech=crops.batch()[0])
     # the bank stays: its gradient would take a third of a step

@@ -345,6 +345,16 @@ def test_nothing_is_trained_for_nothing(tmp_path, capsys, verb, option):
     assert f"{option} is a number above 0, not 0." in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_start_that_is_not_there_is_named(here, capsys):
+    clips = [{"id": k, "text": "oh.", "speaker": f"s{k}", "seconds": 2.0, "audio": "clip.wav"} for k in range(2)]
+    (here / "manifest.jsonl").write_text("\n".join(map(json.dumps, clips)))
+    codes = np.random.default_rng(0).integers(4096, size=40).astype(np.uint16)
+    write_tokens([Utterance("oh yes.", "a", "train", codes)], here / "tokens.safetensors")
+    for verb, data in (("codec", "."), ("verifier", "."), ("lm", "tokens.safetensors")):
+        told = refused(capsys, "train", verb, "--data", data, "--out", "run", "--init", "no/such")
+        assert told.startswith("Cannot load 'no/such': "), verb
+
+
 def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them(here, codec, capsys):
     clips = [{"id": k, "text": f"oh {k}.", "speaker": "s", "seconds": 1.5, "audio": "clip.wav"} for k in range(4)]
     clips.append(clips[0] | {"id": 4, "split": "test"})
