@@ -78,6 +78,12 @@ def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8, max
     )
 
 
+def guide_layers(layers: int) -> tuple[int, int]:
+    """The two that are guided, of so many: nano's third and fourth; of fewer than four the last."""
+    last = min(Training.guide_layers[-1], layers - 1)
+    return last - 1, last
+
+
 class Guide:
     """Carries the places of a batch (`data.Row`) into the attention of one forward pass, and their losses out."""
 

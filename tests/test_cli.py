@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from conftest import buzz
 
-from llasa_lite import Voice, audio, cli_common
+from llasa_lite import Voice, audio, cli_common, training
 from llasa_lite.checkpoints import CHECKPOINTS
 from llasa_lite.cli import main, parser
 from llasa_lite.data import Utterance, read_tokens, token_facts, write_tokens
@@ -343,6 +343,25 @@ def test_nothing_is_trained_for_nothing(tmp_path, capsys, verb, option):
     source = "--pairs" if verb == "preferences" else "--data"
     assert main(["train", verb, source, "x", "--out", str(tmp_path / "out"), option, "0"]) == 2
     assert f"{option} is a number above 0, not 0." in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layers, guided", [(1, {0}), (2, {0, 1}), (3, {1, 2}), (8, {2, 3})])
+def test_a_model_of_few_layers_is_guided_too(here, monkeypatch, layers, guided):
+    """Its last ones: without guidance a model of this size does not read for a long time."""
+    pytest.importorskip("accelerate", reason="pip install accelerate")
+    codes = np.random.default_rng(0).integers(4096, size=40).astype(np.uint16)
+    places = np.linspace(0, 6, 40).astype(np.float16)
+    write_tokens([Utterance("oh yes.", "a", "train", codes, places)], here / "tokens.safetensors")
+    seen, attention = set(), training._guided_attention
+
+    def noted(module, *told, guide=None, **more):
+        seen.update({module.layer_idx} & set(guide.layers))
+        return attention(module, *told, guide=guide, **more)
+
+    monkeypatch.setattr(training, "_guided_attention", noted)
+    given = ("--steps", "1", "--hidden-size", "128", "--layers", str(layers))
+    assert main(["train", "lm", "--data", "tokens.safetensors", "--out", "run", *given]) == 0
+    assert seen == guided
 
 
 def test_a_start_that_is_not_there_is_named(here, capsys):
