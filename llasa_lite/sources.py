@@ -116,7 +116,8 @@ def read_hub_clips(name: str, split: str = "train", text: str = "text", speaker:
     if missing:
         raise ValueError(f"'{name}' has no column {sorted(missing)}; it has {', '.join(rows.column_names)}.")
     for index, row in enumerate(rows.cast_column("audio", Audio(decode=False))):  # our own reader: no torchcodec
-        yield HubClip(index, row[text], str(row[speaker]) if speaker else name, 0.0, split, None, row["audio"])
+        words = "" if row[text] is None else str(row[text])  # without text it is left out and counted later
+        yield HubClip(index, words, str(row[speaker]) if speaker else name, 0.0, split, None, row["audio"])
 
 
 @dataclass(frozen=True)

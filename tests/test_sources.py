@@ -189,8 +189,9 @@ def test_hub_datasets_are_corpora(tmp_path):
     audio.save(buzz(1), tmp_path / "a.wav")
     (tmp_path / "hub").mkdir()
     row = {"audio": str(tmp_path / "a.wav"), "sentence": "oh yes.", "who": 3}
-    (tmp_path / "hub" / "train.jsonl").write_text(json.dumps(row))
-    (clip,) = read_hub_clips(str(tmp_path / "hub"), text="sentence", speaker="who")
+    (tmp_path / "hub" / "train.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"sentence": None}))
+    clip, untold = read_hub_clips(str(tmp_path / "hub"), text="sentence", speaker="who")
+    assert untold.text == ""  # which everything that reads tokens leaves out
     assert (clip.text, clip.speaker, clip.split) == ("oh yes.", "3", "train") and len(clip.load()) == 16_000
     with pytest.raises(ValueError, match="has no column"):
         next(read_hub_clips(str(tmp_path / "hub")))
