@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import Clip, Utterance, check_codec, read_corpus, read_tokens
+from .data import Clip, Utterance, check_codec, id_counts, read_corpus, read_tokens
 from .files import lines_of
 from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERSTANDING_START, Protocol
 
@@ -256,8 +256,8 @@ class Memmap(Sequence):
 def write_memmap(
     utterances: Iterable[Utterance], folder: str | Path, split: str, protocol: Protocol, width: int = MEMMAP_IDS
 ) -> tuple[int, int]:
-    """Write the authors' rows; returns how many were written and how many were dropped: longer than a row, or without
-    text or codes."""
+    """Write the authors' rows; returns how many were written and how many were dropped: longer than a row, without text
+    or codes, or with a token of the protocol in the text, at which it would be read as ended."""
     folder, written, dropped = Path(folder), 0, 0
     folder.mkdir(parents=True, exist_ok=True)
     start, end, speech = protocol.tokenizer.convert_tokens_to_ids(
@@ -268,7 +268,7 @@ def write_memmap(
         for said in utterances:
             row = [start, *protocol.text_to_ids(said.text.strip()), end, speech]
             row += [*protocol.codes_to_ids(said.codes), protocol.speech_end]
-            if len(row) > width or not said.text.strip() or not len(said.codes):
+            if len(row) > width or not id_counts([said], protocol)[0]:
                 dropped += 1
                 continue
             file.write(np.array(row + [protocol.pad] * (width - len(row)), np.int32).tobytes())

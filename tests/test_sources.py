@@ -11,7 +11,7 @@ from llasa_lite import audio
 from llasa_lite.cli import main
 from llasa_lite.data import Utterance, write_tokens
 from llasa_lite.sources import Memmap, read_clips, read_hub_clips, read_recordings, read_utterances, write_memmap
-from llasa_lite.tokens import Protocol, character_tokenizer
+from llasa_lite.tokens import TEXT_UNDERSTANDING_END, Protocol, character_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,13 @@ def test_an_empty_split_has_no_rows_and_a_row_without_text_is_dropped(protocol, 
     rows.flush()
     back = Memmap(tmp_path, "train", protocol)
     assert (len(back), back.dropped) == (0, 1)
+
+
+def test_a_text_with_a_token_of_the_protocol_makes_no_row(protocol, tmp_path):
+    """It would come back cut off there, with all of its codes."""
+    made = [said(f"oh {TEXT_UNDERSTANDING_END} yes.", 9), said("oh yes.", 9)]
+    assert write_memmap(made, tmp_path, "train", protocol, width=64) == (1, 1)
+    assert [back.text for back in Memmap(tmp_path, "train", protocol)] == ["oh yes."]
 
 
 def test_a_row_without_codes_is_dropped(protocol, tmp_path):
