@@ -47,7 +47,6 @@ REPETITION_SECONDS = 1.0
 # Nats a letter of a clip's transcript: less likely, and what is heard there is another text. nano's voices have -0.4 to
 # 0, other synthetic ones -1.3 to -0.1, 25 of 29 people less than -0.8.
 UNHEARD = -0.8
-ENDS = 12  # of a transcript, the nearest by even pace, that are tried on the end of its clip
 ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
 STOP_STEPS = 100  # ids between two looks at `stop`
 
@@ -453,9 +452,9 @@ class Llasa:
     def prepare(self, voice: str | Voice) -> Voice:
         """A voice with codes for this codec and a transcript: what `tts` needs, done once.
 
-        A checkpoint that can transcribe listens to a clip that is new to it. Of one longer than it hears at once (nano:
-        6 s) it takes the end; and where it does not hear the transcript in the codes, it is prompted by what it does
-        hear (`voice.heard`). Of 29 people's clips of 3 to 5 s, nano hears the transcript in four.
+        A checkpoint that can transcribe listens to a clip that is new to it. It is prompted by the beginning of one
+        longer than it hears at once (nano: 6 s), and by what it hears, if that is not the transcript (`voice.heard`).
+        Of 29 people's clips of 3 to 5 s, nano hears the transcript in four.
 
         Raises:
             ValueError: unknown name, a transcript that the model cannot read, or none and a checkpoint that cannot
@@ -475,7 +474,7 @@ class Llasa:
                 )
         listens = self.checkpoint.can_transcribe and hasattr(self.engine, "weigh")
         if listens and voice.wav is not None and self.codec.name not in voice.codes:
-            voice = self._as_heard(self._end_of(voice))
+            voice = self._listened_to(voice)
         voice = voice.encoded(self.codec)
         if voice.text is not None:
             return voice
@@ -496,36 +495,28 @@ class Llasa:
         """What it listens to at once."""
         return recognition.PART * self.checkpoint.chunk_seconds
 
-    def _end_of(self, voice: Voice) -> Voice:
-        """The last part of a clip that is longer than what the model listens to at once, and what is said in it."""
-        *before, end = audio.cut_at_pauses(voice.wav, self._seconds_heard)
-        if not before:
+    def _listened_to(self, voice: Voice) -> Voice:
+        """A voice of a clip that is new: prompted by its beginning, if it is longer than what the model listens to at
+        once, and by what the model hears there, if that is not the transcript."""
+        first, *more = audio.cut_at_pauses(voice.wav, self._seconds_heard)
+        if not more:
+            voice = voice.encoded(self.codec)
+            if voice.text is None or self._likelihood(voice) > UNHEARD * len(self._spoken(voice.text)):
+                return voice
+        heard = self.transcribe(first).text
+        if not text.says_something(heard):
             return voice
-        share = len(end) / len(voice.wav)
-        voice = voice.replace(wav=end).encoded(self.codec)
-        if voice.text is None:
-            return voice
-        words = voice.text.split()
-        ends = [" ".join(words[k:]) for k in range(len(words))]
-        ends = sorted(filter(text.says_something, ends), key=lambda e: abs(len(e) - share * len(voice.text)))[:ENDS]
-        logs = self._likelihoods(voice, ends)
-        return voice.replace(text=ends[logs.index(max(logs))])
-
-    def _as_heard(self, voice: Voice) -> Voice:
-        """A voice that is prompted by what the model hears in the clip, where it does not hear the transcript there."""
-        voice = voice.encoded(self.codec)
-        if voice.text is None or self._likelihoods(voice, [voice.text])[0] > UNHEARD * len(self._spoken(voice.text)):
-            return voice
-        heard = self.transcribe(voice).text
-        if text.closed(voice.text) != voice.text:  # a clip that stops inside a sentence still does
+        if more:
+            codes = self.codec.encode(audio.trim(first))[:-1].tolist()
+            voice = voice.replace(codes=voice.codes | {self.codec.name: codes})
+        elif text.closed(voice.text) != voice.text:  # a clip that stops inside a sentence still does
             heard = heard.rstrip(" .,?!")
-        return voice.replace(heard=voice.heard | {self.checkpoint.name: heard}) if text.says_something(heard) else voice
+        return voice.replace(heard=voice.heard | {self.checkpoint.name: heard})
 
-    def _likelihoods(self, voice: Voice, texts: list[str]) -> list[float]:
-        """Nats, of each text being what is said in the clip."""
-        codes = [np.asarray(self._codes_of(voice))] * len(texts)
-        logs = recognition.weigh_texts(self.engine, self.protocol, [self._spoken(one) for one in texts], codes)
-        return [float(one.sum()) for one in logs]
+    def _likelihood(self, voice: Voice) -> float:
+        """Nats, of the transcript being what is said in the clip."""
+        words, codes = self._spoken(voice.text), np.asarray(self._codes_of(voice))
+        return float(recognition.weigh_texts(self.engine, self.protocol, [words], [codes])[0].sum())
 
     def _prompt_text(self, voice: Voice) -> str:
         """The clip's words in the prompt."""
