@@ -511,7 +511,7 @@ class Llasa:
             voice = voice.replace(codes=voice.codes | {self.codec.name: codes})
         elif text.closed(voice.text) != voice.text:  # a clip that stops inside a sentence still does
             heard = heard.rstrip(" .,?!")
-        return voice.replace(heard=voice.heard | {self.checkpoint.name: heard})
+        return voice.replace(heard=voice.heard | {self.codec.name: heard})
 
     def _likelihood(self, voice: Voice) -> float:
         """Nats, of the transcript being what is said in the clip."""
@@ -519,8 +519,8 @@ class Llasa:
         return float(recognition.weigh_texts(self.engine, self.protocol, [words], [codes])[0].sum())
 
     def _prompt_text(self, voice: Voice) -> str:
-        """The clip's words in the prompt."""
-        return voice.heard.get(self.checkpoint.name, voice.text)
+        """What is said in the codes of the prompt."""
+        return voice.heard.get(self.codec.name, voice.text)
 
     def _pieces(self, text_: str) -> list[str]:
         if not isinstance(text_, str) or not text_.strip():

@@ -47,7 +47,7 @@ class Voice:
     codes: dict[str, list[int]] = field(default_factory=dict, repr=False)  # codec name -> codes
     description: str = ""
     timbre: dict[str, Timbre] = field(default_factory=dict, repr=False)  # codec name -> what its codes lose
-    # checkpoint -> what it hears in the clip, where it does not hear the transcript there: the words of its prompt
+    # codec name -> what a model hears in those codes, where that is not the transcript: the words of its prompt
     heard: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod

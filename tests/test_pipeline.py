@@ -102,7 +102,7 @@ def test_a_clip_whose_words_the_model_does_not_hear_is_spoken_after_by_what_it_h
     told = nano.tts("Oh yes.", replace(wrong, text="oh well.", heard={}), seed=3)
     assert said.codes[0].tolist() == told.codes[0].tolist()
     again = nano.prepare(Voice.load(wrong.save(tmp_path / "me.json")))  # it is kept with the voice
-    assert again.heard == wrong.heard and nano._spoken_before(again, ["Oh yes."]) == "oh well."
+    assert again.heard == wrong.heard == {"nano": "oh well."} and nano._spoken_before(again, ["Oh yes."]) == "oh well."
     opened = nano.prepare(Voice.from_audio((16_000, clip), "Seven grey elephants were", name="me"))
     assert opened.heard == {"nano": "oh well"} and nano._spoken_before(opened, ["dancing."]) == "oh well"
 
