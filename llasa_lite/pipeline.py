@@ -499,9 +499,11 @@ class Llasa:
         """A voice of a clip that is new: prompted by its beginning, if it is longer than what the model listens to at
         once, and by what the model hears there, if that is not the transcript."""
         first, *more = audio.cut_at_pauses(voice.wav, self._seconds_heard)
+        if voice.text is None:  # what is heard will be its transcript: nothing is known of the rest
+            return voice.replace(wav=audio.trim(first)) if more else voice
         if not more:
             voice = voice.encoded(self.codec)
-            if voice.text is None or self._likelihood(voice) > UNHEARD * len(self._spoken(voice.text)):
+            if self._likelihood(voice) > UNHEARD * len(self._spoken(voice.text)):
                 return voice
         heard = self.transcribe(first).text
         if not text.says_something(heard):

@@ -129,6 +129,8 @@ def test_of_a_long_clip_the_beginning_is_spoken_after_with_the_words_heard_there
     assert len(prompt) < 6 * 50 and long.timbre
     assert nano._spoken_before(long, ["Oh."]) == long.heard["nano"] != words
     assert nano.tts("Oh.", long, seed=1).receipt["voice_codes"] == prompt
+    untyped = nano.prepare(Voice.from_audio((16_000, wav), name="all"))
+    assert untyped.codes == long.codes and untyped.text == long.heard["nano"] and not untyped.heard
     mute = Llasa(replace(nano.checkpoint, tasks=("tts",)), nano.protocol, nano.engine, nano.codec, nano.sampling)
     whole = mute.prepare(Voice.from_audio((16_000, wav), words))  # who cannot listen cannot tell words apart
     assert not whole.heard and len(whole.codes["nano"]) > 6 * 50
