@@ -257,10 +257,10 @@ def train_tokens(o) -> None:
 
 def train_lm(o) -> None:
     from .data import read_tokens
-    from .training import Training, guide_layers, train_lm
+    from .training import Training, train_lm
 
     check_above_zero(o, "steps", "hidden_size", "layers")
-    settings = Training(seed=o.seed, guide_layers=guide_layers(o.layers), **({"steps": o.steps} if o.steps else {}))
+    settings = Training(seed=o.seed, **({"steps": o.steps} if o.steps else {}))
     utterances = [u for file in o.data for u in read_tokens(file)]
     codec = common.load_codec(o)
     check_codecs(o, codec)

@@ -138,7 +138,7 @@ def run_ladder(
 def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, progress, codec: str) -> dict:
     """Train one cell and take its losses."""
     from .tokens import Protocol, character_tokenizer
-    from .training import SpeechLM, Training, guide_layers, nano_config, read_log, reading_gap, train_lm
+    from .training import SpeechLM, Training, nano_config, read_log, reading_gap, train_lm
 
     width, layers = SIZES[size]
     every = max(1, ladder.steps // 12)
@@ -147,7 +147,6 @@ def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, pr
         ids_per_batch=ladder.ids_per_batch,
         warmup_steps=min(Training.warmup_steps, max(1, ladder.steps // 8)),
         guide_until=max(1, ladder.steps // 2),
-        guide_layers=guide_layers(layers),
         save_every=every,
         evaluate_every=every,
         recognition_weight=1.0,  # this and the mixture as in the grid that ships: its cells compare loss on speech

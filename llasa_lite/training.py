@@ -51,7 +51,7 @@ class Training:
     guide_weight: float = 1.0  # of the guided-attention loss at the start
     guide_until: int = 4500  # step at which it has faded to a tenth
     guide_width: float = 1.5  # standard deviation of the band, in characters
-    guide_layers: tuple[int, ...] = (2, 3)
+    guide_layers: tuple[int, ...] = (2, 3)  # of a model with fewer than four, the last
     recognition_weight: float = 3.0  # of the loss on a transcript's character: one beside every four or five codes
     save_every: int = 250
     evaluate_every: int = 250
@@ -76,12 +76,6 @@ def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8, max
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-
-
-def guide_layers(layers: int) -> tuple[int, int]:
-    """The two that are guided, of so many: nano's third and fourth; of fewer than four the last."""
-    last = min(Training.guide_layers[-1], layers - 1)
-    return last - 1, last
 
 
 class Guide:
@@ -274,6 +268,8 @@ def train_lm(
     begin(out, init, same | {"init": init and Path(init).name, "seed": settings.seed})
     _, begun = last_checkpoint(checkpoints)
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
+    beyond = max(0, max(settings.guide_layers) + 1 - layers)  # of few layers the last are guided
+    guided_layers = tuple(layer - beyond for layer in settings.guide_layers)
     watched = with_rows([u for u in utterances if u.split == "test"], protocol)[:32]
 
     class Rows(torch.utils.data.IterableDataset):
@@ -290,7 +286,7 @@ def train_lm(
             step = self.state.global_step
             weight = settings.guide_weight * max(0.1, 1 - step / max(1, settings.guide_until))
             places = (inputs[name] for name in ("place", "keys", "task"))
-            guide = Guide(settings.guide_layers, settings.guide_width, *places) if weight > 0 else None
+            guide = Guide(guided_layers, settings.guide_width, *places) if weight > 0 else None
             weights = torch.where(inputs["task"] == 1, settings.recognition_weight, 1.0)
             loss, guided = model(inputs["input_ids"], inputs["labels"], guide, weights)
             self.parts["speech"].append(loss.item()), self.parts["guide"].append(guided.item())
