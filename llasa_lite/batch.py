@@ -139,11 +139,7 @@ def _rows_beside(manifest: Records) -> dict[str, dict]:
     """Rows by id of the other manifests in the folder, some of which other machines may be writing now."""
     rows = {}
     for path in sorted(set(manifest.path.parent.glob("manifest*.jsonl")) - {manifest.path}):
-        try:
-            known = path.read_bytes().rpartition(b"\n")[0]
-            rows |= {row["id"]: row for row in map(json.loads, known.splitlines())}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"'{path}' holds other rows than expected: {error!r}.") from error
+        rows |= Records(path, ours=False).rows
     return rows
 
 

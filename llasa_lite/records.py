@@ -24,16 +24,17 @@ class Records:
         path: JSON lines file, made with its folder if it is not there.
         key: name of the field that tells rows apart.
         settings: what rows must share to be comparable, kept as the first line; None: whatever they share.
+        ours: no other process is writing it. Of one that may be, a torn row is passed over and stays.
     Raises:
         ValueError: the file holds rows of other settings, or is none of ours.
     """
 
-    def __init__(self, path: str | Path, key: str = "id", settings: dict | None = None):
+    def __init__(self, path: str | Path, key: str = "id", settings: dict | None = None, ours: bool = True):
         self.path, self.key, self.rows = Path(path), key, {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         known = self.path.read_bytes() if self.path.exists() else b""
         whole = known[: known.rfind(b"\n") + 1]
-        if len(whole) < len(known):
+        if ours and len(whole) < len(known):
             os.truncate(self.path, len(whole))
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -50,7 +51,7 @@ class Records:
             elif lines and "settings" in lines[0]:  # rows of any settings are wanted
                 lines = lines[1:]
             self.rows = {row[key]: row for row in lines}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' holds other rows than expected: {error!r}.") from error
 
     def __contains__(self, key) -> bool:
