@@ -499,26 +499,23 @@ class Llasa:
         """A voice of a clip that is new: prompted by its beginning, if it is longer than what the model listens to at
         once, and by what the model hears there, if that is not the transcript."""
         first, *more = audio.cut_at_pauses(voice.wav, self._seconds_heard)
+        prompt = voice.replace(wav=audio.trim(first)) if more else voice
         if voice.text is None:  # what is heard will be its transcript: nothing is known of the rest
-            return voice.replace(wav=audio.trim(first)) if more else voice
-        if not more:
-            voice = voice.encoded(self.codec)
-            if self._likelihood(voice) > UNHEARD * len(self._spoken(voice.text)):
-                return voice
-        heard = self.transcribe(first).text
+            return prompt
+        prompt = prompt.encoded(self.codec)
+        if not more and self._hears_transcript(prompt):
+            return prompt
+        heard = self.transcribe(prompt).text
         if not text.says_something(heard):
             return voice
-        if more:
-            codes = self.codec.encode(audio.trim(first))[:-1].tolist()
-            voice = voice.replace(codes=voice.codes | {self.codec.name: codes})
-        elif text.closed(voice.text) != voice.text:  # a clip that stops inside a sentence still does
+        if not more and text.closed(voice.text) != voice.text:  # a clip that stops inside a sentence still does
             heard = heard.rstrip(" .,?!")
-        return voice.replace(heard=voice.heard | {self.codec.name: heard})
+        return prompt.replace(wav=voice.wav, heard=voice.heard | {self.codec.name: heard})
 
-    def _likelihood(self, voice: Voice) -> float:
-        """Nats, of the transcript being what is said in the clip."""
+    def _hears_transcript(self, voice: Voice) -> bool:
         words, codes = self._spoken(voice.text), np.asarray(self._codes_of(voice))
-        return float(recognition.weigh_texts(self.engine, self.protocol, [words], [codes])[0].sum())
+        logs = recognition.weigh_text(self.engine, self.protocol, words, [codes])[0]
+        return bool(logs.sum() > UNHEARD * len(words))
 
     def _prompt_text(self, voice: Voice) -> str:
         """What is said in the codes of the prompt."""

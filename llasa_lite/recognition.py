@@ -95,11 +95,11 @@ def sure_words(protocol: Protocol, ids: list[int], logs: Sequence[float]) -> lis
     return list(zip(protocol.ids_to_text(ids).split(), means))
 
 
-def weigh_texts(engine, protocol: Protocol, texts: Sequence[str], speech: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """How likely each text is in its piece of speech: the log-probabilities of its ids and of its END."""
+def weigh_text(engine, protocol: Protocol, text: str, speech: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """How likely a text is in each of several pieces of speech: the log-probabilities of its ids and of its END."""
     written = set(protocol.text_ids())  # an unknown character is not among them: nothing that is heard says it
-    answers = [[*(i for i in protocol.text_to_ids(text) if i in written), protocol.text_end] for text in texts]
-    return engine.weigh([protocol.asr_prompt(codes) for codes in speech], answers, "text")
+    answer = [*(i for i in protocol.text_to_ids(text) if i in written), protocol.text_end]
+    return engine.weigh([protocol.asr_prompt(codes) for codes in speech], [answer] * len(speech), "text")
 
 
 def read_greedily(engine, protocol: Protocol, codes: Sequence[np.ndarray]) -> list[str]:

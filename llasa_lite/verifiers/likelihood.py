@@ -37,5 +37,5 @@ class Likelihood(Verifier):
     def _score(self, waves, target: Target, codes: list[np.ndarray] | None) -> list[float]:
         if codes is None:
             raise ValueError("The verifier 'likelihood' listens to codes: give those of each wave.")
-        logs = recognition.weigh_texts(self.own.engine, self.own.protocol, [target.text] * len(codes), codes)
+        logs = recognition.weigh_text(self.own.engine, self.own.protocol, target.text, codes)
         return [float(one.mean()) for one in logs]
