@@ -1,5 +1,6 @@
 """Laws of verifiers: one score a wave whatever else is scored, silence lowest, and combinations written down."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -31,15 +32,77 @@ def emotion_folder(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def ctc_folder(tmp_path_factory):
+    """wav2vec 2.0 with one wrong letter for everything: one character a word."""
+    import torch
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2CTCTokenizer,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForCTC,
+        Wav2Vec2Processor,
+    )
+
+    folder = tmp_path_factory.mktemp("ctc")
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "A": 3}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=False), tokenizer).save_pretrained(folder)
+    shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
+    config = Wav2Vec2Config(**shape, vocab_size=4, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC(config)
+    with torch.no_grad():
+        model.lm_head.bias[3] = 3.0
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def moonshine_folder(tmp_path_factory):
+    """A small random Moonshine with a word a token."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        MoonshineConfig,
+        MoonshineForConditionalGeneration,
+        PreTrainedTokenizerFast,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2Processor,
+    )
+
+    folder = tmp_path_factory.mktemp("moonshine")
+    words = Tokenizer(
+        models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{k}": k for k in range(3, 40)}}, "<unk>")
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=False), tokenizer).save_pretrained(folder)
+    shape = dict(hidden_size=16, intermediate_size=16, initializer_range=1.0, vocab_size=40)
+    heads = {f"{part}_num_attention_heads": 2 for part in ("encoder", "decoder")}
+    layers = {f"{part}_num_hidden_layers": 1 for part in ("encoder", "decoder")}
+    torch.manual_seed(0)
+    model = MoonshineForConditionalGeneration(MoonshineConfig(**shape, **heads, **layers))
+    model.generation_config.max_length, model.config.pad_token_id = 12, 2
+    model.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def own(nano):
     """What nano lends."""
     return Own("cpu", ("en",), nano.engine, nano.protocol, lambda batch: [f"{len(codes)} codes" for codes in batch])
 
 
-@pytest.fixture(params=["speaker", "emotion", "asr", "likelihood", "quality"])
+OF_OTHERS = [f"{name}:{kind}" for name in ("asr", "likelihood") for kind in ("ctc", "moonshine")]
+
+
+@pytest.fixture(params=["speaker", "emotion", "asr", "likelihood", "quality", *OF_OTHERS])
 def any_verifier(request, own):
-    assert request.param in VERIFIERS
+    name, _, recogniser = request.param.partition(":")
+    assert name in VERIFIERS
+    if recogniser:
+        return verifier(f"{name}:{request.getfixturevalue(recogniser + '_folder')}")
     if request.param in ("speaker", "emotion"):
         return verifier(f"{request.param}:{request.getfixturevalue(request.param + '_folder')}")
     if request.param == "quality":
@@ -126,6 +189,54 @@ def test_what_the_model_reads_is_likelier_than_other_words(nano, own):
     assert mine > other
 
 
+def test_a_recogniser_of_others_weighs_as_in_its_training(moonshine_folder):
+    """Minus the loss that Transformers gives for the text as labels."""
+    import torch
+
+    recogniser, wav = Recogniser(moonshine_folder), buzz(1.0)
+    inputs = recogniser.processor([wav], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    with torch.inference_mode():
+        loss = recogniser.model(**inputs, labels=torch.tensor([[7, 9, 8, 2]])).loss
+    assert verifier(f"likelihood:{moonshine_folder}").score([wav], Target("w7 w9 w8"))[0] == pytest.approx(-loss.item())
+
+
+def test_ctc_sums_over_every_way_to_say_it(ctc_folder):
+    """Four frames: all 256 ways counted out; what its letters cannot write is left out, and its case is found."""
+    import torch
+
+    recogniser, wav = Recogniser(ctc_folder), buzz(0.1)
+    inputs = recogniser.processor([wav], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    with torch.inference_mode():
+        chances = recogniser.model(**inputs).logits[0].double().softmax(-1).numpy()
+    assert chances.shape == (4, 4)
+    whole = 0.0
+    for way in itertools.product(range(4), repeat=4):
+        said = [one for one, _ in itertools.groupby(way) if one != 0]
+        if said == [3, 2, 3]:  # "A A"
+            whole += np.prod([chances[frame, one] for frame, one in enumerate(way)])
+    weighed = recogniser.weigh([wav], "A, a?")[0]
+    assert len(weighed) == 3 and weighed.sum() == pytest.approx(np.log(whole), abs=1e-3)
+    likelihood = verifier(f"likelihood:{ctc_folder}")
+    assert likelihood.score([wav], Target("a a a a"))[0] == likelihood.low  # more letters than frames
+
+
+def test_whisper_weighs_the_text_that_is_said():
+    """In the language that it is told, or takes the clip for; many at once as each by itself."""
+    if not WHISPER.is_dir():
+        pytest.skip(f"no Whisper weights in '{WHISPER}': name their folder in the variable WHISPER")
+    from llasa_lite import builtin_voices
+
+    voices = list(builtin_voices().values())[:3]
+    waves, recogniser = [voice.wav for voice in voices], Recogniser(str(WHISPER))
+    for k, voice in enumerate(voices):
+        told = [one.mean() for one in recogniser.weigh(waves, voice.text, "en")]
+        assert told[k] == max(told) > np.partition(told, 1)[1] + 1
+        np.testing.assert_allclose([one.mean() for one in recogniser.weigh(waves, voice.text)], told, atol=1e-3)
+        assert recogniser.weigh(waves[k : k + 1], voice.text, "en")[0].mean() == pytest.approx(told[k], abs=1e-3)
+    german = recogniser.weigh(waves[:1], voices[0].text, "de")[0].mean()
+    assert german < recogniser.weigh(waves[:1], voices[0].text, "en")[0].mean()
+
+
 # -- asr -------------------------------------------------------------------------------------------------------------
 
 
@@ -189,59 +300,17 @@ def test_the_language_of_the_text_is_told_where_there_are_two(own):
         assert asked == [told]
 
 
-def test_a_recogniser_may_be_ctc(tmp_path):
-    """wav2vec 2.0 with one wrong letter for everything: one character a word."""
-    import torch
-    from transformers import (
-        Wav2Vec2Config,
-        Wav2Vec2CTCTokenizer,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2ForCTC,
-        Wav2Vec2Processor,
-    )
-
-    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}))
-    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
-    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=False), tokenizer).save_pretrained(tmp_path)
-    shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
-    config = Wav2Vec2Config(**shape, vocab_size=4, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
-    model = Wav2Vec2ForCTC(config)
-    with torch.no_grad():
-        model.lm_head.bias[3] = 100.0
-    model.save_pretrained(tmp_path)
-    assert verifier(f"asr:{tmp_path}").score([buzz(1.0), buzz(0.5)], Target("A b")) == [-0.5, -0.5]
+def test_a_recogniser_may_be_ctc(ctc_folder):
+    assert verifier(f"asr:{ctc_folder}").score([buzz(1.0), buzz(0.5)], Target("A b")) == [-0.5, -0.5]
 
 
-def test_a_recogniser_may_be_an_encoder_and_decoder_that_is_not_whisper(tmp_path):
+def test_a_recogniser_may_be_an_encoder_and_decoder_that_is_not_whisper(moonshine_folder):
     """Moonshine normalises over a whole wave: padded to a longer one it would hear something else."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        MoonshineConfig,
-        MoonshineForConditionalGeneration,
-        PreTrainedTokenizerFast,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2Processor,
-    )
-
-    words = Tokenizer(
-        models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{k}": k for k in range(3, 40)}}, "<unk>")
-    )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=False), tokenizer).save_pretrained(tmp_path)
-    shape = dict(hidden_size=16, intermediate_size=16, initializer_range=1.0, vocab_size=40)
-    heads = {f"{part}_num_attention_heads": 2 for part in ("encoder", "decoder")}
-    layers = {f"{part}_num_hidden_layers": 1 for part in ("encoder", "decoder")}
-    torch.manual_seed(0)
-    model = MoonshineForConditionalGeneration(MoonshineConfig(**shape, **heads, **layers))
-    model.generation_config.max_length = 12
-    model.save_pretrained(tmp_path)
     waves = [buzz(1.0), buzz(0.5), np.random.default_rng(0).normal(0, 0.1, 12000).astype(np.float32)]
-    hear = Recogniser(str(tmp_path)).hear
+    hear = Recogniser(moonshine_folder).hear
     alone = [hear([wav])[0] for wav in waves]
     assert hear(waves) == alone and len(set(alone)) > 1 and all(alone)
-    assert Judge(str(tmp_path))(waves[0]) == alone[0]
+    assert Judge(moonshine_folder)(waves[0]) == alone[0]
 
 
 def test_a_model_without_the_head_that_judges_is_refused(tmp_path):
@@ -271,7 +340,7 @@ def test_a_model_without_the_head_that_judges_is_refused(tmp_path):
         ("asr, asr", "'asr, asr' names a verifier twice."),
         ("much*asr + 1*emotion", "'much' in 'much*asr + 1*emotion' is not a weight. Write 0.7*asr + 0.3*speaker."),
         ("likelihood", "The verifier 'likelihood' is the checkpoint's own recognition mode, which this one was never"),
-        ("likelihood:nano", "The verifier 'likelihood' is the checkpoint's own recognition mode, and takes no other"),
+        ("likelihood:own", "The verifier 'likelihood' is the checkpoint's own recognition mode, which this one was"),
         ("asr:own", "This checkpoint cannot transcribe its own speech. Give a recogniser: asr:HUB_ID."),
         ("quality:utmos", "Unknown quality model 'utmos'. There is one: dnsmos."),
         ("", "Unknown verifier ''. Choose from:"),
@@ -284,7 +353,7 @@ def test_what_cannot_be_had_is_said_in_a_sentence(asked, sentence):
 
 
 def test_a_model_that_is_not_here_is_said_in_a_sentence():
-    for name in ("asr", "speaker", "emotion"):
+    for name in ("asr", "speaker", "emotion", "likelihood"):
         with pytest.raises(ValueError, match="Cannot load 'somebody/nothing'"):
             verifier(f"{name}:somebody/nothing").load()
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from ..audio import SAMPLE_RATE
 from ..checkpoints import placed, reaching
-from ..text import error_rate, has_words, spell_out
+from ..text import error_rate, has_words, normalize_transcript, spell_out
 from . import NO_LLASA, Own, Target, Verifier
 
 WAVES_AT_ONCE = 16  # bounds memory
 WHISPER_SECONDS = 30  # that Whisper hears at once
+LEAST_SAMPLES = SAMPLE_RATE // 10  # of a wave: of less, convolutions make no frame
 
 
 class Recogniser:
@@ -53,14 +54,11 @@ class Recogniser:
         at_once = WAVES_AT_ONCE if self.is_whisper and not any(long) else 1
         heard = []
         for start in range(0, len(waves), at_once):
-            batch = [np.asarray(wav, np.float32) for wav in waves[start : start + at_once]]
-            how = {"return_attention_mask": True} if self.is_whisper else {}  # without one, it warns of a batch
-            further = {}
+            how, further = {}, {}
             if long[start]:  # what comes after 30 s would be left out
-                how |= {"truncation": False, "padding": "longest"}
+                how = {"truncation": False, "padding": "longest"}
                 further = {"return_timestamps": True}
-            inputs = self.processor(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt", **how)
-            inputs = inputs.to(self.model.device)
+            inputs = self._inputs(waves[start : start + at_once], **how)
             with self.torch.inference_mode():
                 if self.is_ctc:
                     ids = self.model(**inputs).logits.argmax(-1)
@@ -69,11 +67,69 @@ class Recogniser:
             heard += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [words.strip() for words in heard]
 
+    def weigh(self, waves: Sequence[np.ndarray], text: str, language: str | None = None) -> list[np.ndarray]:
+        """How likely a text is in each wave: the natural logarithms of the probabilities of its tokens and of their
+        end, in the order they are written; of CTC, whose frames are not tokens, the whole text's in equal shares.
+
+        Args:
+            waves, language: as `hear`. Whisper hears the first 30 s.
+            text: as it would be written; CTC reads letters alone, in its own case.
+        """
+        weighed = []
+        for start in range(0, len(waves), WAVES_AT_ONCE if self.is_whisper else 1):
+            inputs = self._inputs(waves[start : start + (WAVES_AT_ONCE if self.is_whisper else 1)])
+            with self.torch.inference_mode():
+                weighed += self._weigh_letters(inputs, text) if self.is_ctc else self._weigh(inputs, text, language)
+        return weighed
+
+    def _inputs(self, waves: Sequence[np.ndarray], **how):
+        if self.is_whisper:
+            how["return_attention_mask"] = True  # without one, it warns of a batch
+        waves = [np.pad(np.asarray(wav, np.float32), (0, max(0, LEAST_SAMPLES - len(wav)))) for wav in waves]
+        return self.processor(waves, sampling_rate=SAMPLE_RATE, return_tensors="pt", **how).to(self.model.device)
+
+    def _weigh(self, inputs, text: str, language: str | None) -> list[np.ndarray]:
+        tokenizer, begin = self.processor.tokenizer, self.model.config.decoder_start_token_id
+        # Whisper writes a space before its first word
+        ids = tokenizer(" " * self.is_whisper + text.strip(), add_special_tokens=False).input_ids
+        ids = self.torch.tensor([*ids, self.model.config.eos_token_id], device=self.model.device)
+        before = self.torch.full((len(next(iter(inputs.values()))), 1), begin, device=self.model.device)
+        if self.is_whisper:
+            told = ["<|transcribe|>"] if self.knows_languages else []
+            if language and self.knows_languages:
+                told.insert(0, f"<|{language}|>")
+            elif self.knows_languages:  # what it takes each wave for
+                before = self.torch.cat([before, self.model.detect_language(inputs.input_features)[:, None]], 1)
+            told = self.torch.tensor(tokenizer.convert_tokens_to_ids([*told, "<|notimestamps|>"]), device=before.device)
+            before = self.torch.cat([before, told.expand(len(before), -1)], 1)
+        known = before.shape[1]
+        rows = self.torch.cat([before, ids.expand(len(before), -1)], 1)
+        logs = self.model(**inputs, decoder_input_ids=rows[:, :-1]).logits[:, known - 1 :].float().log_softmax(-1)
+        return list(logs.gather(-1, rows[:, known:, None])[..., 0].cpu().numpy())
+
+    def _weigh_letters(self, inputs, text: str) -> list[np.ndarray]:
+        tokenizer, words = self.processor.tokenizer, normalize_transcript(text)
+        forms = [tokenizer(form, add_special_tokens=False).input_ids for form in (words, words.upper())]
+        ids = min(forms, key=lambda form: form.count(tokenizer.unk_token_id))
+        ids = [k for k in ids if k != tokenizer.unk_token_id]  # nothing that is heard says what it cannot write
+        logs = self.model(**inputs).logits.float().log_softmax(-1).transpose(0, 1)  # (frames, 1, letters)
+        frames, blank = self.torch.tensor([len(logs)]), self.model.config.pad_token_id
+        lengths, ids = self.torch.tensor([len(ids)]), self.torch.tensor([ids], device=logs.device)
+        whole = -self.torch.nn.functional.ctc_loss(logs, ids, frames, lengths, blank, reduction="none")
+        return [np.full(max(int(lengths), 1), float(whole) / max(int(lengths), 1), np.float32)]
+
 
 @lru_cache(1)
 def recogniser(source: str, device: str) -> Recogniser:
     """Kept for the next search: reading its weights takes longer than to hear a sentence with it."""
     return Recogniser(source, device)
+
+
+def language_of(text: str, own: Own) -> str | None:
+    """What a recogniser is told to hear: left to itself it takes babble for Welsh. With many languages it is left to
+    itself (None)."""
+    language = "en" if has_words(text) else "zh"
+    return language if language in own.languages and set(own.languages) <= {"en", "zh"} else None
 
 
 class Asr(Verifier):
@@ -105,10 +161,7 @@ class Asr(Verifier):
     def _score(self, waves: list[np.ndarray], target: Target, codes) -> list[float]:
         by_word = has_words(target.text)
         if self.recogniser:
-            # Left to itself, a recogniser takes babble for Welsh; with many languages it is left to itself.
-            language = "en" if by_word else "zh"
-            known = language in self.own.languages and set(self.own.languages) <= {"en", "zh"}
-            heard = self.recogniser.hear(waves, language if known else None)
+            heard = self.recogniser.hear(waves, language_of(target.text, self.own))
         elif codes is None:
             raise ValueError("A Llasa reads back codes: give those of each wave.")
         else:
