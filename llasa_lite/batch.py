@@ -46,7 +46,7 @@ def read_list(path: str | Path) -> list[Line]:
         if not says_something(row):
             continue  # blank, or a break between scenes
         line = Line(f"{place:06d}", row.strip())
-        if str(path).endswith(".jsonl"):
+        if str(path).lower().endswith(".jsonl"):
             try:
                 told = json.loads(row)
                 line = Line(str(told.get("id", line.id)), told["text"], told.get("voice"), told.get("seed"))
@@ -88,16 +88,25 @@ def speak_list(
         shard: "2/8": the second of eight parts.
         format: wav, flac or ogg.
     Raises:
-        ValueError: as `Llasa.tts`, a shard that is none, and another text or voice under an id that is there. What was
-            made until then is kept.
+        ValueError: a shard that is none, or, naming the line and before anything is spoken, a text that cannot be or a
+            voice that is not there; another text or voice under an id that is there, whereupon what was made until
+            then is kept.
     """
     part, parts = _shard(shard)
+    mine = [(index, line) for index, line in enumerate(lines) if index % parts == part - 1]
     folder = Path(folder)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     name = "manifest.jsonl" if parts == 1 else f"manifest-{part:05d}-of-{parts:05d}.jsonl"
     manifest = Records(folder / name)
     others = _rows_beside(manifest)
     voices = {None: None if voice is None else llasa.prepare(voice)}  # each is encoded once
+    for _, line in mine:  # what cannot be said is told now, and not after a night
+        try:
+            llasa._pieces(line.text)
+            if line.voice not in voices:
+                voices[line.voice] = llasa.prepare(line.voice)
+        except ValueError as error:
+            raise ValueError(f"Line '{line.id}': {error}") from error
     waiting: list[tuple[Line, int]] = []  # with their seeds
 
     def speak() -> Iterator[tuple[Line, Speech]]:
@@ -111,9 +120,7 @@ def speak_list(
             yield line, speech
         waiting.clear()
 
-    for index, line in enumerate(lines):
-        if index % parts != part - 1:
-            continue
+    for index, line in mine:
         if there := manifest.rows.get(line.id) or others.get(line.id):
             speaker = line.voice or (voices[None].name if voices[None] else "")
             for what, wanted, kept in (("text", line.text, there["text"]), ("voice", speaker, there["speaker"])):
@@ -127,8 +134,6 @@ def speak_list(
                 )
             yield line, None
             continue
-        if line.voice not in voices:
-            voices[line.voice] = llasa.prepare(line.voice)
         waiting.append((line, seed + index if line.seed is None else line.seed))
         if len(waiting) == ROWS_AT_ONCE:
             yield from speak()

@@ -25,7 +25,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         ValueError: it cannot be written, in one sentence.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     stays = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
     partial = path if stays else path.with_name(f".{secrets.token_hex(8)}.part")
     try:

@@ -57,6 +57,22 @@ def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
         list(speak_list(nano, LINES, tmp_path, shard="3/2"))
 
 
+@pytest.mark.parametrize(
+    "bad, sentence",
+    [
+        (Line("z", "Oh. " * 6000), "Line 'z': The text has 24,000 characters"),
+        (Line("z", "Привет, мир."), "Line 'z': 'nano' cannot read"),
+        (Line("z", "Oh.", "nobody"), "Line 'z': Unknown voice 'nobody'"),
+    ],
+    ids=["long", "script", "voice"],
+)
+def test_what_cannot_be_said_is_told_before_anything_is_spoken(nano, voice, tmp_path, bad, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        next(speak_list(nano, [*LINES, bad], tmp_path, voice))
+    assert not list(tmp_path.rglob("*.wav"))
+    assert [line.id for line, _ in speak_list(nano, [*LINES, bad], tmp_path, voice, shard="3/4")] == ["c"]
+
+
 def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
     (tmp_path / "book.txt").write_text("Oh.\n\nYes.\n")
     assert [(n.id, n.text) for n in read_list(tmp_path / "book.txt")] == [("000000", "Oh."), ("000002", "Yes.")]
@@ -65,7 +81,9 @@ def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
     (tmp_path / "book.jsonl").write_text('{"text": "Oh.\u2028Yes."}', encoding="utf-8")
     assert [n.text for n in read_list(tmp_path / "book.jsonl")] == ["Oh.\u2028Yes."]
     (tmp_path / "book.jsonl").write_text('{"text": "Oh.", "id": 7, "voice": "emma", "seed": 1}\n{"text": "Yes."}')
-    assert read_list(tmp_path / "book.jsonl") == [Line("7", "Oh.", "emma", 1), Line("000001", "Yes.")]
+    (tmp_path / "BOOK.JSONL").write_text((tmp_path / "book.jsonl").read_text())
+    for name in ("book.jsonl", "BOOK.JSONL"):
+        assert read_list(tmp_path / name) == [Line("7", "Oh.", "emma", 1), Line("000001", "Yes.")]
 
 
 @pytest.mark.parametrize(

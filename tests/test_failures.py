@@ -168,6 +168,16 @@ def test_where_nothing_can_be_written_is_a_sentence(speech, tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a.wav").symlink_to(tmp_path / "disk" / "b.wav")
+    for seed in (1, 2):  # a file that is not there yet, and one that is
+        audio.save(buzz(0.2, seed=seed), tmp_path / "a.wav")
+        assert (tmp_path / "a.wav").is_symlink()
+        np.testing.assert_allclose(audio.load(tmp_path / "disk" / "b.wav"), buzz(0.2, seed=seed), atol=1e-4)
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["b.wav"]
+
+
 def test_a_pipe_is_written_to_and_stays(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
