@@ -9,12 +9,16 @@ import base64
 import html
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 
 import numpy as np
 
 from . import audio
+
+BOUNDS = {"random": "silver", "oracle": "black"}  # choosers between which the others lie, and how they are drawn
+MOST_BANDS = 4  # intervals over one another
 
 
 def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
@@ -87,28 +91,39 @@ def plot_search(summary: Sequence[dict]):
     figure = Figure(figsize=(11, 7.2 if known else 3.8), layout="constrained")
     axes = figure.subplots(1 + known, 2).flatten()
     labels = {"wer": "word error rate", "similarity": "similarity to the voice"}
-    for name in dict.fromkeys(row["chooser"] for row in curves):
+    names = list(dict.fromkeys(row["chooser"] for row in curves))
+    colors = {name: f"C{k}" for k, name in enumerate(n for n in names if n not in BOUNDS)} | BOUNDS
+    for name in names:
         mine = [row for row in curves if row["chooser"] == name]
-        style = "--" if name in ("random", "oracle") else "o-"
+        style = {"label": f"best of n: {_shorter(name)}", "color": colors[name], "markersize": 3}
+        style |= {"linestyle": "--"} if name in BOUNDS else {"marker": "o"}
         for axis, x, y in zip(axes, ("n", "seconds", "n", "wer"), ("wer", "wer", "similarity", "similarity")):
             along = [row[x] for row in mine]
-            axis.plot(along, [row[y] for row in mine], style, label=f"best of n: {name}", markersize=3)
+            axis.plot(along, [row[y] for row in mine], **style)
             if x == "n":
-                axis.fill_between(along, [r[f"{y}_low"] for r in mine], [r[f"{y}_high"] for r in mine], alpha=0.1)
+                if len(names) <= MOST_BANDS:  # of more one sees none
+                    low, high = ([row[f"{y}_{end}"] for row in mine] for end in ("low", "high"))
+                    axis.fill_between(along, low, high, alpha=0.1, color=colors[name])
                 axis.set(xlabel="candidates", xscale="log", ylabel=labels[y])
                 axis.set_xticks(along, along, minor=False)
                 axis.minorticks_off()
     for row in guided:
-        name = f"{row['method']} {row['n']} x {row['branch']}, {row['chooser']}"
+        name = f"{row['method']} {row['n']} x {row['branch']}: {_shorter(row['chooser'])}"
+        style = {"marker": "s" if row["method"] == "partial_prm" else "D", "linestyle": ""}
         for axis, x, y in ((axes[1], "seconds", "wer"), (axes[-1], "wer", "similarity")):
             if row[y] is not None:
-                axis.plot(row[x], row[y], "s", label=name)
+                axis.plot(row[x], row[y], label=name, color=colors.get(row["chooser"], "gray"), **style)
     axes[1].set(xlabel="seconds a sentence", ylabel=labels["wer"])
     if known:
         axes[3].set(xlabel=labels["wer"], ylabel=labels["similarity"])
     handles, names = axes[1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def _shorter(chooser: str) -> str:
+    """A criterion without the owners of its models."""
+    return re.sub(r"(?<=:)[^\s,+*]*/", "", chooser)
 
 
 # -- in a notebook ---------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ curves differ in who chooses and in nothing else. Searches under a process verif
 from __future__ import annotations
 
 import csv
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +235,8 @@ def agreement(takes: Sequence[Take]) -> list[dict]:
 
 
 def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: str) -> list[Path]:
-    """`search.csv`, `search_agreement.csv` and `search_takes.csv`; each row of the first two tells its command."""
+    """`search.csv`, `search_agreement.csv` and `search_takes.csv`, whose last columns are what each verifier gave; each
+    row of the first two tells its command."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"machine": f"{platform.machine()}, {platform.system()}", "command": command}
@@ -243,7 +244,7 @@ def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: s
         {"sentence": t.sentence, "method": t.method, "n": t.n, "branch": t.branch, "candidate": t.candidate.index}
         | {"stopped": t.candidate.stopped, "codes": len(t.candidate.codes), "edits": t.edits, "words": t.words}
         | {"similarity": None if t.similarity is None else round(t.similarity, 4)}
-        | {"scores": json.dumps({name: round(score, 4) for name, score in t.candidate.scores.items()})}
+        | {name: round(score, 4) for name, score in t.candidate.scores.items()}
         for t in takes
     ]
     tables = {
@@ -257,7 +258,7 @@ def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: s
             continue
         paths.append(folder / f"{name}.csv")
         with open(paths[-1], "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     return paths

@@ -1,5 +1,6 @@
 """Laws of search: what is kept and what chooses, on a tiny engine with plain scores; then on nano as users call it."""
 
+import csv
 import gc
 import json
 import weakref
@@ -426,6 +427,9 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     for path in write(tmp_path, takes, summary, agreement(takes) or summary, "the command"):
         assert path.read_text().count("\n") >= 3
     assert "the command" in (tmp_path / "search.csv").read_text()
+    rows = list(csv.DictReader((tmp_path / "search_takes.csv").open()))
+    assert [row["likelihood"] for row in rows[:2]] == [str(round(c.scores["likelihood"], 4)) for c in plain[:2]]
+    assert [row["likelihood"] == "" for row in rows] == [row["method"] == "beam_search" for row in rows]  # PRM alone
     pytest.importorskip("matplotlib", reason="pip install llasa-lite[plot]")
     from llasa_lite.plots import plot_search
 

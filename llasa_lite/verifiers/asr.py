@@ -74,6 +74,8 @@ class Recogniser:
         Args:
             waves, language: as `hear`. Whisper hears the first 30 s.
             text: as it would be written; CTC reads letters alone, in its own case.
+        Raises:
+            ValueError: more text than Whisper writes at once.
         """
         weighed = []
         for start in range(0, len(waves), WAVES_AT_ONCE if self.is_whisper else 1):
@@ -102,6 +104,9 @@ class Recogniser:
                 before = self.torch.cat([before, self.model.detect_language(inputs.input_features)[:, None]], 1)
             told = self.torch.tensor(tokenizer.convert_tokens_to_ids([*told, "<|notimestamps|>"]), device=before.device)
             before = self.torch.cat([before, told.expand(len(before), -1)], 1)
+            most = self.model.config.max_target_positions - before.shape[1]
+            if len(ids) > most:
+                raise ValueError(f"'{self.name}' writes at most {most} tokens at once; this text has {len(ids)}.")
         known = before.shape[1]
         rows = self.torch.cat([before, ids.expand(len(before), -1)], 1)
         logs = self.model(**inputs, decoder_input_ids=rows[:, :-1]).logits[:, known - 1 :].float().log_softmax(-1)
