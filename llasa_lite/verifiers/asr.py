@@ -124,7 +124,7 @@ class Recogniser:
         return [np.full(max(int(lengths), 1), float(whole) / max(int(lengths), 1), np.float32)]
 
 
-@lru_cache(1)
+@lru_cache(2)  # one that writes and another that weighs
 def recogniser(source: str, device: str) -> Recogniser:
     """Kept for the next search: reading its weights takes longer than to hear a sentence with it."""
     return Recogniser(source, device)
