@@ -48,7 +48,7 @@ REPETITION_SECONDS = 1.0
 # Nats a letter of a clip's transcript: less likely, and what is heard there is another text. nano's voices have -0.4 to
 # 0, other synthetic ones -1.3 to -0.1, 25 of 29 people less than -0.8.
 UNHEARD = -0.8
-CLIPS_KEPT = 8  # of those listened to, which takes a second or two
+CLIPS_REMEMBERED = 16  # by what was heard in them, which takes seconds to find out
 ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
 STOP_STEPS = 100  # ids between two looks at `stop`
 
@@ -77,7 +77,7 @@ class Llasa:
         self.checkpoint, self.protocol, self.engine, self.codec = checkpoint, protocol, engine, codec
         self.sampling = sampling  # the checkpoint's own defaults
         self._builtin: dict[str, Voice] = {}  # those that were spoken with: their timbre is learned once
-        self._clips: dict[tuple, Voice] = {}  # those last listened to: a clip that is spoken after again is known
+        self._heard: dict[bytes, str] = {}  # digest of a clip -> the words that were heard in it
         # what tells the weights at work from others of their names, where that is known; now, since a run may write
         # new ones where these were read
         self._weights = {"model": fingerprint(checkpoint.source), "codec": fingerprint(codec_source(codec.name))}
@@ -457,7 +457,8 @@ class Llasa:
 
         A checkpoint that can transcribe listens to a clip that is new to it. It is prompted by the beginning of one
         longer than it hears at once (nano: 6 s), and by what it hears, if that is not the transcript (`voice.heard`).
-        It knows the last eight such clips again. Of 29 people's clips of 3 to 5 s, nano hears the transcript in four.
+        What it heard in the last 16 clips it remembers. Of 29 people's clips of 3 to 5 s, nano hears the transcript in
+        four.
 
         Raises:
             ValueError: unknown name, a transcript that the model cannot read, or none and a checkpoint that cannot
@@ -476,19 +477,6 @@ class Llasa:
                     self._in_words(self.protocol.checked(words)), f"the transcript of '{voice.name}', "
                 )
         listens = self.checkpoint.can_transcribe and hasattr(self.engine, "weigh")
-        if not listens or voice.wav is None or voice.codes:
-            return self._ready(voice, listens)
-        digest = hashlib.sha256(voice.wav.tobytes()).digest()
-        clip = voice.name, voice.text, voice.description, digest, self.codec.restores_timbre
-        if (known := self._clips.get(clip)) is None:
-            known = self._ready(voice, listens)
-            while len(self._clips) >= CLIPS_KEPT:
-                self._clips.pop(next(iter(self._clips)), None)
-            self._clips[clip] = known
-        return known
-
-    def _ready(self, voice: Voice, listens: bool) -> Voice:
-        """`prepare`, of a voice that the model can read."""
         if listens and voice.wav is not None and self.codec.name not in voice.codes:
             voice = self._listened_to(voice)
         voice = voice.encoded(self.codec)
@@ -499,7 +487,7 @@ class Llasa:
                 f"Type what is said in the clip '{voice.name}': '{self.checkpoint.name}' cannot transcribe it, and "
                 "a voice without its text would be spoken into the answer."
             )
-        heard = self.transcribe(voice).text
+        heard = self._words_in(voice)
         if not heard:
             raise ValueError(f"No words were recognised in the clip '{voice.name}'. Type what is said in it.")
         return voice.replace(text=heard)
@@ -521,12 +509,23 @@ class Llasa:
         prompt = prompt.encoded(self.codec)
         if not more and self._hears_transcript(prompt):
             return prompt
-        heard = self.transcribe(prompt).text
+        heard = self._words_in(prompt)
         if not text.says_something(heard):
             return voice
         if not more and text.closed(voice.text) != voice.text:  # a clip that stops inside a sentence still does
             heard = heard.rstrip(" .,?!")
         return prompt.replace(wav=voice.wav, heard=voice.heard | {self.codec.name: heard})
+
+    def _words_in(self, voice: Voice) -> str:
+        """What the model hears in a voice; of the last clips it remembers that."""
+        clip = None if voice.wav is None else hashlib.sha256(voice.wav.tobytes()).digest()
+        if (heard := self._heard.get(clip)) is None:
+            heard = self.transcribe(voice).text
+            if clip:
+                while len(self._heard) >= CLIPS_REMEMBERED:
+                    self._heard.pop(next(iter(self._heard)), None)
+                self._heard[clip] = heard
+        return heard
 
     def _hears_transcript(self, voice: Voice) -> bool:
         words, codes = self._spoken(voice.text), np.asarray(self._codes_of(voice))

@@ -10,7 +10,7 @@ from conftest import WHISPER, buzz
 from llasa_lite import Llasa, NotReachable, Sampling, Stopped, Voice, builtin_voices, recognition
 from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, load_codec, load_lm, pick_device, pick_dtype
 from llasa_lite.codec import CHUNK_CODES
-from llasa_lite.pipeline import CLIPS_KEPT, MAX_TEXT_CHARS
+from llasa_lite.pipeline import CLIPS_REMEMBERED, MAX_TEXT_CHARS
 from llasa_lite.speech import GAP_SECONDS, Transcript
 from llasa_lite.text import normalize_transcript as bare
 from llasa_lite.text import spell_out
@@ -93,7 +93,7 @@ def test_a_clip_that_stops_inside_a_sentence_is_closed_unless_the_text_goes_on_w
 
 def test_a_clip_whose_words_the_model_does_not_hear_is_spoken_after_by_what_it_hears(nano, monkeypatch, tmp_path):
     """Codes of a person may be unlike those it learned from: words that do not belong to them derail it."""
-    monkeypatch.setattr(nano, "_clips", {})
+    monkeypatch.setattr(nano, "_heard", {})
     monkeypatch.setattr(nano, "transcribe", lambda clip: Transcript("oh well.", 0.9, 1.0, True))
     clip = Voice.builtin("emma").wav
     wrong = nano.prepare(Voice.from_audio((16_000, clip), "Seven grey elephants were dancing.", name="me"))
@@ -118,21 +118,22 @@ def test_a_clip_whose_words_the_model_hears_keeps_its_transcript(nano, monkeypat
 
 
 def test_a_clip_is_listened_to_once(nano, monkeypatch):
-    """By a page that is given the same clip at every press; with another transcript it is another voice."""
+    """By a page that is given the same clip at every press, and whose visitor corrects what was heard."""
     listened = []
-    monkeypatch.setattr(nano, "_clips", {})
-    monkeypatch.setattr(nano, "_listened_to", lambda voice: listened.append(voice.text) or voice)
+    monkeypatch.setattr(nano, "_heard", {})
+    monkeypatch.setattr(nano, "_hears_transcript", lambda voice: False)
+    monkeypatch.setattr(
+        nano, "transcribe", lambda clip: listened.append(len(clip.wav)) or Transcript("oh well.", 0.9, 1.0, True)
+    )
     clip = buzz(1.0, seed=11)
-    for told in ("one", "one", "two", "one"):
-        voice = nano.prepare(Voice.from_audio((16_000, clip.copy()), told))
-        assert voice.text == told and voice.codes["nano"]
-    assert listened == ["one", "two"]
-    assert nano.prepare(Voice.from_audio((16_000, clip), "one", name="other")).name == "other"
-    for seed in range(CLIPS_KEPT):
-        nano.prepare(Voice.from_audio((16_000, buzz(1.0, seed=seed)), "one"))
-    assert len(nano._clips) == CLIPS_KEPT
-    nano.prepare(Voice.from_audio((16_000, clip), "two"))  # forgotten by now
-    assert listened[-1] == "two"
+    told = [nano.prepare(Voice.from_audio((16_000, clip.copy()), text)) for text in (None, "one.", "one.", "two.")]
+    assert [voice.text for voice in told] == ["oh well.", "one.", "one.", "two."] and len(listened) == 1
+    assert [voice.heard for voice in told] == [{}] + 3 * [{"nano": "oh well."}]
+    for seed in range(CLIPS_REMEMBERED):
+        nano.prepare(Voice.from_audio((16_000, buzz(1.0, seed=seed + 20)), "one."))
+    assert len(nano._heard) == CLIPS_REMEMBERED and len(listened) == 1 + CLIPS_REMEMBERED
+    nano.prepare(Voice.from_audio((16_000, clip), "one."))  # forgotten by now
+    assert len(listened) == 2 + CLIPS_REMEMBERED
 
 
 def test_of_a_long_clip_the_beginning_is_spoken_after_with_the_words_heard_there(nano):
@@ -352,7 +353,7 @@ def test_a_checkpoint_that_was_not_taught_refuses_to_transcribe(nano):
 
 
 def test_a_voice_without_transcript_is_read_by_the_model(nano, monkeypatch):
-    monkeypatch.setattr(nano, "_clips", {})
+    monkeypatch.setattr(nano, "_heard", {})
     monkeypatch.setattr(nano, "transcribe", lambda clip: Transcript("well heard.", 1.0, 1.0, True))
     assert nano.prepare(Voice.from_audio((16_000, buzz(1)))).text == "well heard."
     monkeypatch.setattr(nano, "transcribe", lambda clip: Transcript("", 1.0, 1.0, True))
