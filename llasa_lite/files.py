@@ -19,8 +19,8 @@ MAX_JSON_BYTES = 4 * 2**20  # a receipt of 20,000 characters takes a quarter of 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
     """A name beside `path` to write to. What is there at the end takes the place of `path`; after an error, a full disk
-    or Ctrl-C nothing does, and what was there before stays. A pipe or a device is itself written to: a file in its
-    place would leave whoever reads it waiting, and root without /dev/null.
+    or Ctrl-C nothing does, and what was there before stays. A link stays, and what it leads to is replaced. A pipe or a
+    device is itself written to: a file in its place would leave whoever reads it waiting, and root without /dev/null.
 
     Raises:
         ValueError: it cannot be written, in one sentence.

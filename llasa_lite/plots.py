@@ -16,8 +16,9 @@ from functools import wraps
 import numpy as np
 
 from . import audio
+from .search_benchmark import ORACLE, RANDOM
 
-BOUNDS = {"random": "silver", "oracle": "black"}  # choosers between which the others lie, and how they are drawn
+BOUNDS = {RANDOM: "silver", ORACLE: "black"}  # choosers between which the others lie, and how they are drawn
 MOST_BANDS = 4  # intervals over one another
 
 
@@ -91,9 +92,9 @@ def plot_search(summary: Sequence[dict]):
     figure = Figure(figsize=(11, 7.2 if known else 3.8), layout="constrained")
     axes = figure.subplots(1 + known, 2).flatten()
     labels = {"wer": "word error rate", "similarity": "similarity to the voice"}
-    names = list(dict.fromkeys(row["chooser"] for row in curves))
-    colors = {name: f"C{k}" for k, name in enumerate(n for n in names if n not in BOUNDS)} | BOUNDS
-    for name in names:
+    choosers = list(dict.fromkeys(row["chooser"] for row in curves))
+    colors = {name: f"C{k}" for k, name in enumerate(c for c in choosers if c not in BOUNDS)} | BOUNDS
+    for name in choosers:
         mine = [row for row in curves if row["chooser"] == name]
         style = {"label": f"best of n: {_shorter(name)}", "color": colors[name], "markersize": 3}
         style |= {"linestyle": "--"} if name in BOUNDS else {"marker": "o"}
@@ -101,7 +102,7 @@ def plot_search(summary: Sequence[dict]):
             along = [row[x] for row in mine]
             axis.plot(along, [row[y] for row in mine], **style)
             if x == "n":
-                if len(names) <= MOST_BANDS:  # of more one sees none
+                if len(choosers) <= MOST_BANDS:  # of more one sees none
                     low, high = ([row[f"{y}_{end}"] for row in mine] for end in ("low", "high"))
                     axis.fill_between(along, low, high, alpha=0.1, color=colors[name])
                 axis.set(xlabel="candidates", xscale="log", ylabel=labels[y])

@@ -16,6 +16,9 @@ from llasa_lite.text import edits
 from llasa_lite.verifiers import NO_LLASA, Own, Target, criterion, verifier
 from llasa_lite.verifiers.asr import Recogniser
 
+# wav2vec 2.0's shape
+TINY = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
+
 
 @pytest.fixture(scope="session")
 def emotion_folder(tmp_path_factory):
@@ -48,8 +51,7 @@ def ctc_folder(tmp_path_factory):
     (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "A": 3}))
     tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
     Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=False), tokenizer).save_pretrained(folder)
-    shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
-    config = Wav2Vec2Config(**shape, vocab_size=4, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+    config = Wav2Vec2Config(**TINY, vocab_size=4, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
     torch.manual_seed(0)
     model = Wav2Vec2ForCTC(config)
     with torch.no_grad():
@@ -320,8 +322,7 @@ def test_a_model_without_the_head_that_judges_is_refused(tmp_path):
     from llasa_lite.verifiers.speaker import NANO_VERIFIER
 
     WavLMModel.from_pretrained(NANO_VERIFIER).save_pretrained(tmp_path / "wavlm")
-    shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
-    Wav2Vec2Model(Wav2Vec2Config(**shape, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path / "wav2vec2")
+    Wav2Vec2Model(Wav2Vec2Config(**TINY, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path / "wav2vec2")
     for folder in tmp_path.iterdir():
         AutoFeatureExtractor.from_pretrained(NANO_VERIFIER).save_pretrained(folder)
     with pytest.raises(ValueError, match="was not trained to tell speakers apart"):

@@ -77,9 +77,9 @@ class Recogniser:
         Raises:
             ValueError: more text than Whisper writes at once.
         """
-        weighed = []
-        for start in range(0, len(waves), WAVES_AT_ONCE if self.is_whisper else 1):
-            inputs = self._inputs(waves[start : start + (WAVES_AT_ONCE if self.is_whisper else 1)])
+        weighed, at_once = [], WAVES_AT_ONCE if self.is_whisper else 1
+        for start in range(0, len(waves), at_once):
+            inputs = self._inputs(waves[start : start + at_once])
             with self.torch.inference_mode():
                 weighed += self._weigh_letters(inputs, text) if self.is_ctc else self._weigh(inputs, text, language)
         return weighed
@@ -118,10 +118,10 @@ class Recogniser:
         ids = min(forms, key=lambda form: form.count(tokenizer.unk_token_id))
         ids = [k for k in ids if k != tokenizer.unk_token_id]  # nothing that is heard says what it cannot write
         logs = self.model(**inputs).logits.float().log_softmax(-1).transpose(0, 1)  # (frames, 1, letters)
-        frames, blank = self.torch.tensor([len(logs)]), self.model.config.pad_token_id
-        lengths, ids = self.torch.tensor([len(ids)]), self.torch.tensor([ids], device=logs.device)
-        whole = -self.torch.nn.functional.ctc_loss(logs, ids, frames, lengths, blank, reduction="none")
-        return [np.full(max(int(lengths), 1), float(whole) / max(int(lengths), 1), np.float32)]
+        answer, blank = self.torch.tensor([ids], device=logs.device), self.model.config.pad_token_id
+        loss = self.torch.nn.functional.ctc_loss(logs, answer, (len(logs),), (len(ids),), blank, reduction="sum")
+        shares = max(len(ids), 1)
+        return [np.full(shares, -loss.item() / shares, np.float32)]
 
 
 @lru_cache(2)  # one that writes and another that weighs
