@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import csv
 import json
 import os
 import re
@@ -119,6 +120,38 @@ def test_saved_with_outputs(name):
     kinds = {kind for cell in cells for output in cell.outputs for kind in output.get("data", {})}
     assert "image/png" in kinds
     assert_clean(BOOKS[name])
+
+
+def rows_of(file):
+    with (ROOT / "llasa_lite" / file).open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def percent(row):
+    wer, low, high = (100 * float(row[key]) for key in ("wer", "wer_low", "wer_high"))
+    return f"{wer:.1f} ({low:.1f} to {high:.1f})"
+
+
+def test_results_that_ship_are_saved_as_they_are_now():
+    """Notebooks show files of the package: what was measured again has to be shown again."""
+    shown = {name[:2]: "\n".join(text for _, text in printed(book)) for name, book in BOOKS.items()}
+    search, asr = rows_of("results/search.csv"), rows_of("nano/results/asr.csv")
+    most = max(int(row["n"]) for row in search)
+    for row in search:
+        if row["method"] != "best_of_n" or int(row["n"]) == most:
+            name = f"{row['method']} {row['n']} x {row['branch']}, {row['chooser']}"
+            assert f"| **{name}** | {row['sentences']} | {percent(row)} |" in shown["03"]
+    assert f"| **nano** | {asr[0]['n']} | {percent(asr[0])} |" in shown["05"]
+    for row in rows_of("results/search_agreement.csv"):
+        rho, low, high = (float(row[key]) for key in ("spearman", "low", "high"))
+        line = f"{row['verifier']:39} against {row['judge']:11} {rho:.2f} ({low:.2f} to {high:.2f})"
+        assert line in shown["05"]
+    for row in rows_of("results/ladder.csv"):
+        assert f"held out {float(row['held_out']):.3f}  WER {float(row['wer']):.2f}" in shown["04"]
+    for task in ("seed-tts-eval", "continuation"):
+        table = (ROOT / "llasa_lite" / "nano" / "results" / f"{task}.md").read_text(encoding="utf-8")
+        for line in re.findall(r"^\| \*\*.*", table, re.M):
+            assert line in shown["07"]
 
 
 @every
