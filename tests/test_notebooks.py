@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 
 import pytest
 from conftest import ROOT, buzz
@@ -206,6 +207,15 @@ def test_defines_nothing_that_the_library_has(name):
     }
     for cell in code(BOOKS[name]):
         assert not public & set(re.findall(r"^(?:def|class) (\w+)", cell.source, re.M)), cell.source
+
+
+@every
+def test_commands_of_the_notebooks_are_understood(name):
+    from llasa_lite.cli import parser
+
+    told = "\n".join(cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown").replace("\\\n", "")
+    for line in re.findall(r"^(?:llasa-lite|python -m llasa_lite) (.+)$", told, re.M):
+        assert callable(parser().parse_args(shlex.split(line, comments=True)).handler)
 
 
 def test_the_list_names_every_notebook():
