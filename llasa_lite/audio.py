@@ -61,13 +61,15 @@ def load(
         raise ValueError(f"The {name} is empty: it holds no samples.")
     if not np.isfinite(samples).all():
         raise ValueError(f"The {name} holds values that are not numbers (NaN or infinity).")
-    wav = resample(mono(samples), int(rate))
+    samples = mono(samples)
+    wav = resample(samples, int(rate))
     if not np.isfinite(wav).all():
         raise ValueError(f"The {name} holds values too large for samples, which lie in -1..1.")
-    peak = np.abs(wav).max()
-    if peak < SILENCE_PEAK:
+    if np.abs(wav).max() < SILENCE_PEAK:
         raise ValueError(f"The {name} is silent: nothing in it is louder than -60 dBFS. Record it again, closer.")
-    return np.clip(wav / max(peak, 1.0), -1.0, 1.0)  # floats may be louder than full scale
+    # Floats may be louder than full scale. What resampling adds above it is cut off again: made less loud with the
+    # rest, the flat tops of a clipped recording would no longer be at full level, where `level` looks for them.
+    return np.clip(wav / max(np.abs(samples).max(), 1.0), -1.0, 1.0)
 
 
 def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:

@@ -190,6 +190,14 @@ def test_level_tells_length_peak_clipping_and_silence():
         audio.level(np.zeros(0, np.float32))
 
 
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_a_clipped_recording_of_any_rate_is_seen_to_be_clipped(rate):
+    loud = np.clip(3 * tone(rate) / np.abs(tone(rate)).max(), -1, 1)
+    quiet = loud / 2
+    assert audio.level(audio.load((rate, loud))).clipped > 0.1
+    assert audio.level(audio.load((rate, quiet))).clipped == 0
+
+
 def test_a_tone_is_one_line_of_its_log_mel():
     tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
     picture = audio.log_mel(tone)
