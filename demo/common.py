@@ -132,8 +132,10 @@ def seed_of(draw: bool, seed: float | None) -> int | None:
     """The seed asked for, None where one is to be drawn. Raises ValueError on anything but a whole number."""
     if draw:
         return None
-    if not isinstance(seed, (int, float)) or not float(seed).is_integer() or not 0 <= seed <= MAX_SEED:
-        raise ValueError(said("A seed is a whole number, 0 or more. Type one, or tick 'Random each time'."))
+    if not isinstance(seed, (int, float)) or not 0 <= seed <= MAX_SEED or not float(seed).is_integer():
+        raise ValueError(
+            said("A seed is a whole number from 0 to {0:,}. Type one, or tick 'Random each time'.", MAX_SEED)
+        )
     return int(seed)
 
 

@@ -168,6 +168,7 @@ def test_a_prompt_check_sees_clipping_and_silence(client, tmp_path):
         (dict(voice="my clip"), "There is no clip yet"),
         (dict(voice="nobody"), "not in the list of choices"),
         (dict(seed=0.5), "A seed is a whole number"),
+        (dict(seed=10**400), "from 0 to 9,007,199,254,740,991"),
         (dict(temperature=3), "temperature must lie in 0..2"),
         (dict(model="llasa-8b"), "needs a GPU|Cannot load"),
     ],
