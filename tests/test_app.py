@@ -333,6 +333,15 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano, clip):
     assert told == [False, False, True] * 4 and not common._at_work
 
 
+def test_words_are_recognised_in_all_of_a_clip_that_is_longer_than_a_prompt(nano, tmp_path):
+    from demo import clips
+
+    waves = [voice.wav for voice in list(builtin_voices().values())[:3]]
+    long = str(audio.save(np.concatenate(waves), tmp_path / "long.wav"))
+    text, recognised = clips.recognise_again(SimpleNamespace(get=lambda name: nano), "nano", long)
+    assert text == recognised == nano.transcribe(long).text
+
+
 def test_a_word_does_not_set_the_pace_that_long_texts_are_announced_by(nano, monkeypatch, tmp_path):
     from demo import speak
 
