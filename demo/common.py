@@ -150,14 +150,15 @@ def wav_of(clip: str | None) -> np.ndarray:
     return audio.load(clip, name="clip", max_seconds=MAX_CLIP_SECONDS)
 
 
-def own_voice(llasa: Llasa, clip: str | None, transcript: str | None = None) -> Voice:
-    """A voice of a clip, ready to speak. Raises ValueError as `wav_of`, `Voice.from_audio` and `Llasa.prepare`."""
-    return llasa.prepare(Voice.from_audio((SAMPLE_RATE, wav_of(clip)), text_of(transcript), name=OWN_CLIP))
+def own_voice(clip: str | None, transcript: str | None = None) -> Voice:
+    """A voice of a clip, which `Llasa.prepare` makes ready to speak. Raises ValueError as `wav_of` and
+    `Voice.from_audio`."""
+    return Voice.from_audio((SAMPLE_RATE, wav_of(clip)), text_of(transcript), name=OWN_CLIP)
 
 
 def asked_voice(llasa: Llasa, voice: str, clip: str | None, transcript: str | None) -> str | Voice | None:
-    """What a gallery's value stands for. Raises ValueError as `own_voice`."""
-    return own_voice(llasa, clip, transcript) if voice == OWN_CLIP else voice or None
+    """What a gallery's value stands for. Raises ValueError as `own_voice` and `Llasa.prepare`."""
+    return llasa.prepare(own_voice(clip, transcript)) if voice == OWN_CLIP else voice or None
 
 
 def to_player(wav: np.ndarray) -> tuple[int, np.ndarray]:

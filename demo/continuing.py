@@ -7,7 +7,7 @@ from contextlib import suppress
 import gradio as gr
 import numpy as np
 
-from llasa_lite import Speech, Stopped, Voice
+from llasa_lite import Speech, Stopped
 
 from . import clips, picture, results, settings
 from .common import BUSY, flag_of, own_voice, plain_errors, sampling_of, seed_of, stops, text_of, to_wave
@@ -50,21 +50,23 @@ def layout(models: Models, model: gr.Radio) -> settings.Settings:
 
 def continue_clip(
     models: Models, model, clip, transcript, text, random_seed, seed, *tuned, stop=None
-) -> tuple[Voice, Speech]:
-    """Go on from a clip: what was taken of it, and the answer. Raises gr.Error in plain words, and Stopped."""
+) -> tuple[np.ndarray, Speech]:
+    """Go on from a clip: its wave, without the silence at both ends, and the answer. Raises gr.Error in plain words,
+    and Stopped."""
     with plain_errors():
         text, seed = text_of(text), seed_of(random_seed, seed)
         llasa = models.get(model)
-        voice = own_voice(llasa, clip, transcript)
-        return voice, llasa.continue_speech(voice, text, seed=seed, sampling=sampling_of(llasa, *tuned), stop=stop)
+        own = own_voice(clip, transcript)
+        voice = llasa.prepare(own)  # may be the beginning of the clip alone
+        return own.wav, llasa.continue_speech(voice, text, seed=seed, sampling=sampling_of(llasa, *tuned), stop=stop)
 
 
 def show(models: Models, session: str | None, model, *asked) -> tuple:
     """What the page shows of `continue_clip`: clip and answer in one, the files of the answer alone."""
     with flag_of(session, "continue") as flag, suppress(Stopped):
-        voice, speech = continue_clip(models, model, *asked, stop=flag.is_set)
+        before, speech = continue_clip(models, model, *asked, stop=flag.is_set)
         codec = models.codec_of(model, speech)
         _, _, *rest = results.to_results(codec, speech)
-        drawn = picture.of_speech(codec, speech, voice.wav, speech.receipt["voice_codes"])
-        return to_wave(speech, np.concatenate([voice.wav, speech.wav])), drawn, *rest, speech.seed
+        drawn = picture.of_speech(codec, speech, before, speech.receipt["voice_codes"])
+        return to_wave(speech, np.concatenate([before, speech.wav])), drawn, *rest, speech.seed
     return (gr.skip(),) * 6

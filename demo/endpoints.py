@@ -90,10 +90,10 @@ def layout(models: Models) -> None:
         Returns:
             Clip and answer in one wave, the answer alone, and the receipt of the answer.
         """
-        voice, speech = continuing.continue_clip(
+        before, speech = continuing.continue_clip(
             models, model, clip, transcript, text, *tuned(model, seed, temperature, top_p, guidance)
         )
-        return to_wave(speech, np.concatenate([voice.wav, speech.wav])), to_wave(speech), told(speech)
+        return to_wave(speech, np.concatenate([before, speech.wav])), to_wave(speech), told(speech)
 
     def transcribe_(clip, model=models.first):
         """Speech to text.

@@ -333,6 +333,18 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano, clip):
     assert told == [False, False, True] * 4 and not common._at_work
 
 
+def test_a_clip_longer_than_a_prompt_stands_whole_before_its_continuation(nano, tmp_path):
+    """With words that are recognised too."""
+    from demo import continuing
+
+    waves = [voice.wav for voice in list(builtin_voices().values())[:3]]
+    long = str(audio.save(np.concatenate(waves), tmp_path / "long.wav"))
+    models = SimpleNamespace(get=lambda name: nano)
+    before, speech = continuing.continue_clip(models, "nano", long, "", "Oh.", False, 3, 0.7, 0.95, 2.0)
+    assert len(before) == pytest.approx(sum(map(len, waves)), abs=3200)
+    assert len(speech.receipt["voice_codes"]) * 320 < 0.7 * len(before)
+
+
 def test_words_are_recognised_in_all_of_a_clip_that_is_longer_than_a_prompt(nano, tmp_path):
     from demo import clips
 
