@@ -111,7 +111,9 @@ function tell(seconds) {
         }
         first += run.codes.length;
     }
-    told.textContent = said('{0} s: silence between two pieces', seconds.toFixed(2));
+    const clip = props.value.parts.find(part => part.name === 'Clip'), at = seconds.toFixed(2);
+    told.textContent = clip && seconds < clip.end ? said('{0} s: past the part of the clip that the model was given', at)
+        : said('{0} s: silence between two pieces', at);
 }
 function pick(from, to) {
     const [begin, end] = [Math.min(from, to), Math.max(from, to)].map(s => s * props.rate);

@@ -559,6 +559,28 @@ def test_an_own_clip_is_checked_and_transcribed_on_arrival(browser, server, clip
     assert not errors(page)
 
 
+def test_what_of_a_long_clip_the_model_was_not_given_is_no_silence(browser, server, tmp_path):
+    page = opened(browser, server)
+    go_to(page, "Continue")
+    page.find_element("css selector", "#continue-transcript textarea").send_keys("hello there.")
+    waves = [voice.wav for voice in list(builtin_voices().values())[:3]]
+    long = audio.save(np.concatenate(waves), tmp_path / "long.wav")
+    page.find_element("css selector", "#continue-clip input[type=file]").send_keys(str(long))
+    until(page, f"/Length 7/.test({text_of('continue-check')})")
+    type_text(page, "Oh.", "continue")
+    press(page, "continue-button")
+    until(page, f"/Clip 7/.test({text_of('continue-picture')})")
+    told = page.execute_script("""
+        const plane = document.querySelector('#continue-picture .plane'), box = plane.getBoundingClientRect();
+        return [0.1, 0.75].map(place => {
+            plane.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + place * box.width}));
+            return document.querySelector('#continue-picture .foot span').innerText;
+        });
+    """)
+    assert told[0].startswith("token ") and "past the part of the clip" in told[1]
+    assert not errors(page)
+
+
 def test_a_model_that_cannot_run_here_says_so_and_leaves_the_choice(browser, server):
     page = opened(browser, server)
     page.execute_script("document.querySelector('#model input[value=llasa-8b]').click()")
