@@ -64,12 +64,15 @@ def layout(models: Models, model: gr.Radio, tab: str, with_examples: bool = Fals
     hidden = {"concurrency_id": BUSY, "show_progress_on": transcript, "api_visibility": "private"}
     filled = [transcript, clip.recognised, report, trip]
     arrived = [sound.upload, sound.stop_recording]
+    heard = [
+        gr.on(arrived, partial(receive, models), [model, sound, transcript, clip.recognised], filled, **hidden),
+        again.click(partial(recognise_again, models), [model, sound], [transcript, clip.recognised], **hidden),
+    ]
     if example is not None:
         chosen = examples.wire(example, sound, transcript, clip.recognised)
-        chosen.then(partial(look, models), [model, sound], [report, trip], **hidden)
-    gr.on(arrived, partial(receive, models), [model, sound, transcript, clip.recognised], filled, **hidden)
-    sound.clear(cleared, [transcript, clip.recognised], filled, queue=False, api_visibility="private")
-    again.click(partial(recognise_again, models), [model, sound], [transcript, clip.recognised], **hidden)
+        heard.append(chosen.then(partial(look, models), [model, sound], [report, trip], **hidden))
+    # with the clip goes all that is still to be told of it
+    sound.clear(cleared, [transcript, clip.recognised], filled, queue=False, api_visibility="private", cancels=heard)
     return clip
 
 

@@ -559,6 +559,24 @@ def test_an_own_clip_is_checked_and_transcribed_on_arrival(browser, server, clip
     assert not errors(page)
 
 
+def test_nothing_is_told_of_a_clip_that_was_taken_away_while_it_waited(browser, server, client, clip):
+    page = opened(browser, server)
+    page.execute_script("document.querySelector('#speak-voice input[value=\"my clip\"]').click()")
+    until(page, "document.querySelector('#speak-clip input[type=file]')")
+    ahead = client.submit(text="Oh yes, that is what I said. " * 60, voice="emma", seed=7, api_name="/speak")
+    time.sleep(1)
+    page.find_element("css selector", "#speak-clip input[type=file]").send_keys(clip["path"])
+    waits = "document.querySelector('#speak-transcript').innerText.includes('queue:')"
+    until(page, waits)
+    page.execute_script("document.querySelector('#speak-clip button[aria-label=Clear]').click()")
+    until(page, f"!{waits}", 10)
+    ahead.result()
+    speak(client)  # what was asked for before it would be done now
+    assert page.execute_script("return document.querySelector('#speak-transcript textarea').value") == ""
+    assert not page.execute_script("return document.querySelector('#speak-check')?.innerText")
+    assert not errors(page)
+
+
 def test_what_of_a_long_clip_the_model_was_not_given_is_no_silence(browser, server, tmp_path):
     page = opened(browser, server)
     go_to(page, "Continue")
