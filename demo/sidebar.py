@@ -35,10 +35,12 @@ SPEAK_LANGUAGE = """async language => {
             if (key) text.nodeValue = words[language][key];
         }
 }"""
+# Of Chinese browsers Gradio knows those of zh-CN and zh-TW, and shows English to others, such as Hong Kong's.
 FIRST_LANGUAGE = f"""async () => {{
-    const language = new URLSearchParams(location.search).get('lang');
-    if (!['en', 'zh-CN'].includes(language)) return navigator.language.startsWith('zh') ? 'zh-CN' : 'en';
-    await ({SPEAK_LANGUAGE})(language);
+    const named = new URLSearchParams(location.search).get('lang'), known = ['en', 'zh-CN'].includes(named);
+    const language = known ? named : navigator.language.startsWith('zh') ? 'zh-CN' : 'en';
+    const shown = document.documentElement.lang;
+    if (known || language === 'zh-CN' && !shown.startsWith('zh')) await ({SPEAK_LANGUAGE})(language);
     return language;
 }}"""
 

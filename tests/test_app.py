@@ -775,6 +775,20 @@ def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser,
     assert not errors(page)
 
 
+def test_a_browser_of_any_chinese_gets_all_of_the_page_in_it(browser, server):
+    agent, own = browser.execute_script("return [navigator.userAgent, navigator.language]")
+    speaks = {"userAgent": agent, "acceptLanguage": "zh-HK"}
+    browser.execute_cdp_cmd("Emulation.setUserAgentOverride", speaks)
+    try:
+        page = opened(browser, server)
+        assert page.execute_script("return navigator.language") == "zh-HK"
+        until(page, f"/能朗读/.test({text_of('model-facts')})")
+        until(page, f"{text_of('speak-button')} === '朗读' && /我的录音/.test({text_of('speak-voice')})", 10)
+        assert not errors(page)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setUserAgentOverride", speaks | {"acceptLanguage": own})
+
+
 def test_a_change_of_language_keeps_results_and_what_was_typed(browser, server):
     page = opened(browser, server)
     go_to(page, "About")
