@@ -84,13 +84,13 @@ def show(models: Models, last: gr.HTML, session: str | None, kept: list[dict], m
 def stream_speech(models: Models, last: gr.HTML, kept, model, text, voice, clip, transcript, random_seed, seed, *tuned):
     """Text to speech while it is made: chunks for the page's player; at the end all that `show` returns."""
     with plain_errors():
-        began, first = time.perf_counter(), None
         text, seed = text_of(text), seed_of(random_seed, seed)
         live = player.opened()
         yield live, *[gr.skip()] * 9
         llasa = models.get(model)
         sampling = sampling_of(llasa, *tuned)
         waves = llasa.stream(text, asked_voice(llasa, voice, clip, transcript), seed, sampling)
+        began, first = time.perf_counter(), None  # as the speech's own seconds: a clip has been listened to before
         while True:
             try:
                 wav = next(waves)

@@ -333,6 +333,19 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano, clip):
     assert told == [False, False, True] * 4 and not common._at_work
 
 
+def test_the_first_sound_of_a_stream_comes_before_its_last(nano, monkeypatch, tmp_path):
+    """Also where a clip was listened to before."""
+    from demo import speak
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(speak, "asked_voice", lambda *asked: time.sleep(2))
+    models = SimpleNamespace(get=lambda name: nano, codec_of=lambda name, speech: nano.codec)
+    asked = ("nano", "Oh.", "my clip", "clip.wav", "", False, 3, 0.7, 0.95, 2.0)
+    *_, last = speak.stream_speech(models, SimpleNamespace(temp_files=set()), [], *asked)
+    whole, first = re.search(r"speech in ([\d.]+) s, the first of it after ([\d.]+) s", last[3]).groups()
+    assert float(first) <= float(whole)
+
+
 def test_a_clip_longer_than_a_prompt_stands_whole_before_its_continuation(nano, tmp_path):
     """With words that are recognised too."""
     from demo import continuing
