@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from dataclasses import replace
 from importlib.util import find_spec
 
 import gradio as gr
@@ -233,6 +234,7 @@ class Watch:
             "running": "not finished",
         }.get(candidate.stopped, "")
         scores = [f"{score:.3f}" for score in candidate.scores.values()]
+        candidate = replace(candidate, chunk=chunk)
         self.rows.append((candidate, takes.row(self.heard, candidate.wav, title, note, scores)))
         if candidate.score is not None:
             self.points.append((self.seconds, candidate.score))
@@ -249,21 +251,23 @@ class Watch:
         self.words = f"{early}{spent}"
         self.seconds = result.seconds
 
-    def ranked(self) -> list[tuple[Candidate, dict]]:
-        return sorted(self.rows, key=lambda pair: pair[0].rank, reverse=True)
+    def ranked(self) -> list[tuple[Candidate, dict, bool]]:
+        """Piece by piece, best first; whether it is the one of its piece that is chosen."""
+        ranked = sorted(self.rows, key=lambda pair: (-pair[0].chunk, pair[0].rank), reverse=True)
+        before = [None, *(one.chunk for one, _ in ranked)]
+        return [(one, row, one.score is not None and one.chunk != last) for (one, row), last in zip(ranked, before)]
 
     def status(self) -> str:
         line = said("**{0} heard** after {1:.1f} s", len(self.rows), self.seconds)
-        if self.points:
-            (best, row), *_ = self.ranked()
-            line += said(" · best: {0}, {1:.3f}", row["title"].lower(), best.score)
+        for candidate, row, best in self.ranked():
+            if best:
+                line += said(" · best: {0}, {1:.3f}", row["title"].lower(), candidate.score)
         return f"{line} · {self.words}" if self.words else line
 
     def table(self) -> dict:
         rows = self.ranked()
         columns = list(rows[0][0].scores) if rows else []
-        best = bool(self.points)
-        return takes.table(columns, [row | {"best": best and k == 0} for k, (_, row) in enumerate(rows)])
+        return takes.table(columns, [row | {"best": best} for _, row, best in rows])
 
     def drawn(self) -> str:
         """Score against candidates and against time, and the beams where there are any."""

@@ -401,6 +401,27 @@ def test_every_candidate_that_was_cut_off_says_why(monkeypatch, tmp_path):
     assert not ended and all(cut_off) and len(set(cut_off)) == 4
 
 
+def test_of_a_text_in_pieces_the_best_of_every_piece_is_marked(monkeypatch, tmp_path):
+    """The speech is made of these, and one piece's scores say nothing of another's."""
+    from demo import searching
+    from llasa_lite import Candidate
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    watch = searching.Watch(SimpleNamespace(temp_files=set()))
+    for chunk, scores in ((0, (-3.0, -2.0)), (1, (-0.5, -1.0))):
+        for index, score in enumerate(scores):
+            wav, scored = np.zeros(320, np.float32), ({"asr": score}, (score,))
+            watch.add(Candidate(index, np.zeros(1, int), wav, "end", *scored), chunk, 2)
+    rows = [(row["title"], row["best"]) for row in watch.table()["rows"]]
+    assert rows == [
+        ("Candidate 2, piece 1", True),
+        ("Candidate 1, piece 1", False),
+        ("Candidate 1, piece 2", True),
+        ("Candidate 2, piece 2", False),
+    ]
+    assert "best: candidate 2, piece 1, -2.000 · best: candidate 1, piece 2, -0.500" in watch.status()
+
+
 def test_a_search_that_is_refused_leaves_the_page_as_it_was(nano, monkeypatch, tmp_path):
     import gradio as gr
 
