@@ -193,7 +193,13 @@ def to_summary(speech: Speech, first_seconds: float | None = None) -> str:
     line += said(" · seed {0}", speech.seed)
     if speech.complete:
         return line + said(" · complete")
-    return f"{line}\n\n" + said("⚠️ **Not complete:** the model did not end it by itself. Try another seed.")
+    if speech.receipt["sampling"]["temperature"] == 0:
+        told = said(
+            "⚠️ **Not complete:** the model did not end it by itself. Raise the temperature: at 0 all seeds agree."
+        )
+    else:
+        told = said("⚠️ **Not complete:** the model did not end it by itself. Try another seed.")
+    return f"{line}\n\n{told}"
 
 
 def example_clips() -> dict[str, str]:

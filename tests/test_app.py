@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -331,6 +332,16 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano, clip):
         shown = continuing.show(models, "visitor", "nano", clip["path"], "hello there.", long, False, 3, 0.7, 0.95, 1.5)
         assert shown == (shown[0],) * 6
     assert told == [False, False, True] * 4 and not common._at_work
+
+
+@pytest.mark.parametrize("temperature, advice", [(0.0, "Raise the temperature"), (0.7, "Try another seed")])
+def test_no_other_seed_is_advised_where_all_say_the_same(nano, temperature, advice):
+    from demo import common
+
+    tuned = common.sampling_of(nano, temperature, 0.95, 1.0)
+    one, other = (nano.tts("Oh.", "michael", seed, tuned) for seed in (1, 2))
+    assert np.array_equal(one.wav, other.wav) == (temperature == 0)
+    assert advice in common.to_summary(replace(one, stopped=["repetition"]))
 
 
 def test_the_first_sound_of_a_stream_comes_before_its_last(nano, monkeypatch, tmp_path):
