@@ -69,7 +69,11 @@ function toggle(path) {
     }
     sound.src = address(path);
     playing = path;
-    sound.play().catch(() => { playing = null; paint(); });
+    sound.play().catch(() => {
+        if (playing !== path) return;  // another was pressed before this one had come
+        playing = null;
+        paint();
+    });
     paint();
 }
 for (const over of ['ended', 'pause']) sound.addEventListener(over, () => { playing = null; paint(); });

@@ -590,6 +590,25 @@ def test_a_voice_is_chosen_and_a_sentence_spoken_with_the_keyboard_alone(browser
     assert voice != "michael" and f"{voice} · nano" in row
 
 
+def test_of_takes_pressed_one_after_the_other_the_one_that_plays_can_be_stopped(browser, server):
+    page = opened(browser, server)
+    for count in (1, 2):
+        type_text(page, "Oh, yes.")
+        press(page, "speak-button")
+        until(page, f"document.querySelectorAll('#speak-takes tbody button').length === {count}")
+    page.set_network_conditions(offline=False, latency=500, throughput=500 * 1024)  # a wave takes a while to come
+    try:
+        shown = page.execute_async_script("""
+            const done = arguments[0], button = k => document.querySelectorAll('#speak-takes tbody button')[k];
+            button(0).click();
+            setTimeout(() => button(1).click(), 50);
+            setTimeout(() => done([0, 1].map(k => button(k).textContent)), 400);
+        """)
+    finally:
+        page.delete_network_conditions()
+    assert shown == ["▶", "■"]
+
+
 def test_an_own_clip_is_checked_and_transcribed_on_arrival(browser, server, clip):
     page = opened(browser, server)
     page.execute_script("document.querySelector('#speak-voice input[value=\"my clip\"]').click()")
