@@ -187,7 +187,11 @@ def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
         for event in found:
             watch.see(event)
             yield lasting(watch.status()), watch.table(), watch.drawn(), *quiet
-        result = found.result
+        try:
+            result = found.result
+        except ValueError:  # stopped before anything was made
+            yield lasting(said("Stopped.")), *[gr.skip()] * 10
+            return
         best = result.best
         watch.finish(result)
         files = [gr.DownloadButton(value=str(packed(result)), interactive=True)]

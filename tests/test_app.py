@@ -400,6 +400,12 @@ def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     )
 
 
+def test_a_search_stopped_before_anything_was_made_says_so_on_the_page(nano, monkeypatch, tmp_path):
+    seen = watched(nano, monkeypatch, tmp_path, stop_after=1)
+    assert seen[0][0].startswith("Reading the prompt") and seen[-1][0].startswith("Stopped.")
+    assert seen[-1][1:] == (seen[-1][1],) * 10  # the rest of the page stays as it is
+
+
 def test_every_candidate_that_was_cut_off_says_why(monkeypatch, tmp_path):
     from demo import searching
     from llasa_lite import Candidate, beams
