@@ -148,17 +148,17 @@ class SpeechLM(nn.Module):
         in its place in the same clips.
 
         Args:
-            known: clips in the old codes. utterances: the new corpus, with some of the same clips in it.
+            known: clips in the old codes. utterances: those learned of the new corpus, some of them the same clips.
         Raises:
             ValueError: no clip in common.
         """
         codes = len(self.which_digits)
         there: dict[tuple[str, str], list[Utterance]] = {}
         for one in known:
-            there.setdefault((one.text, one.speaker), []).append(one)
+            there.setdefault((one.text, one.speaker, one.split), []).append(one)
         pairs = np.zeros((codes, codes), np.float32)  # new, old
         for new in utterances:
-            if old := there.get((new.text, new.speaker)):
+            if old := there.get((new.text, new.speaker, new.split)):
                 length = min(len(new.codes), len(old[0].codes))
                 np.add.at(pairs, (new.codes[:length].astype(int), old.pop(0).codes[:length].astype(int)), 1)
         if not pairs.any():
@@ -263,7 +263,7 @@ def train_lm(
     if init is not None:
         model.start_from(init)
         if init_data:
-            model.carry_over(init_data, utterances)
+            model.carry_over(init_data, learned)
     same = {"utterances": len(utterances), "codec": codec, "hidden_size": hidden_size, "layers": layers}
     begin(out, init, same | {"init": init and Path(init).name, "seed": settings.seed})
     _, begun = last_checkpoint(checkpoints)

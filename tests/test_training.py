@@ -743,6 +743,25 @@ def test_embeddings_are_carried_over_to_the_codes_of_another_codec(protocol):
         model.carry_over(clips, [replace(u, text="something else.") for u in clips])
 
 
+def test_embeddings_are_carried_over_by_the_clips_that_are_learned(tmp_path, monkeypatch):
+    """What is held out would tell which of its codes stand for which; and of two clips with the same words, one of them
+    held out, each stands beside itself."""
+    clips, seen, carry_over = utterances(), [], SpeechLM.carry_over
+    old = [replace(clips[0], split="test", codes=clips[1].codes), *clips]
+
+    def carried(model, known, some):
+        carry_over(model, known, some)
+        seen.extend([{u.split for u in some}, model.table().detach().clone()])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpeechLM, "carry_over", carried)
+    monkeypatch.setattr(SpeechLM, "start_from", lambda model, folder: torch.nn.init.zeros_(model.digits))
+    for known in (old, clips):
+        with pytest.raises(KeyboardInterrupt):
+            train_lm(clips, [4] * 6, tmp_path, Training(steps=1, **SMALL), 128, 2, "init", known)
+    assert seen[0] == {"train"} and torch.equal(seen[1], seen[3])
+
+
 def test_clips_of_a_weighted_speaker_are_drawn_more_often(protocol):
     weighted = [replace(u, speaker=f"{'joe' if k % 2 else 'amy'}_{k}") for k, u in enumerate(utterances())]
     sampler = RowSampler(weighted, protocol, Mixture(clips_per_row=(1.0,), speakers=(("joe", 3.0),)), seed=1)
