@@ -76,7 +76,7 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, ste
         )
     losses = []
     for step in range(steps):
-        start = random.integers(max(1, len(data) - rows))
+        start = random.integers(max(1, len(data) - rows + 1))
         batch = data[start : start + rows]
         width = -(-max(len(c) for c, _ in batch) // 32) * 32
         codes = torch.from_numpy(np.stack([np.pad(c, (0, width - len(c))) for c, _ in batch]))

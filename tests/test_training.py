@@ -12,7 +12,7 @@ import torch
 from conftest import buzz
 
 from llasa_lite import Llasa, audio, codec_training
-from llasa_lite.alignment import ALPHABET, BLANK, align, align_corpus, best_path, letters
+from llasa_lite.alignment import ALPHABET, BLANK, Aligner, align, align_corpus, best_path, letters, train_aligner
 from llasa_lite.checkpoints import codec_source, find
 from llasa_lite.codec import Codec
 from llasa_lite.codec_training import (
@@ -606,6 +606,19 @@ def test_an_aligner_learns_a_code_that_is_a_letter(protocol):
         made.append(Utterance(text, "s", "train", np.repeat([ord(c) - 96 for c in text], 3).astype(np.uint16)))
     (placed,) = align_corpus(made, [4] * 6, protocol.tokenizer, steps=150)[:1]
     np.testing.assert_allclose(placed.alignment.astype(float)[1::3], np.arange(6), atol=0.7)
+
+
+def test_an_aligner_hears_every_clip_the_longest_too(protocol, monkeypatch):
+    made = [Utterance("oh", "s", "train", np.full(20 + k, k, np.uint16)) for k in range(4)]
+    heard, forward = set(), Aligner.forward
+
+    def noted(model, codes):
+        heard.update(codes.flatten().tolist())
+        return forward(model, codes)
+
+    monkeypatch.setattr(Aligner, "forward", noted)
+    train_aligner(made, [4] * 6, protocol.tokenizer, steps=20, rows=2)
+    assert heard == {0, 1, 2, 3}
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
