@@ -207,7 +207,7 @@ def train_codec(o) -> None:
 
 def train_tokens(o) -> None:
     from .alignment import align_corpus
-    from .data import encode_corpus, read_tokens, token_facts, write_tokens
+    from .data import check_alike, encode_corpus, read_tokens, token_facts, write_tokens
     from .tokens import character_tokenizer
 
     check_pitches(o), check_share(o, "disturbed")
@@ -235,8 +235,11 @@ def train_tokens(o) -> None:
     if files:  # encoded already: only aligned anew
         if o.align_steps:
             check_codecs(o, codec)
-        utterances = [u for file in files for u in read_tokens(file)]
         facts, *others = map(token_facts, files)
+        told = next((one for one in (facts, *others) if one.get("codec")), None)  # a file may not say
+        for file in files if told else ():
+            check_alike(file, told)
+        utterances = [u for file in files for u in read_tokens(file)]
         if others:  # places left out are those of one list of clips; whose the codes are stays known
             whose = [(one.get("codec"), one.get("fingerprint")) for one in (facts, *others)]
             facts = dict(zip(("codec", "fingerprint"), whose[0])) if len(set(whose)) == 1 else {}

@@ -239,8 +239,13 @@ def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
 def check_codec(path: str | Path, codec: str) -> None:
     """Raises ValueError where a token corpus says that its codes are another codec's than this one's ("nano", folder or
     hub id): the same numbers mean other sounds. Two large ones are not told apart: they have no fingerprint."""
-    facts = token_facts(path)
-    was, wanted = facts.get("fingerprint"), fingerprint(codec_source(codec))
+    check_alike(path, {"codec": codec, "fingerprint": fingerprint(codec_source(codec))})
+
+
+def check_alike(path: str | Path, wanted: dict) -> None:
+    """As `check_codec`, of the codec that `token_facts` tells of."""
+    facts, codec = token_facts(path), wanted["codec"]
+    was, wanted = facts.get("fingerprint"), wanted.get("fingerprint")
     if not facts.get("codec") or was == wanted:
         return
     if was and wanted:  # small ones with other weights, of which some may have learned to decode only

@@ -317,6 +317,10 @@ def test_a_token_corpus_is_aligned_anew(here, capsys, monkeypatch):
     assert token_facts(here / "joined.safetensors") == facts  # or they would be taken for any codec's
     row(capsys, *given, "tokens.safetensors")
     assert token_facts(here / "joined.safetensors") == {}
+    write_tokens(made, here / "2.safetensors", {"codec": "mine", "fingerprint": "0123456789ab"})
+    for first in ("0.safetensors", "tokens.safetensors"):
+        told = refused(capsys, *given[:-1], first, "0.safetensors", "2.safetensors")
+        assert told.startswith("'2.safetensors' holds codes of the codec 'mine', and they are to be those of 'owner/")
     monkeypatch.setattr("llasa_lite.alignment.train_aligner", None)  # said before anything is learned
     given = ("train", "tokens", "--data", "tokens.safetensors")
     assert refused(capsys, *given, "--out", "new").startswith("Cannot write 'new': it is a folder")
