@@ -23,6 +23,8 @@ from .tokens import IGNORE
 
 log = logging.getLogger(__name__)
 
+SPLITS = "train", "test", "test_speaker", "heard"
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -104,12 +106,17 @@ def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
                     raise TypeError(f"its text is {row['text']!r}")
                 path = row.get("audio") or f"clips/{row['id'] // 1000:03d}/{row['id']:05d}.ogg"
                 # a speaker may be a number; at another speed it is a name, and both are sorted together
-                told = row["id"], row["text"], str(row["speaker"]), float(row["seconds"]), row.get("split", "train")
-                clip = Clip(*told, folder / path)
+                told = row["id"], row["text"], str(row["speaker"]), float(row["seconds"])
+                clip = Clip(*told, row.get("split") or "train", folder / path)
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{manifest.name}, line {number}, is not a clip: {error!r}.") from error
-            if split is None or clip.split == split:
-                clips.append(clip)
+            clips.append(clip)
+    if split is not None:
+        return [clip for clip in clips if clip.split == split]
+    if unknown := sorted({str(clip.split) for clip in clips} - {*SPLITS}):
+        left = sum(clip.split not in SPLITS for clip in clips)
+        told = "%d of %d clips in '%s' are of a split that nothing uses (%s): name it train, test or test_speaker."
+        log.warning(told, left, len(clips), folder, ", ".join(unknown))
     return clips
 
 

@@ -120,6 +120,19 @@ def test_speakers_that_are_numbers_are_names_and_seconds_are_numbers(corpus):
         read_corpus(corpus)
 
 
+def test_a_split_that_nothing_uses_is_told(corpus, caplog):
+    """Or clips that are named dev or validation would be encoded, and then neither learned nor watched."""
+    manifest = corpus / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[1]["split"], rows[2]["split"] = None, "heard"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    assert [clip.split for clip in read_corpus(corpus)] == ["train", "train", "heard", "test"] and not caplog.text
+    rows[0]["split"] = rows[1]["split"] = "dev"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    assert [clip.id for clip in read_corpus(corpus, "dev")] == [0, 1] and not caplog.text
+    assert len(read_corpus(corpus)) == 4 and "2 of 4 clips in" in caplog.text and "nothing uses (dev)" in caplog.text
+
+
 def test_tokens_survive_the_round_trip_through_their_file(tmp_path):
     made = utterances()
     write_tokens(made, tmp_path / "tokens.safetensors")
