@@ -173,7 +173,8 @@ def train_verifier(
 ) -> Path:
     """Train and save `out/` as a `WavLMForXVector` in fp16 with its feature extractor; log to `out/log.jsonl`.
 
-    A run that was stopped goes on from `out/state.safetensors` with a fresh optimizer.
+    A run that was stopped goes on from `out/state.safetensors` with a fresh optimizer; one that was at its end takes no
+    more steps, and may be lengthened.
 
     Args:
         clips: training clips of at least two voices.
@@ -222,10 +223,11 @@ def train_verifier(
             weights = {k: v.contiguous() for k, v in model.state_dict().items()}
             save_file(weights, partial, {"minutes": str(spent / 60), "step": str(step)})
         save_verifier(model, out)
+        if not losses:  # a run goes on that was at its end already
+            return
         model.eval()
-        row = {"step": step, "minutes": round(spent / 60, 2)}
-        if losses:  # none where a run goes on that was longer already than it is to be
-            row["loss"] = round(float(np.mean(losses[-500:])), 4)
+        loss = round(float(np.mean(losses[-500:])), 4)
+        row = {"step": step, "minutes": round(spent / 60, 2), "loss": loss}
         if watched:
             vectors = np.stack([embedding(model, clip.load()) for clip in watched])
             row["equal_error_rate"] = round(equal_error_rate(*trials(vectors, [c.speaker for c in watched])), 4)
@@ -258,7 +260,6 @@ def train_verifier(
             if step % settings.save_every == 0:
                 checkpoint(record)
         checkpoint(record)
-    state.unlink()
     return out
 
 
