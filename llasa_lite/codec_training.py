@@ -29,6 +29,7 @@ from .checkpoints import PLAIN_GIT, reaching
 from .codec import Codec, semantic_features
 from .data import Clip, Repitched, disturbed
 from .files import whole
+from .finetuning import begin
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -297,15 +298,18 @@ def train_codec(
         clips: training clips, at 16 kHz after loading.
         init: a codec folder to start from (weights that fit are taken).
     Raises:
-        ValueError: weights are to be `kept` of a start from scratch, or no clip is long enough for a crop.
+        ValueError: weights are to be `kept` of a start from scratch, no clip is long enough for a crop, or `out` is
+            `init` or was begun with other settings or clips.
     """
     if settings.kept and not init:
         raise ValueError("What is kept are the weights of a codec to start from: give it with --init.")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    state_file = out / "state.pt"
+    may_change = "minutes", "adversarial_after", "kept", "save_every"  # kept: of what is saved, not of what goes on
+    same = {name: value for name, value in asdict(settings).items() if name not in may_change}
+    begin(out, init, same | {"clips": len(clips), "init": init and Path(init).name}, state_file)
     torch.manual_seed(settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    state_file = out / "state.pt"
     model = (warm_start(init) if init else new_codec()).to(device)
     first = {k: v.clone() for k, v in model.state_dict().items()} if settings.kept else {}
     if not settings.train_acoustic:

@@ -272,10 +272,12 @@ def training_arguments(**fields):
     return made
 
 
-def begin(out: Path, base: str | Path | None, settings: dict) -> None:
+def begin(out: Path, base: str | Path | None, settings: dict, state: Path | None = None) -> None:
     """Make a run's folder, and note in it what checkpoints of the run share: one of another run would be gone on from,
     whatever was asked for.
 
+    Args:
+        state: file that the run goes on from; None: Trainer's checkpoints in `out/checkpoints`.
     Raises:
         ValueError: the folder is the base's own, or holds checkpoints of a run with other settings.
     """
@@ -283,8 +285,8 @@ def begin(out: Path, base: str | Path | None, settings: dict) -> None:
         raise ValueError(f"'{out}' holds the checkpoint to start from. Choose another folder for the one that is made.")
     if not is_first():
         return
-    note = out / "checkpoints" / "begun.jsonl"
-    if last_checkpoint(note.parent) == (None, 0):
+    note = (state.parent if state else out / "checkpoints") / "begun.jsonl"
+    if not (state.exists() if state else last_checkpoint(note.parent)[0]):
         note.unlink(missing_ok=True)
     Records(note, settings=settings)
 

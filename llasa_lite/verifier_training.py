@@ -27,6 +27,7 @@ from .checkpoints import reaching
 from .codec import MAX_ENCODE_SECONDS
 from .data import Clip, Repitched, disturbed
 from .files import whole
+from .finetuning import begin
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -182,17 +183,22 @@ def train_verifier(
         watched: clips of voices that are not trained on; their equal error rate is logged with every checkpoint, if
             there are two voices and two clips of one.
         init: folder of a trained verifier of this shape to start from; None starts from scratch.
+    Raises:
+        ValueError: fewer than two voices, or an `out` that is `init` or was begun with other settings or clips.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
     from transformers import WavLMForXVector
 
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     crops = VoiceCrops(clips, codec, settings)
     if len(crops.clips) < 2:
         raise ValueError("A speaker verifier needs clips of at least two voices.")
+    state, begun, step = out / "state.safetensors", 0.0, 0
+    same = {name: value for name, value in asdict(settings).items() if name not in ("minutes", "save_every")}
+    same |= {"codec": getattr(codec, "name", None), "init": init and Path(init).name}
+    begin(out, init, same | {"clips": len(clips), "voices": len(crops.clips)}, state)
     if init:
         with reaching(str(init)):
             model = WavLMForXVector.from_pretrained(init, dtype=torch.float32)
@@ -203,7 +209,6 @@ def train_verifier(
     model.objective = type(model.objective)(model.config.xvector_output_dim, len(crops.clips), margin=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    state, begun, step = out / "state.safetensors", 0.0, 0
     if state.exists():
         model.load_state_dict(load_file(state))
         with safe_open(state, "pt") as file:

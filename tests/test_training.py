@@ -831,6 +831,28 @@ def test_a_codec_run_goes_on_and_discriminators_join(monkeypatch, corpus, tmp_pa
     assert all((state["judges"][name] != weights).any() for name, weights in judges.items() if "original1" in name)
 
 
+def test_a_codecs_folder_goes_on_with_its_own_run_only(monkeypatch, corpus, tmp_path):
+    """What was asked for would not be done, as another start, or be an error of PyTorch's, as frozen codes."""
+    from llasa_lite.checkpoints import NANO
+
+    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
+    before = (out / "state.pt").read_bytes()
+    for changed, told in (
+        ({"init": NANO / "codec", "train_encoder": False}, "begun with init None, train_encoder True"),
+        ({"disturbed": 0.5}, "begun with disturbed 0.0"),
+        ({"init": out}, "holds the checkpoint to start from"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            codec_run(monkeypatch, corpus, out, 2, **changed)
+    with open(corpus / "manifest.jsonl", "a") as manifest:
+        manifest.write("\n" + (corpus / "manifest.jsonl").read_text().splitlines()[0])
+    with pytest.raises(ValueError, match="begun with clips 3"):
+        codec_run(monkeypatch, corpus, out, 2)
+    assert (out / "state.pt").read_bytes() == before
+    (out / "state.pt").unlink()
+    codec_run(monkeypatch, corpus, out, 1, disturbed=0.5)  # nothing to go on from
+
+
 def test_a_codec_run_killed_while_it_writes_keeps_the_state_before(monkeypatch, corpus, tmp_path):
     out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
 

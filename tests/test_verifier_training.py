@@ -102,6 +102,21 @@ def test_a_clip_longer_than_the_codec_takes_is_heard_through_it_too(tmp_path, co
     assert [len(kept[True]) for kept in crops.cache.values()] == [51 * 320] * 2  # of clips of 1.3 s
 
 
+def test_a_folder_goes_on_with_its_own_run_only(tmp_path):
+    """Other voices would be an error of PyTorch's, and another start would not be made."""
+    settings = VerifierTraining(minutes=1e-4, batch=2, crop_seconds=(0.8, 1.0), warmup_steps=1)
+    out = train_verifier(clips(tmp_path, 3, 2), tmp_path / "out", settings)
+    shutil.copytree(out, tmp_path / "start")
+    for given, told in (
+        ((clips(tmp_path, 2, 3), settings), "begun with voices 3"),
+        ((clips(tmp_path, 3, 2), replace(settings, margin=0.3)), "begun with margin 0.2"),
+        ((clips(tmp_path, 3, 2), settings, None, (), tmp_path / "start"), "begun with init None"),
+        ((clips(tmp_path, 3, 2), settings, None, (), out), "holds the checkpoint to start from"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            train_verifier(given[0], out, *given[1:])
+
+
 def test_one_voice_is_refused(tmp_path):
     with pytest.raises(ValueError, match="two voices"):
         train_verifier(clips(tmp_path, voices=1), tmp_path / "out", VerifierTraining())
