@@ -64,7 +64,7 @@ class CodecTraining:
     kept: float = 0.0
     train_encoder: bool = True  # False: codes stay what they are and only the decoder learns
     disturbed: float = 0.0  # share of crops heard through a room, a line or noise, and drawn clean: one code for both
-    save_every: int = 500  # steps
+    save_minutes: float = 3.0  # of training between two states: what a stop costs at most
     seed: int = 0
 
 
@@ -305,7 +305,7 @@ def train_codec(
         raise ValueError("What is kept are the weights of a codec to start from: give it with --init.")
     out = Path(out)
     state_file = out / "state.pt"
-    may_change = "minutes", "adversarial_after", "kept", "save_every"  # kept: of what is saved, not of what goes on
+    may_change = "minutes", "adversarial_after", "kept", "save_minutes"  # kept: of what is saved, not of what goes on
     same = {name: value for name, value in asdict(settings).items() if name not in may_change}
     begin(out, init, same | {"clips": len(clips), "init": init and Path(init).name}, state_file)
     torch.manual_seed(settings.seed)
@@ -343,6 +343,7 @@ def train_codec(
 
     crops = Crops(clips, settings.seed + step, settings.crop_seconds)
     model.train()
+    saved = spent
     losses: list[float] = []
     judged: list[tuple[float, float]] = []  # the discriminators' mean loss, and how far features are apart
     (out / "settings.json").write_text(json.dumps(asdict(settings) | {"clips": len(clips)}, indent=1, default=str))
@@ -396,8 +397,9 @@ def train_codec(
                 record.write(json.dumps(row) + "\n")
                 record.flush()
                 log.info("%s", row)
-            if step % settings.save_every == 0:
+            if spent - saved >= settings.save_minutes * 60:
                 checkpoint()
+                saved = spent
     checkpoint()
     return out
 

@@ -49,7 +49,7 @@ class VerifierTraining:
     through_codec: float = 0.3  # share of crops taken from the clip's resynthesis
     disturbed: float = 0.3  # share of crops with noise, a room or a narrow band
     clips_per_voice: int = 60  # at most; bounds memory and decoding time
-    save_every: int = 500  # steps
+    save_minutes: float = 3.0  # of training between two states: what a stop costs at most
     seed: int = 0
 
 
@@ -196,7 +196,7 @@ def train_verifier(
     if len(crops.clips) < 2:
         raise ValueError("A speaker verifier needs clips of at least two voices.")
     state, begun, step = out / "state.safetensors", 0.0, 0
-    same = {name: value for name, value in asdict(settings).items() if name not in ("minutes", "save_every")}
+    same = {name: value for name, value in asdict(settings).items() if name not in ("minutes", "save_minutes")}
     same |= {"codec": getattr(codec, "name", None), "init": init and Path(init).name}
     begin(out, init, same | {"clips": len(clips), "voices": len(crops.clips)}, state)
     if init:
@@ -218,6 +218,7 @@ def train_verifier(
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=settings.weight_decay)
     spent, losses, first = begun * 60, [], step
+    saved = spent
     each = Counter(clip.speaker for clip in watched)
     if each and (len(each) < 2 or max(each.values()) < 2):  # no pair of one voice, or none of two
         log.warning("No equal error rate: of the voices kept out, it needs two, and two clips of one.")
@@ -262,8 +263,9 @@ def train_verifier(
             losses.append(loss.item())
             step += 1
             spent += time.monotonic() - began
-            if step % settings.save_every == 0:
+            if spent - saved >= settings.save_minutes * 60:
                 checkpoint(record)
+                saved = spent
         checkpoint(record)
     return out
 

@@ -869,6 +869,21 @@ def test_a_codec_run_killed_while_it_writes_keeps_the_state_before(monkeypatch, 
     assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
 
 
+def test_a_codec_run_that_is_stopped_loses_minutes_and_not_all(monkeypatch, corpus, tmp_path):
+    """However slow its steps are: it is saved by the clock."""
+
+    def stopped(wavs, share):
+        if steps.append(1) or len(steps) == 4:
+            raise KeyboardInterrupt
+        return wavs
+
+    steps = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(codec_training.Crops, "disturb", lambda self, wavs, share: stopped(wavs, share))
+        codec_run(monkeypatch, corpus, tmp_path / "codec", 5, save_minutes=2 / 60)
+    assert torch.load(tmp_path / "codec" / "state.pt", weights_only=True)["step"] == 2
+
+
 @pytest.mark.parametrize("make", [lambda: SpectrumJudge(512, 128), lambda: PeriodJudge(5)], ids=["spectrum", "period"])
 def test_a_discriminator_tells_a_blurred_wave_within_a_few_steps(make):
     """A decoder has minutes to learn from it, not days."""

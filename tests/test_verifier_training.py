@@ -55,7 +55,7 @@ def test_a_small_run_tells_voices_apart_and_loads_as_any_verifier(tmp_path, code
 def test_a_run_stopped_between_its_state_and_its_row_goes_on(tmp_path, monkeypatch):
     """At its first checkpoint: the state is there, and no row of the log."""
     known = clips(tmp_path, voices=2, each=2)
-    settings = VerifierTraining(minutes=0.05, batch=2, crop_seconds=(0.8, 1.0), warmup_steps=1, save_every=1)
+    settings = VerifierTraining(minutes=0.05, batch=2, crop_seconds=(0.8, 1.0), warmup_steps=1, save_minutes=0)
     drawn, batch = [], VoiceCrops.batch
 
     def noted(crops):
