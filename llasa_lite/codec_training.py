@@ -42,6 +42,7 @@ FLOOR, MEL_FLOOR = 1e-2, 1e-3
 SLOPE = 0.1  # of the discriminators' leaky rectifiers
 FILLED = 0.6  # of a crop, at least, by its clip: the rest is padding
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
+MOST_KEPT = 4 * 2**30  # bytes of clips in memory: 37 hours
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _judged(judge, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 class Crops:
-    """Random crops of clips, kept in memory as int16 after their first use.
+    """Random crops of clips, kept in memory as int16 after their first use, as far as there is room.
 
     Args:
         crop_seconds: lengths that crops are asked of; each has the clips that fill most of it.
@@ -255,7 +256,7 @@ class Crops:
     """
 
     def __init__(self, clips: list[Clip | Repitched], seed: int, crop_seconds: Iterable[float] = ()):
-        self.random, self.cache = np.random.default_rng(seed), {}
+        self.random, self.cache, self.kept = np.random.default_rng(seed), {}, 0  # bytes
         self.clips = {seconds: [c for c in clips if c.seconds >= FILLED * seconds] for seconds in crop_seconds}
         for seconds, long in self.clips.items():
             if not long:
@@ -263,13 +264,21 @@ class Crops:
                 raise ValueError(f"Crops of {seconds:g} s need clips that are {least}; none of {len(clips)} is.")
             log.info("crops of %g s: %d of %d clips are too short", seconds, len(clips) - len(long), len(clips))
 
+    def wav(self, clip: Clip | Repitched) -> np.ndarray:
+        """(samples,) int16"""
+        if clip in self.cache:
+            return self.cache[clip]
+        wav = (clip.load() * 32767).astype(np.int16)
+        if self.kept + wav.nbytes <= MOST_KEPT:
+            self.cache[clip] = wav
+            self.kept += wav.nbytes
+        return wav
+
     def batch(self, count: int, seconds: float) -> torch.Tensor:
         """(count, samples) float32, samples a multiple of 320"""
         rows, clips, samples = [], self.clips[seconds], int(seconds * SAMPLE_RATE) // HOP_LENGTH * HOP_LENGTH
         for clip in (clips[k] for k in self.random.integers(len(clips), size=count)):
-            if clip not in self.cache:
-                self.cache[clip] = (clip.load() * 32767).astype(np.int16)
-            wav = self.cache[clip].astype(np.float32) / 32767
+            wav = self.wav(clip).astype(np.float32) / 32767
             wav = np.pad(wav, (0, max(0, samples - len(wav))))
             start = self.random.integers(len(wav) - samples + 1)
             rows.append(wav[start : start + samples])

@@ -931,6 +931,18 @@ def test_crops_are_of_clips_that_fill_most_of_them(corpus):
         codec_training.Crops(clips, 0, (0.8, 2.4))
 
 
+def test_crops_keep_as_many_clips_as_there_is_room_for(corpus, monkeypatch):
+    """Or a large corpus would fill the memory, and end the run."""
+    clips = read_corpus(corpus)
+    size = 2 * len(clips[0].load())
+    monkeypatch.setattr(codec_training, "MOST_KEPT", 2 * size)
+    some, all_kept = codec_training.Crops(clips, 0, (0.8,)), codec_training.Crops(clips, 0, (0.8,))
+    made = [some.batch(4, 0.8) for _ in range(8)]
+    assert len(some.cache) == 2 and sum(wav.nbytes for wav in some.cache.values()) == 2 * size
+    monkeypatch.setattr(codec_training, "MOST_KEPT", 9 * size)
+    assert all(torch.equal(one, all_kept.batch(4, 0.8)) for one in made) and len(all_kept.cache) == 4
+
+
 def test_crops_of_a_clip_at_another_speed_are_its_own(corpus):
     """It is of the same file, and takes longer or less long."""
     clip = read_corpus(corpus)[0]
