@@ -275,10 +275,20 @@ class Crops:
         return wav
 
     def batch(self, count: int, seconds: float) -> torch.Tensor:
-        """(count, samples) float32, samples a multiple of 320"""
+        """(count, samples) float32, samples a multiple of 320. Clips that cannot be read are left out from then on;
+        raises ValueError where none is left."""
         rows, clips, samples = [], self.clips[seconds], int(seconds * SAMPLE_RATE) // HOP_LENGTH * HOP_LENGTH
-        for clip in (clips[k] for k in self.random.integers(len(clips), size=count)):
-            wav = self.wav(clip).astype(np.float32) / 32767
+        while len(rows) < count:
+            clip = clips[self.random.integers(len(clips))]
+            try:
+                wav = self.wav(clip).astype(np.float32) / 32767
+            except ValueError as error:  # silent, broken or too long, which a header does not tell
+                log.warning("Clip %s is left out: %s", clip.id, error)
+                for some in self.clips.values():
+                    some[:] = [one for one in some if one != clip]
+                if not clips:
+                    raise
+                continue
             wav = np.pad(wav, (0, max(0, samples - len(wav))))
             start = self.random.integers(len(wav) - samples + 1)
             rows.append(wav[start : start + samples])

@@ -145,6 +145,19 @@ class VoiceCrops:
             kept[True] = (self.codec.decode(self.codec.encode(plain)).clip(-1, 1) * 32767).astype(np.int16)
         return kept[through_codec].astype(np.float32) / 32767
 
+    def any_wav(self, clips: list[Clip | Repitched], through_codec: bool) -> np.ndarray:
+        """Of one of a voice's clips. Those that cannot be read are left out from then on; raises ValueError where none
+        is left."""
+        while True:
+            clip = clips[self.random.integers(len(clips))]
+            try:
+                return self.wav(clip, through_codec)
+            except ValueError as error:
+                log.warning("Clip %s is left out: %s", clip.id, error)
+                clips.remove(clip)
+                if not clips:
+                    raise
+
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, samples) float32, each normalised as the feature extractor does, and (batch,) voices."""
         samples = int(self.random.uniform(*self.settings.crop_seconds) * 5) * SAMPLE_RATE // 5
@@ -152,9 +165,8 @@ class VoiceCrops:
         voices = self.random.choice(len(self.clips), self.settings.batch, replace=replace)
         rows = []
         for voice in voices:
-            clip = self.clips[voice][self.random.integers(len(self.clips[voice]))]
             through = self.codec is not None and self.random.random() < self.settings.through_codec
-            wav = self.wav(clip, through)
+            wav = self.any_wav(self.clips[voice], through)
             wav = np.tile(wav, -(-samples // len(wav)))  # a short clip is heard again
             start = self.random.integers(len(wav) - samples + 1)
             wav = wav[start : start + samples]
@@ -219,6 +231,7 @@ def train_verifier(
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=settings.weight_decay)
     spent, losses, first = begun * 60, [], step
     saved = spent
+    watched = [clip for clip in watched if _can_be_read(clip)]
     each = Counter(clip.speaker for clip in watched)
     if each and (len(each) < 2 or max(each.values()) < 2):  # no pair of one voice, or none of two
         log.warning("No equal error rate: of the voices kept out, it needs two, and two clips of one.")
@@ -268,6 +281,15 @@ def train_verifier(
                 saved = spent
         checkpoint(record)
     return out
+
+
+def _can_be_read(clip: Clip) -> bool:
+    try:
+        clip.load()
+    except ValueError as error:
+        log.warning("Clip %s is left out: %s", clip.id, error)
+        return False
+    return True
 
 
 def save_verifier(model, out: Path) -> None:

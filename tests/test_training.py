@@ -931,6 +931,19 @@ def test_crops_are_of_clips_that_fill_most_of_them(corpus):
         codec_training.Crops(clips, 0, (0.8, 2.4))
 
 
+def test_a_clip_that_cannot_be_read_is_left_out_and_the_run_goes_on(corpus, caplog):
+    """As `train tokens` does. It would end a run, and end it again when it goes on."""
+    clips = read_corpus(corpus)
+    clips[1].path.write_text("not audio"), audio.save(np.zeros(19_200, np.float32), clips[2].path)
+    crops = codec_training.Crops(clips, 0, (0.8, 1.6))
+    for seconds in (0.8, 1.6, 0.8):
+        assert len(crops.batch(12, seconds)) == 12
+    assert [one.id for one in crops.clips[0.8]] == [one.id for one in crops.clips[1.6]] == [0, 3]
+    assert [caplog.text.count(f"Clip {k} is left out: ") for k in (1, 2)] == [1, 1]
+    with pytest.raises(ValueError, match="is silent"):
+        codec_training.Crops(clips[2:3], 0, (0.8,)).batch(1, 0.8)
+
+
 def test_crops_keep_as_many_clips_as_there_is_room_for(corpus, monkeypatch):
     """Or a large corpus would fill the memory, and end the run."""
     clips = read_corpus(corpus)

@@ -117,6 +117,18 @@ def test_a_folder_goes_on_with_its_own_run_only(tmp_path):
             train_verifier(given[0], out, *given[1:])
 
 
+def test_a_clip_that_cannot_be_read_is_left_out_and_the_run_goes_on(tmp_path, caplog):
+    settings = VerifierTraining(minutes=1e-4, batch=8, crop_seconds=(0.8, 1.0), warmup_steps=1)
+    known, watched = clips(tmp_path, 2, 2), clips(tmp_path, 2, 3, "test_speaker")
+    for broken in (known[0], watched[0]):
+        broken.path.write_text("not audio")
+    (row,) = map(json.loads, open(train_verifier(known, tmp_path / "out", settings, None, watched) / "log.jsonl"))
+    assert row["equal_error_rate"] >= 0 and caplog.text.count("Clip 0 is left out: ") == 2
+    known[1].path.write_text("not audio")
+    with pytest.raises(ValueError, match="Cannot read 'train_0_"):
+        train_verifier(known, tmp_path / "none", settings)
+
+
 def test_one_voice_is_refused(tmp_path):
     with pytest.raises(ValueError, match="two voices"):
         train_verifier(clips(tmp_path, voices=1), tmp_path / "out", VerifierTraining())
