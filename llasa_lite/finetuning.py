@@ -240,6 +240,9 @@ def finetune(
     if trainer.is_world_process_zero():
         if recipe.lora:
             _merge_adapter(base, out, model.config, model.generation_config)
+        if (kept := kept_dtype(checkpoint)) != torch.float32 and any(out.glob("*.safetensors")):
+            # as the base was kept: what it learned in float32 takes twice the room
+            transformers.LlamaForCausalLM.from_pretrained(out, dtype=kept).save_pretrained(out)
         for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
             file.unlink(missing_ok=True)  # Python objects, which nobody who loads the folder needs
         told = {
@@ -321,6 +324,14 @@ def go_on(trainer) -> None:
 
     trainer.set_initial_training_values = no_more_than_asked
     trainer.train(resume_from_checkpoint=last)
+
+
+def kept_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Of a checkpoint's weights where they are kept, as its config says."""
+    from transformers import AutoConfig
+
+    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    return AutoConfig.from_pretrained(checkpoint.source, **hub).dtype or torch.float32
 
 
 def dress(model, checkpoint: Checkpoint, protocol: Protocol, learned: Sequence[str] = ()) -> None:

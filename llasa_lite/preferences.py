@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from .audio import FRAME_RATE
 from .checkpoints import PLAIN_GIT, pick_dtype
 from .data import Utterance
-from .finetuning import begin, dress, finish, go_on, load_base, training_arguments
+from .finetuning import begin, dress, finish, go_on, kept_dtype, load_base, training_arguments
 from .records import Records
 from .search import END
 from .text import join, says_something
@@ -242,9 +242,8 @@ def train_preferences(
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     go_on(trainer)
     # as the base was kept; a small one in files that plain git takes
-    kept = transformers.AutoConfig.from_pretrained(checkpoint.source).dtype
     size = {"max_shard_size": PLAIN_GIT} if model.num_parameters() < 20e6 else {}
-    model.to(kept or torch.float32).save_pretrained(out, **size)
+    model.to(kept_dtype(checkpoint)).save_pretrained(out, **size)
     told = {
         "Recipe": "direct preference optimisation on its own takes",
         "Pairs": f"{len(rows):,}, {len(pairs) - len(rows):,} too long and left out",

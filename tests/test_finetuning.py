@@ -19,7 +19,7 @@ from conftest import LLAMA_3_TEMPLATE, ROOT
 pytest.importorskip("accelerate", reason="pip install accelerate")
 
 from llasa_lite import Llasa, Sampling
-from llasa_lite.checkpoints import RELEASED_CODEC, find_described
+from llasa_lite.checkpoints import RELEASED_CODEC, find, find_described
 from llasa_lite.cli import main
 from llasa_lite.data import Utterance, write_tokens
 from llasa_lite.finetuning import RECIPES, Rows, finetune, last_checkpoint, load_base, push, training_arguments
@@ -296,6 +296,23 @@ def test_an_adapter_is_merged_into_a_plain_checkpoint(base, tmp_path):
     assert changed == {f"model.layers.0.self_attn.{name}.weight" for name in ("q_proj", "v_proj")}
     assert (out / "adapter" / "adapter_model.safetensors").is_file() and not list(out.rglob("adapter/*.bin"))
     assert not Llasa.from_pretrained(out, device="cpu").checkpoint.can_transcribe
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "lora"])
+def test_what_was_kept_in_16_bits_is_kept_in_16_bits(base, tmp_path, recipe):
+    """It is trained in 32, in which its files would be twice as large."""
+    from safetensors.torch import load_file
+    from transformers import LlamaForCausalLM
+
+    if recipe == "lora":
+        pytest.importorskip("peft", reason="pip install peft")
+    shutil.copytree(base, tmp_path / "base")
+    LlamaForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    out = run(str(tmp_path / "base"), tmp_path / "lm", replace(RECIPES[recipe], learning_rate=1e-2, rows_per_step=4))
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "base", out))
+    assert {p.dtype for p in after.values()} == {torch.bfloat16}
+    assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
+    assert find(str(out)).codec == "nano" and Llasa.from_pretrained(out, device="cpu").sampling.top_p == 0.8
 
 
 def test_a_text_llama_gets_llasas_tokens_in_the_released_order(tmp_path, tiny_llama):
