@@ -124,6 +124,17 @@ def test_configs_tell_what_the_code_says():
         assert (facts["chunk_chars"], facts["chunk_seconds"]) == (by_name.chunk_chars, by_name.chunk_seconds)
 
 
+def test_the_token_corpus_that_ships_says_whose_codes_it_holds(caplog):
+    """Or a large model would learn them as its own codec's."""
+    from llasa_lite.checkpoints import RELEASED_CODEC
+    from llasa_lite.data import check_codec
+
+    check_codec(PACKAGE / "nano" / "tokens.safetensors", "nano")
+    assert not caplog.text
+    with pytest.raises(ValueError, match="holds codes of the codec 'nano'"):
+        check_codec(PACKAGE / "nano" / "tokens.safetensors", RELEASED_CODEC)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     pytest.importorskip("hatchling", reason="pip install hatchling")
