@@ -42,6 +42,7 @@ FLOOR, MEL_FLOOR = 1e-2, 1e-3
 SLOPE = 0.1  # of the discriminators' leaky rectifiers
 FILLED = 0.6  # of a crop, at least, by its clip: the rest is padding
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
+MAKES_CODES = "semantic_encoder", "semantic_adapter", "fc_encoder", "quantizer.project_in"
 MOST_KEPT = 4 * 2**30  # bytes of clips in memory: 37 hours
 
 
@@ -116,8 +117,12 @@ def new_codec(config=None):
     return model
 
 
-def warm_start(path: str | Path):
-    """A fresh codec that takes every weight of the one in `path` whose name and shape fit."""
+def warm_start(path: str | Path, codes_stay: bool = False):
+    """A fresh codec that takes every weight of the one in `path` whose name and shape fit.
+
+    Raises:
+        ValueError: codes are to stay what they are, and some of what makes them does not fit.
+    """
     from transformers import Xcodec2Model
 
     model = new_codec()
@@ -125,6 +130,8 @@ def warm_start(path: str | Path):
     with reaching(str(path)):
         found = Xcodec2Model.from_pretrained(path, dtype=torch.float32).state_dict()
     taken = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
+    if codes_stay and any(k not in taken for k in own if k.startswith(MAKES_CODES)):
+        raise ValueError(f"The codec in '{path}' has another shape than the one to be trained: its codes cannot stay.")
     model.load_state_dict(taken, strict=False)
     log.info("warm start: %d of %d tensors taken from %s", len(taken), len(own), path)
     return model
@@ -317,9 +324,11 @@ def train_codec(
         clips: training clips, at 16 kHz after loading.
         init: a codec folder to start from (weights that fit are taken).
     Raises:
-        ValueError: weights are to be `kept` of a start from scratch, no clip is long enough for a crop, or `out` is
-            `init` or was begun with other settings or clips.
+        ValueError: weights are to be `kept`, or codes to stay, of a start from scratch, or codes of another shape; no
+            clip is long enough for a crop; `out` is `init` or was begun with other settings or clips.
     """
+    if not settings.train_encoder and not init:
+        raise ValueError("Codes that stay are those of a codec to start from: give it with --init.")
     if settings.kept and not init:
         raise ValueError("What is kept are the weights of a codec to start from: give it with --init.")
     out = Path(out)
@@ -329,13 +338,13 @@ def train_codec(
     begin(out, init, same | {"clips": len(clips), "init": init and Path(init).name}, state_file)
     torch.manual_seed(settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = (warm_start(init) if init else new_codec()).to(device)
+    model = (warm_start(init, not settings.train_encoder) if init else new_codec()).to(device)
     first = {k: v.clone() for k, v in model.state_dict().items()} if settings.kept else {}
     if not settings.train_acoustic:
         silence_acoustic(model)
     if not settings.train_encoder:
-        for part in (model.semantic_encoder, model.semantic_adapter, model.fc_encoder, model.quantizer.project_in):
-            part.requires_grad_(False)
+        for part in MAKES_CODES:
+            model.get_submodule(part).requires_grad_(False)
     if not settings.train_acoustic:
         model.acoustic_encoder.requires_grad_(False)
     spectra = (SpectrumJudge(n_fft, hop) for n_fft, hop, _ in RESOLUTIONS[1:])

@@ -983,6 +983,17 @@ def test_training_the_decoder_alone_leaves_the_codes(monkeypatch, corpus, tmp_pa
     assert np.abs(trained.decode(codes) - codec.decode(codes)).max() > 1e-4  # and the decoder did learn
 
 
+def test_codes_stay_only_where_there_are_some(monkeypatch, corpus, tmp_path):
+    """Or a decoder would learn codes that an encoder drawn at random makes."""
+    with pytest.raises(ValueError, match="Codes that stay are those of a codec to start from: give it with --init"):
+        codec_run(monkeypatch, corpus, tmp_path / "codec", 1, train_encoder=False)
+    config = codec_training.small_codec_config()
+    config.quantization_levels = [4] * 5
+    new_codec(config).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="has another shape than the one to be trained: its codes cannot stay"):
+        codec_run(monkeypatch, corpus, tmp_path / "codec", 1, init=tmp_path / "other", train_encoder=False)
+
+
 def test_a_share_of_the_first_weights_is_kept(monkeypatch, corpus, tmp_path, codec):
     from llasa_lite.checkpoints import NANO
 
