@@ -27,7 +27,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders, or any folders of recordings of speech")
     sub.add_argument("--out", required=True, help="folder for weights, log and state; an unfinished run goes on")
     sub.add_argument("--minutes", type=float, default=45.0, help="of training (default: %(default)g)")
-    sub.add_argument("--init", help="codec folder to start from")
+    sub.add_argument("--init", help="codec to start from: nano, folder or hub id")
     pitches(sub)
     sub.add_argument("--freeze-codes", action="store_true", help="train the decoder only: codes keep their meaning")
     sub.add_argument("--learning-rate", type=float, help="at the start (default: 5e-4)")
@@ -55,7 +55,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--data", required=True, nargs="+", help="token corpora made by `train tokens`")
     sub.add_argument("--out", required=True, help="folder for weights, log and checkpoints; an unfinished run goes on")
     sub.add_argument("--steps", type=int, help="optimizer steps of about 4,096 ids (default: 9000)")
-    sub.add_argument("--init", help="checkpoint folder of the same shape to start from (default: from scratch)")
+    sub.add_argument("--init", help="checkpoint of the same shape to start from (default: from scratch)")
     told = "clips of --data in the codes that --init was trained on, where its codec was another"
     sub.add_argument("--init-data", nargs="+", default=[], help=told)
     sub.add_argument("--hidden-size", type=int, default=256, help="default: 256, as nano")
@@ -67,7 +67,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--data", required=True, nargs="+", help="corpus folders (manifest.jsonl and clips)")
     sub.add_argument("--out", required=True, help="folder for weights and log; an unfinished run goes on")
     sub.add_argument("--minutes", type=float, default=20.0, help="of training (default: %(default)g)")
-    sub.add_argument("--init", help="verifier folder to start from")
+    sub.add_argument("--init", help="verifier to start from: nano, folder or hub id")
     pitches(sub)
 
     sub = kind("finetune", "any checkpoint, all weights or LoRA; also by torchrun", output)
@@ -190,6 +190,7 @@ def clips_of(o) -> list:
 
 
 def train_codec(o) -> None:
+    from .checkpoints import codec_source
     from .codec_training import CodecTraining, note_silent_codes, train_codec
     from .sources import read_recordings
 
@@ -200,7 +201,7 @@ def train_codec(o) -> None:
     given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "kept", "learning_rate")}
     given = {k: value for k, value in given.items() if value is not None}
     settings = CodecTraining(train_encoder=not o.freeze_codes, **given)
-    out = train_codec(clips, o.out, settings, o.init)
+    out = train_codec(clips, o.out, settings, o.init and codec_source(o.init))
     note_silent_codes(out)
     common.tell({"codec": str(out), "clips": len(clips)}, o, f"codec in {out}")
 
@@ -259,6 +260,7 @@ def train_tokens(o) -> None:
 
 
 def train_lm(o) -> None:
+    from .checkpoints import find
     from .data import read_tokens
     from .training import Training, train_lm
 
@@ -271,19 +273,22 @@ def train_lm(o) -> None:
     known = [u for file in o.init_data for u in read_tokens(file)]
     if known and not o.init:
         raise ValueError("--init-data belongs to --init: the checkpoint that was trained on these codes.")
-    out = train_lm(utterances, levels, o.out, settings, o.hidden_size, o.layers, o.init, known, codec=codec.name)
+    init = o.init and find(o.init).source
+    out = train_lm(utterances, levels, o.out, settings, o.hidden_size, o.layers, init, known, codec=codec.name)
     common.tell({"model": str(out), "utterances": len(utterances)}, o, f"model in {out}; speak --model {out}")
 
 
 def train_verifier(o) -> None:
     from .data import read_corpus
     from .verifier_training import VerifierTraining, train_verifier
+    from .verifiers.speaker import NANO_VERIFIER
 
     check_pitches(o), check_above_zero(o, "minutes")
     clips = [clip for folder in o.data for clip in read_corpus(folder)]
     learned = [clip for clip in clips if clip.split == "train"] + repitched(clips, o)
     watched = [clip for clip in clips if clip.split == "test_speaker" and clip.seconds > 1][:300]
-    out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), common.load_codec(o), watched, o.init)
+    init = NANO_VERIFIER if o.init == "nano" else o.init
+    out = train_verifier(learned, o.out, VerifierTraining(minutes=o.minutes), common.load_codec(o), watched, init)
     common.tell({"verifier": str(out), "clips": len(learned)}, o, f"verifier in {out}")
 
 

@@ -14,7 +14,7 @@ import soundfile
 from conftest import buzz
 
 from llasa_lite import Voice, audio, cli_common, training
-from llasa_lite.checkpoints import CHECKPOINTS
+from llasa_lite.checkpoints import CHECKPOINTS, NANO
 from llasa_lite.cli import main, parser
 from llasa_lite.data import Utterance, read_tokens, token_facts, write_tokens
 
@@ -376,6 +376,22 @@ def test_a_start_that_is_not_there_is_named(here, capsys):
     for verb, data in (("codec", "."), ("verifier", "."), ("lm", "tokens.safetensors")):
         told = refused(capsys, "train", verb, "--data", data, "--out", "run", "--init", "no/such")
         assert told.startswith("Cannot load 'no/such': "), verb
+
+
+def test_nano_is_a_start_by_its_name(here, capsys, monkeypatch):
+    """Where it lies, nobody knows who installed it."""
+    clips = [{"id": k, "text": "oh.", "speaker": f"s{k}", "seconds": 2.0, "audio": "clip.wav"} for k in range(2)]
+    (here / "manifest.jsonl").write_text("\n".join(map(json.dumps, clips)))
+    codes = np.random.default_rng(0).integers(4096, size=40).astype(np.uint16)
+    write_tokens([Utterance("oh yes.", "a", "train", codes)], here / "tokens.safetensors")
+    for verb, data in (("codec", "."), ("lm", "tokens.safetensors"), ("verifier", ".")):
+
+        def started(*given, **more):
+            raise ValueError(next(str(one) for one in given if str(one).startswith(str(NANO))))
+
+        module = "training" if verb == "lm" else f"{verb}_training"
+        monkeypatch.setattr(f"llasa_lite.{module}.train_{verb}", started)
+        assert refused(capsys, "train", verb, "--data", data, "--out", "run", "--init", "nano") == str(NANO / verb)
 
 
 def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them(here, codec, capsys):
