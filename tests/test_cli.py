@@ -394,6 +394,20 @@ def test_nano_is_a_start_by_its_name(here, capsys, monkeypatch):
         assert refused(capsys, "train", verb, "--data", data, "--out", "run", "--init", "nano") == str(NANO / verb)
 
 
+def test_voices_of_all_that_are_kept_out_are_watched(here, capsys, monkeypatch):
+    """Though the manifest has them one after the other, the first of them in hundreds of clips."""
+    voices = ["a"] * 400 + ["b"] * 400
+    clips = [{"id": k, "text": "oh.", "speaker": who, "seconds": 2.0} for k, who in enumerate(voices)]
+    lines = (json.dumps(clip | {"audio": "clip.wav", "split": "test_speaker"}) for clip in clips)
+    (here / "manifest.jsonl").write_text("\n".join(lines))
+
+    def told(learned, out, settings, codec, watched, init):
+        return sorted({clip.speaker for clip in watched}), len(watched)
+
+    monkeypatch.setattr("llasa_lite.verifier_training.train_verifier", told)
+    assert row(capsys, "train", "verifier", "--data", ".", "--out", "run")["verifier"] == str((["a", "b"], 300))
+
+
 def test_clips_become_tokens_as_they_are_at_other_speeds_and_as_others_hear_them(here, codec, capsys):
     clips = [{"id": k, "text": f"oh {k}.", "speaker": "s", "seconds": 1.5, "audio": "clip.wav"} for k in range(4)]
     clips.append(clips[0] | {"id": 4, "split": "test"})
