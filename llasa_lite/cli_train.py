@@ -239,7 +239,7 @@ def train_tokens(o) -> None:
         facts, *others = map(token_facts, files)
         told = next((one for one in (facts, *others) if one.get("codec")), None)  # a file may not say
         for file in files if told else ():
-            check_alike(file, told)
+            check_alike(file, token_facts(file), told)
         utterances = [u for file in files for u in read_tokens(file)]
         if others:  # places left out are those of one list of clips; whose the codes are stays known
             whose = [(one.get("codec"), one.get("fingerprint")) for one in (facts, *others)]
@@ -341,12 +341,14 @@ def pairs(o) -> None:
 
 
 def preferences(o) -> None:
+    from .checkpoints import find_described
     from .preferences import Preferences, read_pairs, train_preferences
 
     check_above_zero(o, "epochs", "learning_rate", "beta", "pairs_at_once")
     given = {k: getattr(o, k) for k in ("epochs", "learning_rate", "beta", "seed") if getattr(o, k) is not None}
     common.no_loading_bars()
-    learned = [pair for file in o.pairs for pair in read_pairs(file)]
+    codec = find_described(o.base).codec
+    learned = [pair for file in o.pairs for pair in read_pairs(file, codec)]
     out = train_preferences(o.base, learned, o.out, Preferences(**given), o.pairs_at_once)
     common.tell({"model": str(out), "pairs": len(learned)}, o, f"model in {out}; speak --model {out}")
 

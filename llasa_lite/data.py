@@ -246,21 +246,25 @@ def read_tokens(path: str | Path, split: str | None = None) -> list[Utterance]:
 def check_codec(path: str | Path, codec: str) -> None:
     """Raises ValueError where a token corpus says that its codes are another codec's than this one's ("nano", folder or
     hub id): the same numbers mean other sounds. Two large ones are not told apart: they have no fingerprint."""
-    check_alike(path, {"codec": codec, "fingerprint": fingerprint(codec_source(codec))})
+    check_alike(path, token_facts(path), codec_facts(codec))
 
 
-def check_alike(path: str | Path, wanted: dict) -> None:
-    """As `check_codec`, of the codec that `token_facts` tells of."""
-    facts, codec = token_facts(path), wanted["codec"]
-    was, wanted = facts.get("fingerprint"), wanted.get("fingerprint")
+def codec_facts(codec: str) -> dict:
+    """Of a codec by name, what `token_facts` tells of it."""
+    return {"codec": codec, "fingerprint": fingerprint(codec_source(codec))}
+
+
+def check_alike(path: str | Path, facts: dict, wanted: dict) -> None:
+    """As `check_codec`, of a file of which `facts` are known and a codec of which `wanted` is."""
+    codec, was, wanted = wanted["codec"], facts.get("fingerprint"), wanted.get("fingerprint")
     if not facts.get("codec") or was == wanted:
         return
     if was and wanted:  # small ones with other weights, of which some may have learned to decode only
         told = "'%s' holds codes of '%s', whose weights were others than those of '%s': fine if codes are alike."
         return log.warning(told, path, facts["codec"], codec)
     raise ValueError(
-        f"'{path}' holds codes of the codec '{facts['codec']}', and they are to be those of '{codec}'. Encode the "
-        f"clips anew: `train tokens --codec {codec}`."
+        f"'{path}' holds codes of the codec '{facts['codec']}', and they are to be those of '{codec}'. Make it anew: "
+        f"--codec {codec}."
     )
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from .audio import FRAME_RATE
 from .checkpoints import PLAIN_GIT, pick_dtype
-from .data import Utterance
+from .data import Utterance, check_alike, codec_facts
 from .finetuning import begin, dress, finish, go_on, kept_dtype, load_base, training_arguments
 from .records import Records
 from .search import END
@@ -90,7 +90,8 @@ def collect_pairs(
     texts = [pieces[0] for one in filter(says_something, sentences) if len(pieces := llasa._pieces(one)) == 1]
     if not texts:
         raise ValueError(f"There are no sentences of at most {llasa.checkpoint.chunk_chars} characters to say.")
-    settings = {"model": llasa.checkpoint.name, "codec": llasa.codec.name, "n": n, "outcome": outcome, "seed": seed}
+    settings = codec_facts(llasa.codec.name)
+    settings |= {"model": llasa.checkpoint.name, "n": n, "outcome": outcome, "seed": seed}
     records, voices = Records(out, "draw", settings), sorted(by_voice)
     for draw in range(max(records.rows, default=-1) + 1, draws):
         random = np.random.default_rng([seed, draw])
@@ -114,12 +115,21 @@ def collect_pairs(
     return len(records.rows)
 
 
-def read_pairs(path: str | Path) -> list[Pair]:
-    """Raises ValueError where there are none, or the file holds something else."""
+def read_pairs(path: str | Path, codec: str | None = None) -> list[Pair]:
+    """Pairs that `collect_pairs` wrote.
+
+    Args:
+        codec: the one that codes are to be of, "nano", folder or hub id; None: whichever.
+    Raises:
+        ValueError: there are none, the file holds something else, or says that its codes are of another codec.
+    """
     if not Path(path).is_file():
         raise ValueError(f"There are no pairs '{path}'. Make them with `train pairs`.")
+    records = Records(path, "draw", ours=False)
+    if codec:
+        check_alike(path, records.settings, codec_facts(codec))
     try:
-        return [Pair(**row) for row in Records(path, "draw").rows.values()]
+        return [Pair(**row) for row in records.rows.values()]
     except TypeError as error:
         raise ValueError(f"'{path}' holds other rows than pairs: {error}.") from error
 

@@ -25,6 +25,8 @@ class Records:
         key: name of the field that tells rows apart.
         settings: what rows must share to be comparable, kept as the first line; None: whatever they share.
         ours: no other process is writing it. Of one that may be, a torn row is passed over and stays.
+    Attributes:
+        settings: what its rows share, as the first line says; empty where none does.
     Raises:
         ValueError: the file holds rows of other settings, or is none of ours.
     """
@@ -49,7 +51,8 @@ class Records:
                     raise ValueError(f"'{path}' was begun with {was}. Choose another folder, or the same settings.")
                 lines = lines[1:]
             elif lines and "settings" in lines[0]:  # rows of any settings are wanted
-                lines = lines[1:]
+                settings, lines = lines[0]["settings"], lines[1:]
+            self.settings = settings or {}
             self.rows = {row[key]: row for row in lines}
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' holds other rows than expected: {error!r}.") from error

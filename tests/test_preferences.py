@@ -176,6 +176,19 @@ def test_accumulated_pairs_have_the_loss_of_all_at_once(pairs, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
+def test_pairs_in_codes_of_another_codec_are_not_learned(pairs, tmp_path, monkeypatch, capsys):
+    """The same numbers are other sounds. They come as soon as the base is not named, and nano is meant."""
+    assert len(read_pairs(pairs, "nano")) == 6
+    with pytest.raises(ValueError, match="holds codes of the codec 'nano', and they are to be those of 'owner/codec'"):
+        read_pairs(pairs, "owner/codec")
+    first, *rows = pairs.read_text().splitlines()
+    other = json.loads(first)["settings"] | {"codec": "owner/codec", "fingerprint": None}
+    (tmp_path / "pairs.jsonl").write_text("\n".join([json.dumps({"settings": other}), *rows, ""]))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "preferences", "--pairs", "pairs.jsonl", "--out", "run"]) == 2
+    assert "holds codes of the codec 'owner/codec'" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
