@@ -464,7 +464,8 @@ class RowSampler:
 
     def batches(self, ids_per_batch: int, widths: tuple[int, ...] = (128, 192, 256, 320, 384, 512, 640)):
         """Batches of rows of about equal length, each padded to one of a few widths (new shapes cost memory and
-        compiling): yields dicts of arrays of shape (rows, width)."""
+        compiling), what is longer than these to `max_ids`: yields dicts of arrays of shape (rows, width)."""
+        widths = (*widths, self.mixture.max_ids)
         pools: dict[int, list[Row]] = {width: [] for width in widths}
         while True:
             row = self.row()

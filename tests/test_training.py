@@ -442,6 +442,13 @@ def test_batches_have_few_shapes_and_pad_without_loss(protocol):
     assert not padded["keys"][0, -9:].any() and (padded["place"][0, -9:] == NOWHERE).all()
 
 
+def test_rows_longer_than_the_usual_widths_make_batches_too(protocol):
+    long = [replace(u, codes=np.resize(u.codes, 350), alignment=None) for u in utterances()]
+    mixture = Mixture(clips_per_row=(0.0, 1.0), max_ids=900)
+    batch = next(RowSampler(long, protocol, mixture).batches(1800))
+    assert batch["input_ids"].shape == (2, 900)
+
+
 def test_learning_rate_warms_up_stays_and_falls():
     settings = Training(steps=1000, warmup_steps=100, decay_share=0.3)
     rates = [rate_at(step, settings) for step in range(1001)]
