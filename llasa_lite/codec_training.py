@@ -29,7 +29,7 @@ from .checkpoints import PLAIN_GIT, reaching
 from .codec import Codec, semantic_features
 from .data import Clip, Repitched, disturbed
 from .files import whole
-from .finetuning import begin
+from .finetuning import begin, check_alone
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -325,8 +325,10 @@ def train_codec(
         init: a codec folder to start from (weights that fit are taken).
     Raises:
         ValueError: weights are to be `kept`, or codes to stay, of a start from scratch, or codes of another shape; no
-            clip is long enough for a crop; `out` is `init` or was begun with other settings or clips.
+            clip is long enough for a crop; more than one process; `out` is `init` or was begun with other settings or
+            clips.
     """
+    check_alone("A codec is")
     if not settings.train_encoder and not init:
         raise ValueError("Codes that stay are those of a codec to start from: give it with --init.")
     if settings.kept and not init:

@@ -294,6 +294,12 @@ def begin(out: Path, base: str | Path | None, settings: dict, state: Path | None
     Records(note, settings=settings)
 
 
+def check_alone(what: str) -> None:
+    """Raises ValueError where torchrun started several processes: `what` ("A codec is") is trained by one."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"{what} trained by one process. Start it without torchrun.")
+
+
 def is_first() -> bool:
     """Whether this is the process that writes and speaks, where torchrun started several."""
     return os.environ.get("RANK", "0") == "0"

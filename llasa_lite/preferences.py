@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from .audio import FRAME_RATE
 from .checkpoints import PLAIN_GIT, pick_dtype
 from .data import Utterance, check_alike, codec_facts
-from .finetuning import begin, dress, finish, go_on, kept_dtype, load_base, training_arguments
+from .finetuning import begin, check_alone, dress, finish, go_on, kept_dtype, load_base, training_arguments
 from .records import Records
 from .search import END
 from .text import join, says_something
@@ -171,8 +170,7 @@ def train_preferences(
     import transformers
 
     out = Path(out)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("Preferences are trained by one process. Start it without torchrun.")
+    check_alone("Preferences are")
     accumulation, left = divmod(settings.pairs_per_step, pairs_at_once)
     if left or not accumulation:
         raise ValueError(f"{settings.pairs_per_step} pairs a step are not made of {pairs_at_once} at once.")

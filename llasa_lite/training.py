@@ -30,7 +30,7 @@ from torch import nn
 from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts, reaching
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows, with_rows
-from .finetuning import begin, go_on, last_checkpoint, training_arguments
+from .finetuning import begin, check_alone, go_on, last_checkpoint, training_arguments
 from .tokens import IGNORE, Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
@@ -244,11 +244,12 @@ def train_lm(
         codec: the codec the codes came from, which the checkpoint is to speak with: "nano", folder or hub id.
     Raises:
         ValueError: nothing to learn to say, a size without the two heads that are guided, an `init` of another shape,
-            or an `out` that is `init` or was begun with other settings or clips.
+            more than one process, or an `out` that is `init` or was begun with other settings or clips.
     """
     import transformers
     from transformers import Trainer
 
+    check_alone("A small language model is")
     if hidden_size % 64 or (hidden_size < 128 and settings.guide_weight > 0):
         raise ValueError(f"The hidden size is made of heads of 64, at least two: 128, 192 ..., not {hidden_size}.")
     out = Path(out)

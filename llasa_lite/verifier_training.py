@@ -27,7 +27,7 @@ from .checkpoints import reaching
 from .codec import MAX_ENCODE_SECONDS
 from .data import Clip, Repitched, disturbed
 from .files import whole
-from .finetuning import begin
+from .finetuning import begin, check_alone
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -196,12 +196,14 @@ def train_verifier(
             there are two voices and two clips of one.
         init: folder of a trained verifier of this shape to start from; None starts from scratch.
     Raises:
-        ValueError: fewer than two voices, or an `out` that is `init` or was begun with other settings or clips.
+        ValueError: fewer than two voices, more than one process, or an `out` that is `init` or was begun with other
+            settings or clips.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
     from transformers import WavLMForXVector
 
+    check_alone("A verifier is")
     out = Path(out)
     torch.manual_seed(settings.seed)
     crops = VoiceCrops(clips, codec, settings)

@@ -42,6 +42,7 @@ from llasa_lite.data import (
     token_facts,
     write_tokens,
 )
+from llasa_lite.preferences import train_preferences
 from llasa_lite.tokens import IGNORE, Protocol, character_tokenizer
 from llasa_lite.training import (
     Guide,
@@ -54,7 +55,7 @@ from llasa_lite.training import (
     save_lm,
     train_lm,
 )
-from llasa_lite.verifier_training import VerifierTraining, VoiceCrops
+from llasa_lite.verifier_training import VerifierTraining, VoiceCrops, train_verifier
 
 
 @pytest.fixture(scope="module")
@@ -810,6 +811,21 @@ def test_what_cannot_be_learned_is_refused_before_it_begins(tmp_path, split, siz
     with pytest.raises(ValueError, match=sentence):
         train_lm(known, [4] * 6, tmp_path / "lm", Training(steps=1, **SMALL), size, 4)
     assert not (tmp_path / "lm").exists()
+
+
+def test_what_one_process_trains_is_refused_to_several(monkeypatch, corpus, tmp_path):
+    """They would write into one folder, and take turns in nothing."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    clips, out = read_corpus(corpus), tmp_path / "out"
+    for started in (
+        lambda: train_lm(utterances(), [4] * 6, out, Training(steps=1, **SMALL), 128, 4),
+        lambda: train_codec(clips, out, CodecTraining(minutes=1e-4, batch=2, crop_seconds=(0.8,))),
+        lambda: train_verifier(clips, out, VerifierTraining(minutes=1e-4, batch=2)),
+        lambda: train_preferences("nano", [], out),
+    ):
+        with pytest.raises(ValueError, match="trained by one process. Start it without torchrun"):
+            started()
+    assert not out.exists()
 
 
 def codec_run(monkeypatch, corpus, out, steps, init=None, **settings):
