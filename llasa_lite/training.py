@@ -260,6 +260,8 @@ def train_lm(
     sampler = RowSampler(learned, protocol, settings.mixture)
     if sampler.dropped:
         log.warning("%d of %d clips are too long or have no text and are left out.", sampler.dropped, len(learned))
+    if init is None and settings.guide_weight > 0 and all(u.alignment is None for u in learned):
+        log.warning("No clip is aligned, and nothing guides the model to its text: align with `train tokens --data`.")
     model = SpeechLM(nano_config(protocol, hidden_size, layers), protocol.code_offset, list(levels))
     if init is not None:
         model.start_from(init)

@@ -727,6 +727,15 @@ def test_the_wrong_text_is_another_clips(protocol, monkeypatch, count):
     assert sorted(told[count:]) == sorted(told[:count]) and all(a != b for a, b in zip(told, told[count:]))
 
 
+def test_a_start_without_any_alignment_is_told(tmp_path, caplog):
+    """As of nano's corpus as it ships: a small model would not read for tens of millions of tokens."""
+    pytest.importorskip("accelerate", reason="pip install accelerate")
+    unaligned = [replace(u, alignment=None) for u in utterances()]
+    for k, clips in enumerate(([*unaligned, *utterances(1)], unaligned)):
+        train_lm(clips, [4] * 6, tmp_path / str(k), Training(steps=1, **SMALL), 128, 2)
+        assert ("No clip is aligned" in caplog.text) == bool(k)
+
+
 def test_a_held_out_clip_without_text_or_codes_is_not_watched(tmp_path):
     """Or the run would end where it is first watched, and there again when it goes on."""
     pytest.importorskip("accelerate", reason="pip install accelerate")
