@@ -24,6 +24,7 @@ from .tokens import IGNORE
 log = logging.getLogger(__name__)
 
 SPLITS = "train", "test", "test_speaker", "heard"
+MAX_ROWS_BYTES = 99_000_000  # of texts, speakers and splits in one file: safetensors' header has 100 MB
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,11 @@ def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda don
     (`token_facts`): to try them again, delete it.
 
     Raises:
-        ValueError: `out` holds other clips than these begin with, or codes of another codec.
+        ValueError: `out` holds other clips than these begin with, or codes of another codec, or these are more than one
+            file holds.
     """
     out = Path(out)
+    _rows_of(clips)  # said before hours of encoding
     out.parent.mkdir(parents=True, exist_ok=True)
     done, dropped = [], []
     name = getattr(codec, "name", None)
@@ -208,10 +211,12 @@ def write_tokens(utterances: list[Utterance], path: str | Path, facts: dict | No
 
     Args:
         facts: what else is known of it (`token_facts`).
+    Raises:
+        ValueError: it cannot be written, or there are more utterances than one file holds.
     """
     from safetensors.numpy import save_file
 
-    rows = [[u.text, u.speaker, u.split] for u in utterances]
+    rows = _rows_of(utterances)
     tensors = {
         "codes": np.concatenate([np.zeros(0, np.uint16), *[u.codes for u in utterances]]).astype(np.uint16),
         "lengths": np.array([len(u.codes) for u in utterances], np.int32),
@@ -222,7 +227,17 @@ def write_tokens(utterances: list[Utterance], path: str | Path, facts: dict | No
         ]
         tensors["alignment"] = np.concatenate(missing).astype(np.float16)
     with whole(path) as partial:
-        save_file(tensors, partial, metadata={"rows": json.dumps(rows), "facts": json.dumps(facts or {})})
+        save_file(tensors, partial, metadata={"rows": rows, "facts": json.dumps(facts or {})})
+
+
+def _rows_of(some: Sequence[Clip | Utterance]) -> str:
+    rows = json.dumps([[one.text, one.speaker, one.split] for one in some])
+    if (size := len(json.dumps(rows))) > MAX_ROWS_BYTES:  # as it stands in the header: JSON in JSON
+        raise ValueError(
+            f"The texts of {len(some):,} clips take {size / 1e6:.0f} MB, and one file holds "
+            f"{MAX_ROWS_BYTES / 1e6:.0f} MB of them. Make several files: --data takes many."
+        )
+    return rows
 
 
 def token_facts(path: str | Path) -> dict:

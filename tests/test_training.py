@@ -179,6 +179,20 @@ def test_clips_that_cannot_be_encoded_are_left_out_once_and_counted(corpus, code
     assert read_tokens(encode_corpus(clips[1:3], codec, tmp_path / "none.safetensors")) == []
 
 
+def test_more_clips_than_one_file_holds_are_refused_before_they_are_encoded(corpus, codec, tmp_path, monkeypatch):
+    """Or hours of encoding would end where the file is written, every time. What is let through can be written."""
+    from llasa_lite import data
+
+    many = utterances(1) * 2 + [replace(utterances(1)[0], text='"\u4f60' * 8_990_000)]
+    assert len(json.dumps(data._rows_of(many))) > 98_800_000
+    write_tokens(many, tmp_path / "many.safetensors")
+    assert len(read_tokens(tmp_path / "many.safetensors")) == 3
+    monkeypatch.setattr(data, "MAX_ROWS_BYTES", 100)
+    for make in (lambda out: encode_corpus(read_corpus(corpus), None, out), lambda out: write_tokens(many[:2], out)):
+        with pytest.raises(ValueError, match="and one file holds"):
+            make(tmp_path / "no.safetensors")
+
+
 def test_a_file_of_other_clips_or_of_another_codec_is_refused(corpus, codec, tmp_path):
     clips, out = read_corpus(corpus), tmp_path / "tokens.safetensors"
     encode_corpus(clips[:2], codec, out)
