@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from .tokens import IGNORE
 log = logging.getLogger(__name__)
 
 SPLITS = "train", "test", "test_speaker", "heard"
+SAVE_SECONDS = 180  # of encoding: what a stop costs at most; a large codec on a CPU takes seconds a clip
 MAX_ROWS_BYTES = 99_000_000  # of texts, speakers and splits in one file: safetensors' header has 100 MB
 
 
@@ -166,7 +168,7 @@ class Utterance:
 def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda done, total: None) -> Path:
     """Encode clips into one token file (safetensors: codes, lengths; transcripts and speakers as JSON metadata).
 
-    Resumable: a part of the file is written every 2,000 clips and read back on the next call. Clips that cannot be
+    Resumable: what is done is written every three minutes and read back on the next call. Clips that cannot be
     read or are too long to encode are logged and left out, and their places in the list kept in the file
     (`token_facts`): to try them again, delete it.
 
@@ -191,18 +193,21 @@ def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda don
         if known.get(by) and facts[by] and known[by] != facts[by]:  # a file or a codec may not say
             was = f"'{known['codec']}' ({known['fingerprint']}), not of '{name}' ({facts['fingerprint']})"
             raise ValueError(f"'{out}' holds codes of the codec {was}. Choose another file, or delete it.")
-    for start in range(len(done) + len(dropped), len(clips), 2000):
-        for place, clip in enumerate(clips[start : start + 2000], start):
-            try:
-                # the last code of `encode` stands for appended zeros: a clip is heard without it
-                codes = codec.encode(clip.load())[:-1]
-            except ValueError as error:
-                log.warning("Clip %s is left out: %s", clip.id, error)
-                dropped.append(place)
-            else:
-                done.append(Utterance(clip.text, clip.speaker, clip.split, codes.astype(np.uint16)))
-            progress(place + 1, len(clips))
-        write_tokens(done, out, facts)
+    saved = time.monotonic()
+    for place in range(len(done) + len(dropped), len(clips)):
+        clip = clips[place]
+        try:
+            # the last code of `encode` stands for appended zeros: a clip is heard without it
+            codes = codec.encode(clip.load())[:-1]
+        except ValueError as error:
+            log.warning("Clip %s is left out: %s", clip.id, error)
+            dropped.append(place)
+        else:
+            done.append(Utterance(clip.text, clip.speaker, clip.split, codes.astype(np.uint16)))
+        progress(place + 1, len(clips))
+        if place + 1 == len(clips) or time.monotonic() - saved > SAVE_SECONDS:
+            write_tokens(done, out, facts)
+            saved = time.monotonic()
     return out
 
 

@@ -166,6 +166,23 @@ def test_encoding_a_corpus_goes_on_where_it_stopped(corpus, codec, tmp_path):
     assert [u.codes.tolist() for u in back] == [codec.encode(clip.load())[:-1].tolist() for clip in clips]
 
 
+def test_encoding_that_is_stopped_loses_minutes_and_not_hours(corpus, codec, tmp_path, monkeypatch):
+    """However long a clip takes: what is done is written by the clock, here of a minute a look."""
+    clips, ticks, out = read_corpus(corpus), itertools.count(0, 60), tmp_path / "tokens.safetensors"
+    monkeypatch.setattr("llasa_lite.data.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr("llasa_lite.data.SAVE_SECONDS", 100)
+
+    def stopped(wav):
+        if heard.append(1) or len(heard) == 4:
+            raise KeyboardInterrupt
+        return codec.encode(wav)
+
+    heard = []
+    with pytest.raises(KeyboardInterrupt):
+        encode_corpus(clips, SimpleNamespace(encode=stopped), out)
+    assert [u.text for u in read_tokens(out)] == ["clip number 0.", "clip number 1."]
+
+
 def test_clips_that_cannot_be_encoded_are_left_out_once_and_counted(corpus, codec, tmp_path, caplog):
     """And what is encoded goes on behind them."""
     clips = read_corpus(corpus)
