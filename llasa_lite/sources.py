@@ -55,8 +55,8 @@ def read_clips(folder: str | Path) -> list[Clip]:
     for transcripts in sorted(folder.rglob("*.trans.txt")):
         parts = (folder.name, *transcripts.relative_to(folder).parts)
         held_out = any(part.startswith(("test-", "dev-")) for part in parts)
-        for line in transcripts.read_text(encoding="utf-8").splitlines():
-            name, _, text = line.partition(" ")
+        for line in filter(str.strip, lines_of(transcripts)):
+            name, _, text = line.strip().partition(" ")
             path = transcripts.parent / f"{name}.flac"
             # LibriSpeech is all capitals, which a tokenizer cuts letter by letter
             clips.append(_clip(name, text.lower(), name.split("-")[0], "test" if held_out else "train", path))

@@ -112,7 +112,7 @@ def test_lj_speech_and_librispeech_are_corpora(tmp_path, monkeypatch):
     folder = tmp_path / "LibriSpeech" / "test-clean" / "61" / "70968"
     folder.mkdir(parents=True)
     audio.save(buzz(1), folder / "61-70968-0000.flac")
-    (folder / "61-70968.trans.txt").write_text("61-70968-0000 HE BEGAN A CONFUSED COMPLAINT\n")
+    (folder / "61-70968.trans.txt").write_text("61-70968-0000 HE BEGAN A CONFUSED COMPLAINT\r\n\n")
     (clip,) = read_clips(tmp_path / "LibriSpeech")
     assert (clip.text, clip.speaker, clip.split) == ("he began a confused complaint", "61", "test")
     assert len(clip.load()) == 16_000
