@@ -59,6 +59,16 @@ def encode_parts(
     yield from _on_ray(_Encoder, (codec, out, gpus), todo, workers, gpus)
 
 
+def parts_missing(out: Path) -> int:
+    """How many parts a folder still lacks; 0 for one that `encode_parts` did not begin."""
+    known = out / "plan.json"
+    if not known.is_file():
+        return 0
+    plan = json.loads(known.read_text(encoding="utf-8"))
+    clips = int(plan["clips"].partition(",")[0])  # as `which` tells them
+    return sum(not _part(out, k).is_file() for k in range(-(-clips // plan["clips_per_part"])))
+
+
 class _Encoder:
     """One worker: its codec, loaded once."""
 

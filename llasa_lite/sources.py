@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .data import Clip, Utterance, check_codec, id_counts, read_corpus, read_tokens
+from .distributed import parts_missing
 from .files import lines_of
 from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERSTANDING_START, Protocol
 
@@ -181,6 +182,9 @@ def read_utterances(
     for part in parts if codec else ():
         check_codec(part, codec)
     if parts:
+        if split == "train" and (missing := parts_missing(source)):
+            told = "'%s' lacks %d of %d parts: what encodes it has not ended. Give its command again."
+            log.warning(told, source, missing, missing + len(parts))
         return [said for part in parts for said in read_tokens(part, split)]
     if any(source.glob("*_input_ids.memmap")):
         name = "val" if split == "test" else split

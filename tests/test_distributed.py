@@ -59,6 +59,18 @@ def test_parts_of_other_clips_or_of_another_codec_are_refused(tmp_path, monkeypa
             next(encode_parts(given, codec, tmp_path, clips_per_part=2))
 
 
+def test_a_folder_that_lacks_parts_says_so(codec, tmp_path, monkeypatch, caplog):
+    """Or a model would learn from a part of its corpus, and nobody know."""
+    monkeypatch.setattr(distributed, "_on_ray", lambda worker, arguments, todo, *_: iter(todo))
+    audio.save(buzz(0.6), tmp_path / "0.wav")
+    clips, out = [Clip(k, f"clip {k}.", "s", 0.6, "train", tmp_path / "0.wav") for k in range(5)], tmp_path / "codes"
+    todo, encoder = list(encode_parts(clips, "nano", out, clips_per_part=2)), _Encoder("nano", out, 0)
+    encoder(**todo[0]), encoder(**todo[2])
+    assert len(read_utterances(out, None)) == 3 and "lacks 1 of 3 parts" in caplog.text
+    caplog.clear(), encoder(**todo[1])
+    assert len(read_utterances(out, None)) == 5 and not caplog.text
+
+
 def test_a_part_leaves_out_what_is_too_long_to_encode(codec, tmp_path):
     audio.save(buzz(0.6), tmp_path / "0.wav"), audio.save(buzz(61), tmp_path / "1.wav")
     clips = [Clip(k, f"clip {k}.", "s", 0.6, "train", tmp_path / f"{k}.wav") for k in range(2)]
