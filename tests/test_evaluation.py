@@ -219,6 +219,22 @@ def test_a_continued_clip_keeps_its_first_seconds(nano, tmp_path, caplog):
     assert all(row["edits"] == 0 and 0 < row["sim_o"] <= 1 for row in made)
 
 
+@pytest.fixture
+def prompts(nano, monkeypatch):
+    """What the engine is given to go on from, as it comes."""
+    given, start = [], nano.engine.start
+    monkeypatch.setattr(nano.engine, "start", lambda prompt, *more: given.append(prompt) or start(prompt, *more))
+    return given
+
+
+def test_the_prompt_of_a_continued_clip_knows_nothing_of_how_it_goes_on(nano, prompts, tmp_path):
+    one, other = buzz(3.6), buzz(3.6, seed=1)
+    other[:48_000] = one[:48_000]
+    clips = [SimpleNamespace(id=k, text="Oh.", seconds=3.6, load=lambda w=w: w) for k, w in enumerate((one, other))]
+    tasks.run_task(tasks.continuation("nano", nano, clips, Ears()), Records(tmp_path / "rows.jsonl"))
+    assert prompts[0] == prompts[1]
+
+
 def test_recognition_is_judged_against_its_transcript(nano, tmp_path):
     (row,) = tasks.run_task(tasks.asr("nano", lambda wav: "hello hare", [clip()]), Records(tmp_path / "rows.jsonl"))
     assert (row["words"], row["edits"], row["seconds"]) == (2, 1, 1.2)

@@ -205,23 +205,21 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
     """
     from ..pipeline import SECONDS_TO_SPARE
 
-    codec, prompt_codes = llasa.codec, int(PROMPT_SECONDS * audio.FRAME_RATE)
+    codec, cut = llasa.codec, int(PROMPT_SECONDS * audio.FRAME_RATE) * audio.HOP_LENGTH
 
     def judged(wav: np.ndarray, clip, again: np.ndarray) -> dict:
-        cut = prompt_codes * audio.HOP_LENGTH
         return ears.read(wav, clip.text) | ears.alike(wav[cut:], clip.load()[:cut], again[:cut]) | ears.pleasant(wav)
 
     def model(index: int, clip) -> dict:
         began = time.perf_counter()
-        original = clip.load()
-        codes = codec.encode(original)[:prompt_codes]
-        room = int((1.5 * clip.seconds + SECONDS_TO_SPARE) * audio.FRAME_RATE) - prompt_codes
+        # cut before it is encoded: the encoder hears both ways, and codes of the whole clip know how it goes on
+        voice = Voice("prompt", "", clip.load()[:cut]).encoded(codec)
+        codes, timbre = voice.codes[codec.name], voice.timbre_by(codec)
+        room = int((1.5 * clip.seconds + SECONDS_TO_SPARE) * audio.FRAME_RATE) - len(codes)
         prompt = llasa.protocol.tts_prompt(clip.text, codes)
         without, how = llasa.protocol.unconditional_prompt("", codes), sampling or llasa.sampling
         beams = llasa.engine.start(prompt, 1, "speech", how, seed + index, room, without)
         beams.advance(room)
-        voice = Voice("prompt", "", original[: prompt_codes * audio.HOP_LENGTH], {codec.name: codes.tolist()})
-        timbre = voice.encoded(codec).timbre_by(codec)
         both = [*codes, *llasa.protocol.ids_to_codes(beams.ids[0])]
         wav = codec.decode_after([], [both], timbre)[0]
         if keep:
