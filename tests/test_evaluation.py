@@ -235,6 +235,13 @@ def test_the_prompt_of_a_continued_clip_knows_nothing_of_how_it_goes_on(nano, pr
     assert prompts[0] == prompts[1]
 
 
+def test_a_continued_clip_is_told_its_words_as_tts_puts_them(nano, prompts, tmp_path):
+    """LibriSpeech's transcripts have no marks, and others numbers."""
+    clips = [clip(3.6, "oh yes 3"), clip(3.6, "oh yes three.", id=2)]
+    made = tasks.run_task(tasks.continuation("nano", nano, clips, Ears()), Records(tmp_path / "rows.jsonl"))
+    assert prompts[0] == prompts[1] and len(made) == 6
+
+
 def test_recognition_is_judged_against_its_transcript(nano, tmp_path):
     (row,) = tasks.run_task(tasks.asr("nano", lambda wav: "hello hare", [clip()]), Records(tmp_path / "rows.jsonl"))
     assert (row["words"], row["edits"], row["seconds"]) == (2, 1, 1.2)

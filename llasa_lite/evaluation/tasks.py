@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import audio
 from ..records import Records
+from ..text import closed
 from ..verifiers import Cosine
 from ..voices import MAX_SECONDS, Voice
 from .listening import Crowd, Ears
@@ -200,8 +201,8 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
 def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=None, keep=None) -> Todo:
     """The first 3 s of a clip gone on with to the end of its own transcript (paper, Table 5, after VALL-E).
 
-    The text is the whole transcript, so nothing says where the prompt's part of it ends. Words are counted over prompt
-    and answer; likeness is that of the answer alone.
+    The text is the whole transcript, put as `tts` puts it; nothing says where the prompt's part of it ends. Words are
+    counted over prompt and answer; likeness is that of the answer alone.
     """
     from ..pipeline import SECONDS_TO_SPARE
 
@@ -216,7 +217,9 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
         voice = Voice("prompt", "", clip.load()[:cut]).encoded(codec)
         codes, timbre = voice.codes[codec.name], voice.timbre_by(codec)
         room = int((1.5 * clip.seconds + SECONDS_TO_SPARE) * audio.FRAME_RATE) - len(codes)
-        prompt = llasa.protocol.tts_prompt(clip.text, codes)
+        words = llasa._spoken(clip.text)
+        # nano: of LibriSpeech's kind of text 31 % of the words wrong without its full stop, 13 % with it (16 clips)
+        prompt = llasa.protocol.tts_prompt(closed(words) if llasa.checkpoint.spell_out else words, codes)
         without, how = llasa.protocol.unconditional_prompt("", codes), sampling or llasa.sampling
         beams = llasa.engine.start(prompt, 1, "speech", how, seed + index, room, without)
         beams.advance(room)
