@@ -122,8 +122,9 @@ def run(o) -> None:
     out, device = Path(o.out), common.picked_device(o)
     # bad input is refused before a model is loaded
     items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "understanding": understanding}
-    items = common.some(items.get(o.kind, clips)(o), o.limit)
-    items = tasks.continuable(items) if o.kind == "continuation" else items
+    items = items.get(o.kind, clips)(o)
+    # first those that can be used, so that as many are drawn as are asked for
+    items = common.some(tasks.continuable(items) if o.kind == "continuation" else items, o.limit)
     for line in items if o.kind in ("seed-tts-eval", "emotion") else ():
         line.check()
     needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)

@@ -418,6 +418,13 @@ def test_corpora_that_count_their_clips_alike_are_told_apart(command, tmp_path):
     assert [(row["id"], row["truth"]) for row in made] == [("nano/one/0", "oh."), ("nano/two/0", "yes.")]
 
 
+def test_as_many_clips_are_continued_as_are_asked_for(command, tmp_path):
+    for name, seconds in (("short", 1.0), ("shorter", 0.8), ("long", 3.6)):
+        corpus(tmp_path / name, seconds=seconds)
+    told = command("continuation", "--data", "short", "shorter", "long", "--no-judge", "--limit", "1")
+    assert [system["n"] for system in told["systems"].values()] == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     "language, sim", [("en", "0.734"), ("zh", "0.755"), ("de", None)], ids=lambda value: str(value)
 )
