@@ -125,8 +125,12 @@ def run(o) -> None:
     items = items.get(o.kind, clips)(o)
     # first those that can be used, so that as many are drawn as are asked for
     items = common.some(tasks.continuable(items) if o.kind == "continuation" else items, o.limit)
-    for line in items if o.kind in ("seed-tts-eval", "emotion") else ():
-        line.check()
+    # nor would a clip that cannot be read stop it half way: without that clip the rows are those of other items
+    for item in items:
+        if o.kind in ("seed-tts-eval", "emotion"):
+            item.check()
+        elif o.kind in ("continuation", "asr", "codec"):
+            item.load()
     needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
     if needs and not needs[1]:
         raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")

@@ -480,6 +480,15 @@ def test_a_prompt_that_is_none_is_found_before_the_work(command, listed, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", ["continuation", "asr", "codec"])
+def test_a_clip_that_cannot_be_read_is_found_before_the_work(command, tmp_path, kind):
+    for name in ("whole", "broken"):
+        corpus(tmp_path / name, seconds=3.6)
+    (tmp_path / "broken" / "a.wav").write_bytes(b"no sound")
+    refused = command(kind, "--data", "whole", "broken", *["--no-judge"] * (kind != "asr"), code=2)
+    assert "Cannot read 'a.wav' as audio" in refused and not (tmp_path / "run").exists()
+
+
 def test_a_byte_order_mark_is_no_part_of_what_is_said(listed, tmp_path):
     marked = tmp_path / "marked"
     marked.write_text(listed.read_text(), encoding="utf-8-sig")
