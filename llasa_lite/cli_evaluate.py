@@ -197,6 +197,8 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     settings |= {"seed": o.seed, "model": str(o.model or "nano"), "codec": llasa.codec.name}
     if o.kind == "asr":
         return [tasks.asr(system, lambda wav: llasa.transcribe(wav).text, items, o.language)], settings
+    for item in items:
+        _check_words(llasa, item)
     sampling = common.given_sampling(o, llasa)
     settings |= {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
     settings["timbre"] = llasa.codec.restores_timbre
@@ -224,6 +226,16 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     if o.kind == "continuation":
         return [tasks.continuation(system, llasa, items, ears, o.seed, sampling, keep)], settings
     return [tasks.seed_tts_eval(system, speak, llasa.codec, items, ears, o.seed, keep)], settings
+
+
+def _check_words(llasa, item) -> None:
+    """Raises ValueError where an item says nothing that can be spoken: before the work on the others."""
+    told = _told_of(item)
+    name, words = (2 * told)[:2]  # a sentence is its own name
+    try:
+        llasa._pieces(words)
+    except ValueError as error:
+        raise ValueError(f"'{name}' cannot be spoken. {error}") from error
 
 
 def _told_of(item) -> list[str]:

@@ -489,6 +489,17 @@ def test_a_clip_that_cannot_be_read_is_found_before_the_work(command, tmp_path, 
     assert "Cannot read 'a.wav' as audio" in refused and not (tmp_path / "run").exists()
 
 
+def test_what_cannot_be_spoken_is_found_before_the_work(command, listed, tmp_path):
+    (tmp_path / "sentences.txt").write_text("Oh.\n...\n")
+    listed.write_text(listed.read_text() + "c|hello there.|prompt.wav|\n")
+    corpus(tmp_path / "corpus", "?", 3.6)
+    refused = command("tts", "--sentences", "sentences.txt", "--no-judge", code=2)
+    assert "'...' cannot be spoken. There is nothing to say in this text" in refused
+    assert "'c' cannot be spoken." in command("seed-tts-eval", "--list", "meta.lst", "--no-judge", code=2)
+    assert "'0' cannot be spoken." in command("continuation", "--data", "corpus", "--no-judge", code=2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_byte_order_mark_is_no_part_of_what_is_said(listed, tmp_path):
     marked = tmp_path / "marked"
     marked.write_text(listed.read_text(), encoding="utf-8-sig")
