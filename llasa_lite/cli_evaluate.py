@@ -176,6 +176,7 @@ def _shown(value) -> str:
 
 def _tasks(o, items, ears) -> tuple[list, dict]:
     """What is to be done, a list of tasks, and what rows must share to stand in one table."""
+    from .checkpoints import codec_source, fingerprint
     from .evaluation import tasks
     from .records import which
 
@@ -191,10 +192,12 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         settings["keep"] = True
     if o.kind == "codec":
         made, name = _codec_tasks(o, items, ears, keep)
-        return made, settings | {"codec": name}
+        return made, settings | {"codec": name, "weights": fingerprint(codec_source(name))}
     llasa = common.load(o)
     system = o.name or llasa.checkpoint.name
     settings |= {"seed": o.seed, "model": str(o.model or "nano"), "codec": llasa.codec.name}
+    # a folder may hold others by now, and int8 is less exact
+    settings |= {"weights": [known for known in llasa._weights.values() if known], "dtype": llasa.engine.dtype}
     if o.kind == "asr":
         return [tasks.asr(system, lambda wav: llasa.transcribe(wav).text, items, o.language)], settings
     for item in items:

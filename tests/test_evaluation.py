@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import buzz
+from safetensors.torch import load_file, save_file
 
 from llasa_lite import audio
 from llasa_lite.checkpoints import codec_source
@@ -410,6 +411,17 @@ def test_rows_of_one_codec_are_not_taken_for_anothers(command, codec, tmp_path):
     assert "was begun with codec 'nano'" in command(*given, "--codec", "mine", code=2)
 
 
+def test_rows_of_a_codec_are_not_taken_for_those_of_what_it_became(command, tmp_path):
+    pytest.importorskip("pystoi", reason="pip install pystoi"), pytest.importorskip("pesq", reason="pip install pesq")
+    corpus(tmp_path / "corpus")
+    shutil.copytree(codec_source("nano"), tmp_path / "mine")
+    given = ("codec", "--data", "corpus", "--no-judge", "--codec", "mine")
+    command(*given)
+    part = min((tmp_path / "mine").glob("*.safetensors"))
+    save_file({name: weight / 2 for name, weight in load_file(part).items()}, part, {"format": "pt"})
+    assert "was begun with weights" in command(*given, code=2)
+
+
 def test_corpora_that_count_their_clips_alike_are_told_apart(command, tmp_path):
     for name, words in (("one", "oh."), ("two", "yes.")):
         corpus(tmp_path / name, words)
@@ -513,6 +525,18 @@ def test_waves_that_were_not_kept_are_not_promised(command, tmp_path):
     given = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge")
     command(*given)
     assert "was begun with keep None" in command(*given, "--keep", code=2)
+
+
+def test_rows_of_other_weights_are_not_taken_for_those_of_a_model(command, nano, tmp_path, monkeypatch):
+    """A model that is trained on where it lies, and one that is loaded less exactly."""
+    (tmp_path / "sentences.txt").write_text("Oh.\n")
+    given = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge")
+    command(*given)
+    with monkeypatch.context() as patched:
+        patched.setitem(nano._weights, "model", "0" * 12)
+        assert "was begun with weights" in command(*given, code=2)
+    monkeypatch.setattr(nano.engine, "dtype", "int8")
+    assert "was begun with dtype 'float32'" in command(*given, code=2)
 
 
 @pytest.mark.parametrize("kind", ["asr", "understanding"])
