@@ -212,7 +212,7 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         how = {"method": o.method, "n": o.n, "process": o.process, "outcome": o.outcome}
         found = llasa.search(text, voice, seed=seed, sampling=sampling, **how)
         chose = {one["source"] for part in found.verifiers.values() if part for one in part["verifiers"]}
-        if judges := chose & {ears.judge and o.judge, o.speaker_model, o.emotion_model}:
+        if judges := chose & {ears.judge and o.judge, o.speaker_model, o.emotion_model, o.mos and ears.quality.source}:
             raise ValueError(f"'{judges.pop()}' chose the candidates and cannot judge them too. Give another judge.")
         return found.best
 

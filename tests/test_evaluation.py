@@ -473,6 +473,11 @@ def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_fold
         *("tts", "--sentences", "sentences.txt", "--no-judge"), *search, "--speaker-model", speaker_folder, code=2
     )
     assert "chose the candidates and cannot judge them too" in refused
+    pytest.importorskip("speechmos", reason="pip install llasa-lite[quality]")
+    (tmp_path / "run" / "rows.jsonl").unlink()
+    search = ["--method", "best_of_n", "--n", "2", "--outcome", "quality", "--voices", "emma"]
+    refused = command("tts", "--sentences", "sentences.txt", "--no-judge", "--mos", *search, code=2)
+    assert "'dnsmos' chose the candidates and cannot judge them too" in refused
 
 
 def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypatch):
