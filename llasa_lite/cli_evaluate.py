@@ -328,7 +328,6 @@ def search(o) -> None:
     from .plots import plot_search
     from .search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
 
-    llasa = common.load(o)
     try:
         guided = tuple(tuple(map(int, pair.split("x"))) for pair in o.guided) if o.guided is not None else None
         assert guided is None or all(len(pair) == 2 for pair in guided)
@@ -337,9 +336,9 @@ def search(o) -> None:
     given = {"n": o.n, "process": o.process, "outcome": o.outcome, "seed": o.seed, "guided": guided}
     given |= {"continuations": o.continuations, "choosers": tuple(o.choosers) if o.choosers else None}
     bench = SearchBench(**{name: value for name, value in given.items() if value is not None})
-    like = VoiceJudge()
-    like.load()  # before hours of work
     texts = common.some(sentences(o), o.limit)
+    llasa, like = common.load(o), VoiceJudge()
+    like.load()  # before hours of work
     command = as_typed()
     measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.codec.device)), like, bench)
     for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours

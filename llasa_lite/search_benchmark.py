@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .search import Candidate
+from .search import Candidate, SearchSettings
 from .text import edits
 from .verifiers import Criterion, Own, Target, Verifier, criterion
 
@@ -71,12 +71,27 @@ def evaluate_search(
         after every sentence, all so far: (takes, seconds, own): seconds by what was done, one for each sentence that
         was timed: ("sample", n) and (method, n, branch) of searches, ("verify", name) of all n takes; own: what the
         Llasa lent its verifiers.
+    Raises:
+        ValueError: before anything is sampled: no sentences, one too long for one piece, a verifier that cannot be had,
+            or one that is the judge of words, too.
     """
     if not sentences:
         raise ValueError("There are no sentences to measure on.")
     takes: list[Take] = []
     seconds: dict[tuple, list[float]] = {}
-    judges: dict[str, Verifier] = {}
+    # what cannot be measured is refused before anything is sampled
+    searches = [llasa.search_events(sentence, method="sample") for sentence in sentences]
+    if long := next((search.text for search in searches if len(search.pieces) > 1), None):
+        raise ValueError(f"'{long}' would be spoken in pieces; give shorter sentences.")
+    own = searches[0].own
+    asked = choosers(bench, own, {})
+    guides = [SearchSettings("partial_prm", *pair, continuations=bench.continuations) for pair in bench.guided]
+    guides = [one for settings in guides for one in settings.criteria(bench.process, bench.outcome, own)]
+    judge = getattr(hear, "name", None)
+    if any(verifier.source == judge for one in (*asked, *guides) for verifier in one.verifiers):
+        raise ValueError(f"'{judge}' chooses among the takes and cannot judge them too. Give another judge.")
+    for one in asked:
+        one.load()
     for k, sentence in enumerate(sentences):
         voice = llasa.prepare(voices[k % len(voices)])
         given = dict(voice=voice, seed=bench.seed + k, reference=bench.reference)
@@ -88,18 +103,15 @@ def evaluate_search(
         # 1. n plain takes; how long fewer take is timed on the first sentences
         for n in powers(bench.n) if k < TIMED else [bench.n]:
             search = llasa.search_events(sentence, method="sample", n=n, **given)
-            if len(search.pieces) > 1:
-                raise ValueError(f"'{sentence}' would be spoken in pieces; give shorter sentences.")
             for _ in search:
                 pass
             seconds.setdefault(("sample", n), []).append(search.result.seconds)
         target = search.chunks[0][0].task.target
         candidates = sorted(search.result.candidates, key=lambda c: c.index)
         # 2. every verifier scores all of them
-        for one in choosers(bench, search.own, judges):
+        for one in asked:
             for verifier in one.verifiers:
                 if verifier.name not in candidates[0].scores:
-                    verifier.load()
                     began = time.perf_counter()
                     scores = verifier.score([c.wav for c in candidates], target, [c.codes for c in candidates])
                     seconds.setdefault(("verify", verifier.name), []).append(time.perf_counter() - began)
@@ -116,7 +128,7 @@ def evaluate_search(
                 found = llasa.search(sentence, method=method, **more)
                 seconds.setdefault((method, n, branch), []).append(found.seconds)
                 takes += [judged(c, method, n, branch) for c in found.candidates]
-        yield takes, seconds, search.own
+        yield takes, seconds, own
 
 
 def choosers(bench: SearchBench, own: Own, known: dict[str, Verifier]) -> list[Criterion]:

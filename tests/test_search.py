@@ -409,6 +409,29 @@ def test_any_number_of_takes_can_be_measured(nano, voice, monkeypatch):
         SearchBench(0)
 
 
+@pytest.mark.parametrize(
+    "bench, told",
+    [
+        (dict(choosers=("ears",)), "Unknown verifier 'ears'"),
+        (dict(process="asr"), "judges whole sentences and cannot guide a beginning"),
+        (dict(guided=((0, 4),)), "n must be a whole number of at least 1, not 0"),
+        (dict(choosers=("likelihood", "asr:a/judge")), "'a/judge' chooses among the takes and cannot judge them too"),
+        (dict(outcome="1*likelihood + 1*asr:a/judge"), "'a/judge' chooses among the takes"),
+        ({}, "'So it went on and on.*' would be spoken in pieces"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_sampled(nano, voice, monkeypatch, bench, told):
+    from llasa_lite.search_benchmark import SearchBench, evaluate_search
+
+    monkeypatch.setattr(nano.engine, "start", None)
+    hear = Loud()  # anybody with a name
+    hear.name = "a/judge"
+    sentences = ["Oh.", "Oh yes." if bench else "So it went on and on. " * 9]
+    with pytest.raises(ValueError, match=told):
+        next(evaluate_search(nano, sentences, [voice], hear, None, SearchBench(2, **bench)))
+
+
 def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tmp_path, monkeypatch):
     from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, read, summarise, write
 
