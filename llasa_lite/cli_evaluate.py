@@ -31,7 +31,7 @@ def add(verbs, model, output, timbre) -> None:
     common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
     common.add_argument("--seed", type=int, default=0, help="item k is drawn with seed + k (default: 0)")
     shared = argparse.ArgumentParser(add_help=False, parents=[common])
-    shared.add_argument("--language", default="en", help="zh counts characters, others words (default: en)")
+    shared.add_argument("--language", default="en", help="zh and ja count characters, others words (default: en)")
     shared.add_argument("--name", help="name of the system in the table (default: the model's)")
     judging = argparse.ArgumentParser(add_help=False)
     judging.add_argument(
@@ -112,6 +112,7 @@ def add(verbs, model, output, timbre) -> None:
 
 def run(o) -> None:
     from .evaluation import Ears, Judge, run_task, tables, tasks
+    from .evaluation.listening import BY_CHARACTER
     from .records import Records
     from .verifiers import Own, verifier
 
@@ -146,10 +147,11 @@ def run(o) -> None:
     rows = run_task(chain(*systems), records, lambda todo: common.progress(o.kind, o, todo))
     if o.kind == "understanding":
         return _sheet(o, items, rows)
-    errors = tables.CER if o.language == "zh" else tables.WER
+    by_character = o.language in BY_CHARACTER
+    errors = tables.CER if by_character else tables.WER
     measures = [errors]
     if o.kind == "seed-tts-eval":
-        measures.append(tables.SEED_CER if o.language == "zh" else tables.SEED_WER)
+        measures.append(tables.SEED_CER if by_character else tables.SEED_WER)
     measures += [tables.SIM_O, tables.SIM_R, tables.SIM_OTHER, tables.RECOGNISED, tables.EMOTION, tables.STOI]
     measures += [tables.PESQ_WB, tables.PESQ_NB, tables.SPK_SIM, tables.MOS, tables.CUT_OFF, tables.SPEED]
     told = {k: v for k, v in settings.items() if v is not None and v is not False and v != []}  # a seed of 0 is told

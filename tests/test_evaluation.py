@@ -63,12 +63,18 @@ def test_more_utterances_narrow_the_interval():
 
 
 @pytest.mark.parametrize(
-    "truth, heard, edits, characters", [("你好，世界。", "你好世", 1, 4), ("一个人", "一個人", 0, 3)]
+    "truth, heard, edits, characters",
+    [("你好，世界。", "你好世", 1, 4), ("一个人", "一個人", 0, 3), ("一個人", "一個人", 0, 3)],
 )
 def test_chinese_is_counted_in_simplified_characters(truth, heard, edits, characters):
     pytest.importorskip("opencc", reason="pip install llasa-lite[eval]")
     row = counted(truth, heard, "zh")
     assert (row["edits"], row["words"], row["error_rate"]) == (edits, characters, edits / characters)
+
+
+def test_japanese_is_counted_by_character():
+    row = counted("こんにちは、世界。", "こんにちわ世界", "ja")
+    assert (row["edits"], row["words"], row["error_rate"]) == (1, 7, 1 / 7)
 
 
 def test_chinese_without_its_package_is_a_sentence(monkeypatch):

@@ -17,6 +17,8 @@ from ..text import edits, seed_tts_error_rate
 from ..verifiers import Cosine, Target, Verifier
 from ..verifiers.asr import Recogniser
 
+BY_CHARACTER = "zh", "ja"  # languages that put no spaces between words
+
 
 class Judge(Recogniser):
     """A recogniser that listens with patience, one wave at a time: Whisper (`openai/whisper-large-v3`) or CTC
@@ -133,17 +135,18 @@ class Ears:
 
 
 def counted(truth: str, heard: str, language: str = "en") -> dict:
-    """Edits between two transcripts (of words, in Chinese of characters), and the error rate as seed-tts-eval counts.
+    """Edits between two transcripts (of words, or of characters: `BY_CHARACTER`), and the error rate as seed-tts-eval
+    counts.
 
-    What is heard in Chinese is put into simplified characters, as there: Whisper writes both.
+    Chinese is put into simplified characters: there what is heard, since Whisper writes both; here the truth, too.
 
     Raises:
         ValueError: Chinese, and OpenCC is not installed.
     """
     if language == "zh":
-        heard = _simplifier().convert(heard)
-    wrong, words = edits(truth, heard, by_word=language != "zh")
-    rate = seed_tts_error_rate(truth, heard, by_word=language != "zh")
+        truth, heard = map(_simplifier().convert, (truth, heard))
+    wrong, words = edits(truth, heard, by_word=language not in BY_CHARACTER)
+    rate = seed_tts_error_rate(truth, heard, by_word=language not in BY_CHARACTER)
     return {"truth": truth, "heard": heard, "edits": wrong, "words": words, "error_rate": rate}
 
 
