@@ -30,8 +30,8 @@ def add(verbs, model, output, timbre) -> None:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
     common.add_argument("--seed", type=int, default=0, help="item k is drawn with seed + k (default: 0)")
+    common.add_argument("--language", default="en", help="zh and ja count characters, others words (default: en)")
     shared = argparse.ArgumentParser(add_help=False, parents=[common])
-    shared.add_argument("--language", default="en", help="zh and ja count characters, others words (default: en)")
     shared.add_argument("--name", help="name of the system in the table (default: the model's)")
     judging = argparse.ArgumentParser(add_help=False)
     judging.add_argument(
@@ -342,7 +342,8 @@ def search(o) -> None:
     llasa, like = common.load(o), VoiceJudge()
     like.load()  # before hours of work
     command = as_typed()
-    measured = evaluate_search(llasa, texts, o.voices, Judge(o.judge, str(llasa.codec.device)), like, bench)
+    hear = Judge(o.judge, str(llasa.codec.device), o.language)
+    measured = evaluate_search(llasa, texts, o.voices, hear, like, bench)
     for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
         print(f"{done} of {len(texts)} sentences", file=sys.stderr)
         summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from .search import Candidate, SearchSettings
-from .text import edits
 from .verifiers import Criterion, Own, Target, Verifier, criterion
 
 RANDOM, ORACLE = "random", "oracle"  # the lower and the upper line: a take at random, and the one the judge likes best
@@ -66,7 +65,8 @@ def evaluate_search(
 
     Args:
         voices: sentence k is spoken by voice k modulo their number.
-        hear: wave -> transcript. like: who compares a take with the voice's clip, or None.
+        hear: wave -> transcript, counted in its `language` if it has one, else in English.
+        like: who compares a take with the voice's clip, or None.
     Yields:
         after every sentence, all so far: (takes, seconds, own): seconds by what was done, one for each sentence that
         was timed: ("sample", n) and (method, n, branch) of searches, ("verify", name) of all n takes; own: what the
@@ -75,6 +75,8 @@ def evaluate_search(
         ValueError: before anything is sampled: no sentences, one too long for one piece, a verifier that cannot be had,
             or one that is the judge of words, too.
     """
+    from .evaluation.listening import counted
+
     if not sentences:
         raise ValueError("There are no sentences to measure on.")
     takes: list[Take] = []
@@ -98,7 +100,8 @@ def evaluate_search(
 
         def judged(candidate: Candidate, method: str, n: int, branch: int, sentence=sentence, voice=voice, k=k) -> Take:
             similarity = like.score([candidate.wav], Target(reference=voice.wav))[0] if like else None
-            return Take(k, method, n, branch, candidate, *edits(sentence, hear(candidate.wav)), similarity)
+            found = counted(sentence, hear(candidate.wav), getattr(hear, "language", "en"))
+            return Take(k, method, n, branch, candidate, found["edits"], found["words"], similarity)
 
         # 1. n plain takes; how long fewer take is timed on the first sentences
         for n in powers(bench.n) if k < TIMED else [bench.n]:

@@ -486,6 +486,17 @@ def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_fold
     assert "'dnsmos' chose the candidates and cannot judge them too" in refused
 
 
+def test_a_search_is_judged_in_the_language_asked_for(command, tmp_path, monkeypatch):
+    def judge(source, device, language):
+        raise ValueError(f"hears {language}")
+
+    monkeypatch.setattr("llasa_lite.evaluation.Judge", judge)
+    monkeypatch.setattr(VoiceJudge, "load", lambda self: None)
+    (tmp_path / "sentences.txt").write_text("Oh.\n")
+    given = ("search", "--sentences", "sentences.txt", "--voices", "emma")
+    assert "hears en" in command(*given, code=2) and "hears zh" in command(*given, "--language", "zh", code=2)
+
+
 def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypatch):
     short = [replace(case, sentence="Oh.") for case in sheet.cases("en")]
     monkeypatch.setattr(sheet, "cases", lambda language: short)

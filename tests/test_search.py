@@ -409,6 +409,18 @@ def test_any_number_of_takes_can_be_measured(nano, voice, monkeypatch):
         SearchBench(0)
 
 
+def test_takes_are_counted_in_the_language_of_the_judge(nano, voice, monkeypatch):
+    from llasa_lite.search_benchmark import SearchBench, evaluate_search
+
+    pytest.importorskip("opencc", reason="pip install llasa-lite[eval]")
+    monkeypatch.setattr(nano, "_limit", lambda piece: 10)
+    monkeypatch.setattr(Loud, "__call__", lambda self, wav: "o", raising=False)
+    hear, bench = Loud(), SearchBench(1, ("likelihood",), guided=())  # anybody with a language
+    for hear.language, counts in (("en", (1, 1)), ("zh", (1, 2))):
+        ((takes, _, _),) = evaluate_search(nano, ["Oh."], [voice], hear, None, bench)
+        assert (takes[0].edits, takes[0].words) == counts
+
+
 @pytest.mark.parametrize(
     "bench, told",
     [
