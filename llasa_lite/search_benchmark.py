@@ -270,6 +270,7 @@ def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: s
     paths = []
     for name, rows in tables.items():
         if not rows:  # no sentence yet whose takes can be put in order
+            (folder / f"{name}.csv").unlink(missing_ok=True)  # that of another run
             continue
         paths.append(folder / f"{name}.csv")
         with open(paths[-1], "w", newline="", encoding="utf-8") as file:

@@ -462,6 +462,10 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     for path in write(tmp_path, takes, summary, agreement(takes) or summary, "the command"):
         assert path.read_text().count("\n") >= 3
     assert "the command" in (tmp_path / "search.csv").read_text()
+    assert (tmp_path / "search_agreement.csv") in write(tmp_path, takes, summary, summary, "the command")
+    assert len(write(tmp_path, takes, summary, [], "another")) == 2  # what another run left is not its own
+    assert not (tmp_path / "search_agreement.csv").exists()
+    assert "another" in (tmp_path / "search.csv").read_text()
     rows = list(csv.DictReader((tmp_path / "search_takes.csv").open()))
     assert [row["likelihood"] for row in rows[:2]] == [str(round(c.scores["likelihood"], 4)) for c in plain[:2]]
     assert [row["likelihood"] == "" for row in rows] == [row["method"] == "beam_search" for row in rows]  # PRM alone
