@@ -77,6 +77,9 @@ def add(verbs, model, output, timbre) -> None:
             either.add_argument("--data", nargs="+", help="make one: " + CLIPS)
         if kind in ("continuation", "asr", "codec"):
             sub.add_argument("--data", required=True, nargs="+", help=CLIPS)
+        if kind == "continuation":
+            told = "only clips of these lengths; 4 10 is what VALL-E and those after it take of test-clean"
+            sub.add_argument("--seconds", nargs=2, type=float, metavar=("LEAST", "MOST"), help=told)
         if kind == "seed-tts-eval":
             told = "paper's columns; zh and hard are Chinese (default: by language)"
             sub.add_argument("--set", choices=("en", "zh", "hard"), help=told)
@@ -111,7 +114,7 @@ def add(verbs, model, output, timbre) -> None:
 
 
 def run(o) -> None:
-    from .evaluation import Ears, Judge, run_task, tables, tasks
+    from .evaluation import Ears, Judge, run_task, tables
     from .evaluation.listening import BY_CHARACTER
     from .records import Records
     from .verifiers import Own, verifier
@@ -122,10 +125,9 @@ def run(o) -> None:
         raise ValueError(f"The set '{o.set}' is counted in another way: give --language {_language(o.set)} with it.")
     out, device = Path(o.out), common.picked_device(o)
     # bad input is refused before a model is loaded
-    items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "understanding": understanding}
-    items = items.get(o.kind, clips)(o)
-    # first those that can be used, so that as many are drawn as are asked for
-    items = common.some(tasks.continuable(items) if o.kind == "continuation" else items, o.limit)
+    items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "continuation": continued}
+    items["understanding"] = understanding
+    items = common.some(items.get(o.kind, clips)(o), o.limit)
     # nor would a clip that cannot be read stop it half way: without that clip the rows are those of other items
     for item in items:
         if o.kind in ("seed-tts-eval", "emotion"):
@@ -190,6 +192,8 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     settings["data"] = ["/".join(Path(o.list).absolute().parts[-2:])] if getattr(o, "list", None) else folders
     if ears.judge:
         settings["judge"] = o.judge
+    if getattr(o, "seconds", None):
+        settings["seconds"] = o.seconds
     if o.keep:  # rows that are there would not be made again to keep their waves
         settings["keep"] = True
     if o.kind == "codec":
@@ -380,6 +384,17 @@ def understanding(o) -> list:
     from .evaluation.sheet import cases
 
     return cases(o.language)
+
+
+def continued(o) -> list:
+    """Clips that can be continued, before any are drawn, so that there are as many as are asked for."""
+    from .evaluation.tasks import continuable
+
+    least, most = o.seconds or (0, float("inf"))
+    found = [clip for clip in clips(o) if least <= clip.seconds <= most]
+    if not found:
+        raise ValueError(f"None of the clips lasts {least:g} to {most:g} s.")
+    return continuable(found)
 
 
 def clips(o) -> list:

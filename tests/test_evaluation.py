@@ -443,6 +443,16 @@ def test_as_many_clips_are_continued_as_are_asked_for(command, tmp_path):
     assert [system["n"] for system in told["systems"].values()] == [1, 1, 1]
 
 
+def test_clips_of_some_lengths_are_continued_alone(command, tmp_path):
+    for name, seconds in (("short", 3.6), ("longer", 4.0)):
+        corpus(tmp_path / name, seconds=seconds)
+    given = ("continuation", "--data", "short", "longer", "--no-judge")
+    told = command(*given, "--seconds", "4", "10")
+    assert [system["n"] for system in told["systems"].values()] == [1, 1, 1]
+    assert "- seconds: 4.0, 10.0\n" in (tmp_path / "run" / "table.md").read_text()
+    assert "None of the clips lasts 5 to 10 s." in command(*given, "--seconds", "5", "10", code=2)
+
+
 @pytest.mark.parametrize(
     "language, sim", [("en", "0.734"), ("zh", "0.755"), ("de", None)], ids=lambda value: str(value)
 )

@@ -3,7 +3,7 @@
 
     python -m llasa_lite evaluate tts --sentences FILE --voices joe emma --out runs/tts
     python -m llasa_lite evaluate seed-tts-eval --list seedtts_testset/en/meta.lst --speaker-model ID --out runs/seed
-    python -m llasa_lite evaluate continuation --data LibriSpeech/test-clean --judge facebook/hubert-large-ls960-ft ...
+    python -m llasa_lite evaluate continuation --data LibriSpeech/test-clean --seconds 4 10 --out runs/continued
     python -m llasa_lite evaluate asr --data LibriSpeech/test-clean --out runs/asr
     python -m llasa_lite evaluate codec --data LibriSpeech/test-clean --codecs mimi-8 x-codec-1 --out runs/codec
     python -m llasa_lite evaluate emotion --list esd.lst --emotion-model ID --out runs/emotion
