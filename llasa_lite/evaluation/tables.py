@@ -47,6 +47,8 @@ SPEED = Measure("real_time_factor", "real-time factor", "seconds_taken", "second
 def summarise(rows: list[dict], measures: Iterable[Measure], draws: int = 2000, seed: int = 0) -> dict:
     """Each measure with its 95 % bootstrap interval over items, and n: {"n", "wer", "wer_low", "wer_high", ...}.
 
+    Items are drawn one by one, also where several are of one speaker: the interval is for these speakers alone.
+
     A measure whose field no row has, or that would be divided by nothing (the edits of no words), is left out; one
     that some rows lack says its own n ("sim_o_n").
     """
