@@ -33,6 +33,7 @@ class Aligner(nn.Module):
 
     def __init__(self, levels: list[int], width: int = 128, blocks: int = 5):
         super().__init__()
+        self.levels = list(levels)
         self.register_buffer("digits", code_digits(levels), persistent=False)
         self.open = nn.Linear(sum(levels), width)
         self.blocks = nn.ModuleList(
@@ -42,7 +43,11 @@ class Aligner(nn.Module):
         self.close = nn.Linear(width, len(ALPHABET) + 1)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        x = self.open(self.digits[codes])
+        return self.read(self.digits[codes])
+
+    def read(self, digits: torch.Tensor) -> torch.Tensor:
+        """As `forward`, of what the codes are made of: (rows, time, sum of levels)."""
+        x = self.open(digits)
         for block in self.blocks:
             x = x + F.glu(block["conv"](block["norm"](x).transpose(1, 2)), 1).transpose(1, 2)
         return self.close(x).float().log_softmax(-1)
@@ -60,6 +65,18 @@ def letters(text: str, tokenizer) -> tuple[list[int], list[int]]:
     return spoken, where
 
 
+def can_be_read(codes: int, spoken: list[int]) -> bool:
+    """Whether so many codes have room for what is spoken: CTC wants a code a letter, and blanks between equal ones."""
+    return 0 < len(spoken) < 0.7 * codes
+
+
+def reading_loss(scores: torch.Tensor, lengths: list[int], texts: list[list[int]]) -> torch.Tensor:
+    """CTC's loss a letter of texts (indices into ALPHABET) by what was heard in `lengths` codes of each row."""
+    targets = torch.tensor([letter for text in texts for letter in text], device=scores.device)
+    lengths = torch.tensor(lengths), torch.tensor(list(map(len, texts)))
+    return F.ctc_loss(scores.transpose(0, 1), targets, *lengths, blank=BLANK, zero_infinity=True)
+
+
 def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, steps: int, rows: int = 24):
     """Fit the recogniser to a token corpus; the rate falls along a cosine over the steps."""
     torch.manual_seed(0)
@@ -68,7 +85,7 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, ste
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
     # neighbours in length share a batch; what CTC cannot fit (more letters than codes) is left out
     data = [(u.codes.astype(np.int64), letters(u.text, tokenizer)[0]) for u in utterances]
-    data = sorted((d for d in data if 0 < len(d[1]) < 0.7 * len(d[0])), key=lambda d: len(d[0]))
+    data = sorted((d for d in data if can_be_read(len(d[0]), d[1])), key=lambda d: len(d[0]))
     if not data:
         raise ValueError(
             f"None of {len(utterances)} training clips can be aligned: their texts have no letters from a to z, or "
@@ -80,11 +97,9 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, ste
         batch = data[start : start + rows]
         width = -(-max(len(c) for c, _ in batch) // 32) * 32
         codes = torch.from_numpy(np.stack([np.pad(c, (0, width - len(c))) for c, _ in batch]))
-        targets = torch.tensor([letter for _, t in batch for letter in t])
-        lengths = [torch.tensor([len(part) for part in parts]) for parts in zip(*batch)]
         with torch.autocast("cpu", torch.bfloat16):
             scores = model(codes)
-        loss = F.ctc_loss(scores.transpose(0, 1), targets, *lengths, blank=BLANK, zero_infinity=True)
+        loss = reading_loss(scores, [len(c) for c, _ in batch], [text for _, text in batch])
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * cosine_rate(step, 100, step / steps, 0.02)
         optimizer.zero_grad()
@@ -105,7 +120,7 @@ def align(model: Aligner, utterance: Utterance, tokenizer) -> np.ndarray | None:
     """
     spoken, where = letters(utterance.text, tokenizer)
     codes = torch.from_numpy(utterance.codes.astype(np.int64))
-    if not 0 < len(spoken) < 0.7 * len(codes):
+    if not can_be_read(len(codes), spoken):
         return None
     with torch.autocast("cpu", torch.bfloat16):
         scores = model(codes[None])[0].numpy()  # (time, letters + 1)

@@ -33,6 +33,8 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--learning-rate", type=float, help="at the start (default: 5e-4)")
     told = "share of crops heard through a room, a narrow band or noise, and drawn clean (default: 0.2)"
     sub.add_argument("--disturbed", type=float, default=0.2, help=told)
+    told = "weight of a recogniser that reads the transcripts off the codes, such as 0.3 (default: 0, none)"
+    sub.add_argument("--reading", type=float, default=0.0, help=told)
     sub.add_argument(
         "--adversarial-after",
         type=float,
@@ -198,7 +200,10 @@ def train_codec(o) -> None:
     check_share(o, "disturbed"), check_share(o, "kept")
     clips = [clip for folder in o.data for clip in read_recordings(folder)]
     clips += repitched(clips, o)
-    given = {k: getattr(o, k) for k in ("minutes", "disturbed", "adversarial_after", "kept", "learning_rate")}
+    if o.reading < 0:
+        raise ValueError(f"--reading is a weight from 0, not {o.reading:g}.")
+    told = "minutes", "reading", "disturbed", "adversarial_after", "kept", "learning_rate"
+    given = {k: getattr(o, k) for k in told}
     given = {k: value for k, value in given.items() if value is not None}
     settings = CodecTraining(train_encoder=not o.freeze_codes, **given)
     out = train_codec(clips, o.out, settings, o.init and codec_source(o.init))

@@ -1,4 +1,4 @@
-"""Trains a small X-codec2 from speech alone; knows clips and the codec, nothing of text or language models.
+"""Trains a small X-codec2 from clips; knows the codec, nothing of language models.
 
     python -m llasa_lite train codec --data CORPUS --out DIR --minutes 45
 
@@ -6,6 +6,10 @@ Recipe: crops of whole clips; multi-resolution mel and STFT losses; bf16 autocas
 carries everything: the acoustic encoder, which reads the raw wave, stays silent (its columns of `fc_encoder` are zero),
 since its anti-aliased activations would take five times the rest of a step on a CPU. Whoever has a GPU trains it too:
 `train_acoustic=True`.
+
+Speech alone is enough. Where there are transcripts, codes can learn to be read (`reading`): a small recogniser writes
+the words down from the codes alone, and its loss reaches the encoder (as CosyVoice supervises its tokens, arXiv
+2407.05407), so that they say what was said, in voices that are new to them, too.
 """
 
 from __future__ import annotations
@@ -24,12 +28,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from .audio import HOP_LENGTH, SAMPLE_RATE
+from .alignment import LEARNING_RATE, Aligner, can_be_read, letters, reading_loss
+from .audio import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
 from .checkpoints import PLAIN_GIT, reaching
 from .codec import Codec, semantic_features
 from .data import Clip, Repitched, disturbed
 from .files import whole
 from .finetuning import begin, check_alone
+from .text import spell_out
+from .tokens import character_tokenizer
 from .training import cosine_rate
 
 log = logging.getLogger(__name__)
@@ -43,6 +50,7 @@ SLOPE = 0.1  # of the discriminators' leaky rectifiers
 FILLED = 0.6  # of a crop, at least, by its clip: the rest is padding
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
 MAKES_CODES = "semantic_encoder", "semantic_adapter", "fc_encoder", "quantizer.project_in"
+READER_FIRST = 500  # steps until what the recogniser says of the codes has its whole weight
 MOST_KEPT = 4 * 2**30  # bytes of clips in memory: 37 hours
 
 
@@ -65,6 +73,10 @@ class CodecTraining:
     # ends lies a decoder that is better than their mean (nano's: 0.25).
     kept: float = 0.0
     train_encoder: bool = True  # False: codes stay what they are and only the decoder learns
+    reading: float = (
+        0.0  # weight, beside the reconstruction's 1, of a letter's loss by a recogniser that reads the codes
+    )
+    reading_seconds: float = 48.0  # of whole clips a step where codes are read; crops of them are decoded
     disturbed: float = 0.0  # share of crops heard through a room, a line or noise, and drawn clean: one code for both
     save_minutes: float = 3.0  # of training between two states: what a stop costs at most
     seed: int = 0
@@ -143,13 +155,14 @@ def silence_acoustic(model) -> None:
         model.fc_encoder.weight[:, model.config.semantic_model_config.hidden_size :] = 0.0
 
 
-def encode_latents(model, wav: torch.Tensor, acoustic: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_values(model, wav: torch.Tensor, acoustic: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """`Xcodec2Model.encode` with gradients (its own runs the semantic encoder under `no_grad`).
 
     Args:
         wav: (batch, samples), samples a multiple of 320.
     Returns:
-        latents (batch, codes, dim) float32 with straight-through gradients, and codes (batch, codes, 1).
+        FSQ's rounded values (batch, codes, levels) in -1..1 with straight-through gradients, of which
+        `quantizer.project_out` makes latents, and codes (batch, codes).
     """
     with torch.no_grad():
         features = semantic_features(wav)
@@ -160,7 +173,19 @@ def encode_latents(model, wav: torch.Tensor, acoustic: bool) -> tuple[torch.Tens
         else:
             sound = semantic.new_zeros(semantic.shape[0], model.config.hidden_size, semantic.shape[2])
         hidden = model.fc_encoder(torch.cat([semantic, sound], 1).transpose(1, 2))
-    return model.quantizer(hidden.float())
+    fsq = model.quantizer.quantizer
+    return fsq(fsq.bound(model.quantizer.project_in(hidden.float())))  # bounded twice, as `model.quantizer` does
+
+
+def soft_digits(values: torch.Tensor, levels: list[int]) -> torch.Tensor:
+    """`codec.code_digits` of codes, (batch, codes, sum of levels), with gradients for the values that were rounded: a
+    digit's slope is that between its neighbours."""
+    parts = []
+    for value, count in zip(values.unbind(-1), levels):
+        level = value * (count // 2) + count // 2  # 0 .. count - 1
+        at, slopes = level.detach().round().long(), torch.gradient(torch.eye(count, device=value.device), dim=0)[0]
+        parts.append(F.one_hot(at, count) + (level - level.detach())[..., None] * slopes[at])
+    return torch.cat(parts, -1)
 
 
 def decode_latents(model, latents: torch.Tensor) -> torch.Tensor:
@@ -258,12 +283,21 @@ class Crops:
 
     Args:
         crop_seconds: lengths that crops are asked of; each has the clips that fill most of it.
+        read: whether whole clips are asked for, too, with what they say.
     Raises:
-        ValueError: a length that no clip fills.
+        ValueError: a length that no clip fills, or no clip to read.
     """
 
-    def __init__(self, clips: list[Clip | Repitched], seed: int, crop_seconds: Iterable[float] = ()):
+    def __init__(self, clips: list[Clip | Repitched], seed: int, crop_seconds: Iterable[float] = (), read=False):
         self.random, self.cache, self.kept = np.random.default_rng(seed), {}, 0  # bytes
+        self.told: list[tuple[Clip | Repitched, list[int]]] = []  # clips by length, and the letters of each
+        if read:
+            tokenizer = character_tokenizer(1)
+            told = ((clip, letters(spell_out(clip.text), tokenizer)[0]) for clip in clips)
+            fitting = (pair for pair in told if can_be_read(int(pair[0].seconds * FRAME_RATE), pair[1]))
+            self.told = sorted(fitting, key=lambda pair: pair[0].seconds)
+            if not self.told:
+                raise ValueError(f"Codes learn to be read from transcripts, and none of {len(clips)} clips has one.")
         self.clips = {seconds: [c for c in clips if c.seconds >= FILLED * seconds] for seconds in crop_seconds}
         for seconds, long in self.clips.items():
             if not long:
@@ -301,6 +335,38 @@ class Crops:
             rows.append(wav[start : start + samples])
         return torch.from_numpy(np.stack(rows))
 
+    def told_batch(self, seconds: float) -> tuple[torch.Tensor, list[int], list[list[int]]]:
+        """Whole clips of about one length, so many seconds together: (count, samples) float32, the codes that are each
+        one's own, and the letters that it says. Clips that cannot be read are left out, as by `batch`."""
+        at = int(self.random.integers(len(self.told)))
+        some = self.told[at : at + max(1, int(seconds / self.told[at][0].seconds))]
+        wavs, texts = [], []
+        for pair in some:
+            try:
+                wavs.append(self.wav(pair[0]))
+            except ValueError as error:
+                log.warning("Clip %s is left out: %s", pair[0].id, error)
+                self.told.remove(pair)
+                if not self.told:
+                    raise
+                continue
+            texts.append(pair[1])
+        if not wavs:
+            return self.told_batch(seconds)
+        lengths = [len(wav) // HOP_LENGTH for wav in wavs]
+        samples = (max(lengths) + 1) * HOP_LENGTH
+        rows = np.stack([np.pad(wav, (0, samples - len(wav))) for wav in wavs]).astype(np.float32) / 32767
+        return torch.from_numpy(rows), lengths, texts
+
+    def pieces(self, values: torch.Tensor, real: torch.Tensor, count: int, seconds: float):
+        """Crops of some rows, as far as they are that long: values (count, codes, levels), and the waves (count,
+        samples) that belong to them."""
+        codes = min(values.shape[1], int(seconds * FRAME_RATE))
+        rows = self.random.permutation(len(values))[:count]
+        starts = self.random.integers(values.shape[1] - codes + 1, size=len(rows))
+        waves = [real[row, at * HOP_LENGTH : (at + codes) * HOP_LENGTH] for row, at in zip(rows, starts)]
+        return torch.stack([values[row, at : at + codes] for row, at in zip(rows, starts)]), torch.stack(waves)
+
     def part(self, samples: int, seconds: float) -> slice:
         """So many seconds of `samples`, anywhere."""
         length = min(samples, int(seconds * SAMPLE_RATE))
@@ -321,16 +387,18 @@ def train_codec(
     """Train and save `out/` as an `Xcodec2Model` in fp16; log to `out/log.jsonl`; resume where `out/` left off.
 
     Args:
-        clips: training clips, at 16 kHz after loading.
+        clips: training clips, at 16 kHz after loading; with words where codes learn to be read.
         init: a codec folder to start from (weights that fit are taken).
     Raises:
-        ValueError: weights are to be `kept`, or codes to stay, of a start from scratch, or codes of another shape; no
-            clip is long enough for a crop; more than one process; `out` is `init` or was begun with other settings or
-            clips.
+        ValueError: weights are to be `kept`, or codes to stay, of a start from scratch, or codes of another shape; what
+            stays is to be learned to be read; no clip is long enough for a crop; more than one process; `out` is `init`
+            or was begun with other settings or clips.
     """
     check_alone("A codec is")
     if not settings.train_encoder and not init:
         raise ValueError("Codes that stay are those of a codec to start from: give it with --init.")
+    if settings.reading and not settings.train_encoder:
+        raise ValueError("Codes that stay as they are cannot learn to be read. Leave one of both out.")
     if settings.kept and not init:
         raise ValueError("What is kept are the weights of a codec to start from: give it with --init.")
     out = Path(out)
@@ -352,11 +420,15 @@ def train_codec(
     spectra = (SpectrumJudge(n_fft, hop) for n_fft, hop, _ in RESOLUTIONS[1:])
     judges = nn.ModuleList([*spectra, *map(PeriodJudge, PERIODS)]).to(device)
     spectral = SpectralLoss().to(device)
+    reader = Aligner(model.config.quantization_levels).to(device)
     betas, decay = (0.8, 0.99), settings.weight_decay
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, betas, weight_decay=decay)
     judge_optimizer = torch.optim.AdamW(judges.parameters(), settings.judge_learning_rate, betas, weight_decay=decay)
+    reader_optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, weight_decay=decay)
     parts = {"model": model, "judges": judges, "optimizer": optimizer, "judge_optimizer": judge_optimizer}
+    if settings.reading:
+        parts |= {"reader": reader, "reader_optimizer": reader_optimizer}
     step, spent = 0, 0.0  # steps, seconds
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device)
@@ -371,10 +443,11 @@ def train_codec(
         half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         model.save_pretrained(out, state_dict=half, max_shard_size=PLAIN_GIT)
 
-    crops = Crops(clips, settings.seed + step, settings.crop_seconds)
+    crops = Crops(clips, settings.seed + step, settings.crop_seconds, settings.reading > 0)
     model.train()
     saved = spent
     losses: list[float] = []
+    read: list[float] = []  # loss a letter
     judged: list[tuple[float, float]] = []  # the discriminators' mean loss, and how far features are apart
     (out / "settings.json").write_text(json.dumps(asdict(settings) | {"clips": len(clips)}, indent=1, default=str))
     with open(out / "log.jsonl", "a") as record:
@@ -384,15 +457,29 @@ def train_codec(
             rate = cosine_rate(step, settings.warmup_steps, done, 0.05)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate
+            for group in reader_optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * rate
             seconds = settings.crop_seconds[crops.random.integers(len(settings.crop_seconds))]
             count = max(1, round(settings.batch * min(settings.crop_seconds) / seconds))
-            real = crops.batch(count, seconds).to(device)
+            if settings.reading:
+                real, lengths, texts = crops.told_batch(settings.reading_seconds)
+                real = real.to(device)
+            else:
+                real = crops.batch(count, seconds).to(device)
             heard = crops.disturb(real, settings.disturbed)
-            latents, codes = encode_latents(model, heard, settings.train_acoustic)
-            made = decode_latents(model, latents)
+            values, codes = encode_values(model, heard, settings.train_acoustic)
+            if settings.reading:
+                with torch.autocast(device.type, torch.bfloat16):
+                    scores = reader.read(soft_digits(values, reader.levels))
+                misread = reading_loss(scores, lengths, texts)
+                read.append(misread.item())
+                values, real = crops.pieces(values, real, count, seconds)
+            made = decode_latents(model, model.quantizer.project_out(values))
             adversarial = spent / 60 >= settings.adversarial_after
             reconstruction = spectral(made, real, mel_only=adversarial)
-            gradient = _unit(reconstruction, made)
+            gradient = torch.autograd.grad(reconstruction, made, retain_graph=True)[0]
+            size = gradient.norm() + 1e-12
+            gradient = gradient / size
             if adversarial:
                 part = crops.part(real.shape[1], settings.judged_seconds)
                 judge_loss = sum(
@@ -407,7 +494,14 @@ def train_codec(
                 gradient = (1 - share) * gradient + share * _unit(deceit + matching, made)
                 judged.append((judge_loss.item() / len(judges), matching.item()))
             optimizer.zero_grad()
-            made.backward(gradient)
+            if settings.reading:  # the recogniser has to read a little before it can tell the encoder anything
+                weight = settings.reading * min(1.0, step / READER_FIRST) / size
+                reader_optimizer.zero_grad()
+                torch.autograd.backward([made, misread], [gradient, weight])
+                nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+                reader_optimizer.step()
+            else:
+                made.backward(gradient)
             nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
             losses.append(reconstruction.item())
@@ -421,6 +515,8 @@ def train_codec(
                     "codes_in_batch": int(codes.unique().numel()),
                     "learning_rate": optimizer.param_groups[0]["lr"],
                 }
+                if read:
+                    row["reading"] = round(float(np.mean(read[-50:])), 4)
                 if judged:
                     judge, matching = np.mean(judged[-50:], 0).round(4).tolist()
                     row |= {"judges": judge, "matching": matching}

@@ -14,7 +14,7 @@ from conftest import buzz
 from llasa_lite import Llasa, audio, codec_training
 from llasa_lite.alignment import ALPHABET, BLANK, Aligner, align, align_corpus, best_path, letters, train_aligner
 from llasa_lite.checkpoints import codec_source, find
-from llasa_lite.codec import Codec
+from llasa_lite.codec import Codec, code_digits
 from llasa_lite.codec_training import (
     CodecTraining,
     PeriodJudge,
@@ -894,6 +894,37 @@ def test_a_codec_run_goes_on_and_discriminators_join(monkeypatch, corpus, tmp_pa
     assert all((state["judges"][name] != weights).any() for name, weights in judges.items() if "original1" in name)
 
 
+def test_codes_that_learn_to_be_read(monkeypatch, corpus, tmp_path):
+    """The recogniser's loss alone reaches what makes the codes, and a run that was stopped goes on with it."""
+    monkeypatch.setattr(codec_training, "READER_FIRST", 1)
+    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 50, reading=1.0, reading_seconds=1.0)
+    (row,) = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    assert 0 < row["reading"] < 30 and row["codes_in_batch"] > 1
+    reader = torch.load(out / "state.pt", weights_only=True)["reader"]
+    codec_run(monkeypatch, corpus, out, 51, reading=1.0, reading_seconds=1.0)
+    again = torch.load(out / "state.pt", weights_only=True)
+    assert again["step"] == 51 and any((again["reader"][name] != weights).any() for name, weights in reader.items())
+    silent = [replace(clip, text="") for clip in read_corpus(corpus, "train")]
+    with pytest.raises(ValueError, match="none of 3 clips has one"):
+        train_codec(silent, tmp_path / "other", CodecTraining(reading=1.0))
+    with pytest.raises(ValueError, match="cannot learn to be read"):
+        train_codec(silent, tmp_path / "third", CodecTraining(reading=1.0, train_encoder=False), out)
+
+
+@pytest.mark.parametrize("levels", [[4] * 6, [8, 5, 2]])
+def test_soft_digits_are_those_of_the_codes_and_lead_back_to_what_was_rounded(levels):
+    from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2FiniteScalarQuantization
+
+    fsq = Xcodec2FiniteScalarQuantization(SimpleNamespace(quantization_levels=levels))
+    before = torch.linspace(-2, 2, 40 * len(levels)).view(2, 20, -1).requires_grad_()
+    values, codes = fsq(before)
+    soft = codec_training.soft_digits(values, levels)
+    assert torch.equal(soft, code_digits(levels)[codes.long()])
+    soft[..., levels[0] - 1].sum().backward()  # wanted: more of the first dimension's highest digit
+    assert (before.grad[..., 0] >= 0).all() and before.grad[..., 0].max() > 0
+    assert not before.grad[..., 1:].any()
+
+
 def test_a_codecs_folder_goes_on_with_its_own_run_only(monkeypatch, corpus, tmp_path):
     """What was asked for would not be done, as another start, or be an error of PyTorch's, as frozen codes."""
     from llasa_lite.checkpoints import NANO
@@ -1078,8 +1109,9 @@ def test_a_fresh_codec_can_learn():
     torch.manual_seed(0)
     model = new_codec()
     silence_acoustic(model)
-    latents, codes = codec_training.encode_latents(model, torch.from_numpy(buzz(1))[None, :16_000], acoustic=False)
-    made = codec_training.decode_latents(model, latents)
-    codec_training.SpectralLoss()(made, torch.from_numpy(buzz(1))[None, :16_000]).backward()
+    wav = torch.from_numpy(buzz(1))[None, :16_000]
+    values, codes = codec_training.encode_values(model, wav, acoustic=False)
+    made = codec_training.decode_latents(model, model.quantizer.project_out(values))
+    codec_training.SpectralLoss()(made, wav).backward()
     reached = [p.grad is not None and p.grad.abs().sum() > 0 for p in model.semantic_encoder.parameters()]
     assert np.mean(reached) > 0.9
