@@ -146,6 +146,8 @@ def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, pr
         steps=ladder.steps,
         ids_per_batch=ladder.ids_per_batch,
         warmup_steps=min(Training.warmup_steps, max(1, ladder.steps // 8)),
+        # cells are compared with each other: a corpus without alignment, as the one that ships, serves as well
+        guide_weight=Training.guide_weight if any(u.alignment is not None for u in learned) else 0.0,
         guide_until=max(1, ladder.steps // 2),
         save_every=every,
         evaluate_every=every,
