@@ -33,7 +33,6 @@ class Aligner(nn.Module):
 
     def __init__(self, levels: list[int], width: int = 128, blocks: int = 5):
         super().__init__()
-        self.levels = list(levels)
         self.register_buffer("digits", code_digits(levels), persistent=False)
         self.open = nn.Linear(sum(levels), width)
         self.blocks = nn.ModuleList(

@@ -125,9 +125,9 @@ def run(o) -> None:
         raise ValueError(f"The set '{o.set}' is counted in another way: give --language {_language(o.set)} with it.")
     out, device = Path(o.out), common.picked_device(o)
     # bad input is refused before a model is loaded
-    items = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines, "continuation": continued}
-    items["understanding"] = understanding
-    items = common.some(items.get(o.kind, clips)(o), o.limit)
+    given = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines}
+    given |= {"continuation": continued, "understanding": understanding}
+    items = common.some(given.get(o.kind, clips)(o), o.limit)
     # nor would a clip that cannot be read stop it half way: without that clip the rows are those of other items
     for item in items:
         if o.kind in ("seed-tts-eval", "emotion"):

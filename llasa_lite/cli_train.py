@@ -241,10 +241,10 @@ def train_tokens(o) -> None:
     if files:  # encoded already: only aligned anew
         if o.align_steps:
             check_codecs(o, codec)
-        facts, *others = map(token_facts, files)
-        told = next((one for one in (facts, *others) if one.get("codec")), None)  # a file may not say
-        for file in files if told else ():
-            check_alike(file, token_facts(file), told)
+        facts, *others = every = [token_facts(file) for file in files]
+        told = next((one for one in every if one.get("codec")), None)  # a file may not say
+        for file, one in zip(files, every) if told else ():
+            check_alike(file, one, told)
         utterances = [u for file in files for u in read_tokens(file)]
         if others:  # places left out are those of one list of clips; whose the codes are stays known
             whose = [(one.get("codec"), one.get("fingerprint")) for one in (facts, *others)]

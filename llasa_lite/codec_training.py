@@ -73,9 +73,7 @@ class CodecTraining:
     # ends lies a decoder that is better than their mean (nano's: 0.25).
     kept: float = 0.0
     train_encoder: bool = True  # False: codes stay what they are and only the decoder learns
-    reading: float = (
-        0.0  # weight, beside the reconstruction's 1, of a letter's loss by a recogniser that reads the codes
-    )
+    reading: float = 0.0  # weight, beside 1 of the reconstruction, of a recogniser's loss a letter on the codes
     reading_seconds: float = 48.0  # of whole clips a step where codes are read; crops of them are decoded
     disturbed: float = 0.0  # share of crops heard through a room, a line or noise, and drawn clean: one code for both
     save_minutes: float = 3.0  # of training between two states: what a stop costs at most
@@ -315,6 +313,13 @@ class Crops:
             self.kept += wav.nbytes
         return wav
 
+    def leave_out(self, clip: Clip | Repitched, error: ValueError) -> None:
+        """A clip that cannot be read is drawn no more, as a crop or whole."""
+        log.warning("Clip %s is left out: %s", clip.id, error)
+        for some in self.clips.values():
+            some[:] = [one for one in some if one != clip]
+        self.told[:] = [pair for pair in self.told if pair[0] != clip]
+
     def batch(self, count: int, seconds: float) -> torch.Tensor:
         """(count, samples) float32, samples a multiple of 320. Clips that cannot be read are left out from then on;
         raises ValueError where none is left."""
@@ -324,9 +329,7 @@ class Crops:
             try:
                 wav = self.wav(clip).astype(np.float32) / 32767
             except ValueError as error:  # silent, broken or too long, which a header does not tell
-                log.warning("Clip %s is left out: %s", clip.id, error)
-                for some in self.clips.values():
-                    some[:] = [one for one in some if one != clip]
+                self.leave_out(clip, error)
                 if not clips:
                     raise
                 continue
@@ -345,8 +348,7 @@ class Crops:
             try:
                 wavs.append(self.wav(pair[0]))
             except ValueError as error:
-                log.warning("Clip %s is left out: %s", pair[0].id, error)
-                self.told.remove(pair)
+                self.leave_out(pair[0], error)
                 if not self.told:
                     raise
                 continue
@@ -470,16 +472,14 @@ def train_codec(
             values, codes = encode_values(model, heard, settings.train_acoustic)
             if settings.reading:
                 with torch.autocast(device.type, torch.bfloat16):
-                    scores = reader.read(soft_digits(values, reader.levels))
+                    scores = reader.read(soft_digits(values, model.config.quantization_levels))
                 misread = reading_loss(scores, lengths, texts)
                 read.append(misread.item())
                 values, real = crops.pieces(values, real, count, seconds)
             made = decode_latents(model, model.quantizer.project_out(values))
             adversarial = spent / 60 >= settings.adversarial_after
             reconstruction = spectral(made, real, mel_only=adversarial)
-            gradient = torch.autograd.grad(reconstruction, made, retain_graph=True)[0]
-            size = gradient.norm() + 1e-12
-            gradient = gradient / size
+            gradient, size = _pull(reconstruction, made)
             if adversarial:
                 part = crops.part(real.shape[1], settings.judged_seconds)
                 judge_loss = sum(
@@ -549,8 +549,14 @@ def adversarial_losses(judges: nn.ModuleList, made: torch.Tensor, real: torch.Te
     return deceit / len(judges), matching / len(judges)
 
 
+def _pull(loss: torch.Tensor, made: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss' gradient at the wave that was made, brought to length 1, and the length it had."""
+    gradient = torch.autograd.grad(loss, made, retain_graph=True)[0]
+    size = gradient.norm() + 1e-12
+    return gradient / size, size
+
+
 def _unit(loss: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     """The loss' gradient at the wave that was made, of length 1: so that losses of any size can be given shares
     (EnCodec's balancer, arXiv 2210.13438)."""
-    gradient = torch.autograd.grad(loss, made, retain_graph=True)[0]
-    return gradient / (gradient.norm() + 1e-12)
+    return _pull(loss, made)[0]

@@ -577,7 +577,11 @@ class Llasa:
         which what is said next does not go on with unless it begins in lower case."""
         words = self._spoken(self._prompt_text(voice))
         goes_on = index == 0 and pieces[0][:1].islower()
-        return text.closed(words) if words and self.checkpoint.spell_out and not goes_on else words
+        return self._closed(words) if words and not goes_on else words
+
+    def _closed(self, words: str) -> str:
+        """Ended as a sentence, for a model that has read nothing else."""
+        return text.closed(words) if self.checkpoint.spell_out else words
 
     def _limit(self, piece: str) -> int:
         seconds = SECONDS_TO_SPARE + SECONDS_PER_CHARACTER * len(piece)

@@ -86,7 +86,7 @@ def evaluate_search(
     if long := next((search.text for search in searches if len(search.pieces) > 1), None):
         raise ValueError(f"'{long}' would be spoken in pieces; give shorter sentences.")
     own = searches[0].own
-    asked = choosers(bench, own, {})
+    asked = choosers(bench, own)
     guides = [SearchSettings("partial_prm", *pair, continuations=bench.continuations) for pair in bench.guided]
     guides = [one for settings in guides for one in settings.criteria(bench.process, bench.outcome, own)]
     judge = getattr(hear, "name", None)
@@ -134,9 +134,9 @@ def evaluate_search(
         yield takes, seconds, own
 
 
-def choosers(bench: SearchBench, own: Own, known: dict[str, Verifier]) -> list[Criterion]:
+def choosers(bench: SearchBench, own: Own) -> list[Criterion]:
     """The criteria of a benchmark; a verifier that several use is held once."""
-    made = []
+    made, known = [], {}
     for one in (criterion(asked, own) for asked in bench.choosers):
         made.append(replace(one, verifiers=tuple(known.setdefault(v.name, v) for v in one.verifiers)))
     return made
@@ -156,7 +156,7 @@ def summarise(takes: Sequence[Take], seconds: dict, bench: SearchBench, own: Own
     rows = []
     plain = [[t for t in takes if t.sentence == k and t.method == "sample"] for k in sentences]
     chance = _errors([[block] for block in plain])
-    asked = {RANDOM: None} | dict(zip(bench.choosers, choosers(bench, own, {})))
+    asked = {RANDOM: None} | dict(zip(bench.choosers, choosers(bench, own)))
     for name, one in (asked | {ORACLE: None}).items():
         for n in powers(bench.n):
             chosen = []

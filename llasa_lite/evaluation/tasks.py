@@ -17,7 +17,6 @@ import numpy as np
 
 from .. import audio
 from ..records import Records
-from ..text import closed
 from ..verifiers import Cosine
 from ..voices import MAX_SECONDS, Voice
 from .listening import Crowd, Ears
@@ -217,9 +216,8 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
         voice = Voice("prompt", "", clip.load()[:cut]).encoded(codec)
         codes, timbre = voice.codes[codec.name], voice.timbre_by(codec)
         room = int((1.5 * clip.seconds + SECONDS_TO_SPARE) * audio.FRAME_RATE) - len(codes)
-        words = llasa._spoken(clip.text)
         # nano: of LibriSpeech's kind of text 31 % of the words wrong without its full stop, 13 % with it (16 clips)
-        prompt = llasa.protocol.tts_prompt(closed(words) if llasa.checkpoint.spell_out else words, codes)
+        prompt = llasa.protocol.tts_prompt(llasa._closed(llasa._spoken(clip.text)), codes)
         without, how = llasa.protocol.unconditional_prompt("", codes), sampling or llasa.sampling
         beams = llasa.engine.start(prompt, 1, "speech", how, seed + index, room, without)
         beams.advance(room)
