@@ -60,11 +60,10 @@ def add(verbs, model, output, timbre) -> None:
     kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="WHAT")
     for kind, told in KINDS.items():
         speaks = kind not in ("asr", "codec", "search")
-        searches = speaks and kind != "continuation"
         heard = {"search": [common, judging, timbre], "asr": [shared], "understanding": [shared]}.get(
             kind, [shared, listening]
         )
-        parents = [*heard, model, output] + [speaking] * speaks + [searching] * searches
+        parents = [*heard, model, output] + [speaking] * speaks + [searching] * speaks
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=search if kind == "search" else run)
         goes_on = "written after every sentence" if kind == "search" else "a stopped run goes on"
@@ -183,6 +182,7 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     from .checkpoints import codec_source, fingerprint
     from .evaluation import tasks
     from .records import which
+    from .text_search import lent_by
 
     keep = Path(o.out) / "waves" if o.keep else None
     settings = {"task": o.kind, "items": which(map(_told_of, items)), "limit": o.limit, "language": o.language}
@@ -212,19 +212,21 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     settings |= {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
     settings["timbre"] = llasa.codec.restores_timbre
 
+    how, process, outcome = tasks.ONE_TAKE, None, None
+    if o.method:
+        how = SearchSettings(o.method, o.n)
+        process, outcome = how.criteria(o.process, o.outcome, lent_by(llasa))
+        chose = {verifier.source for one in (process, outcome) if one for verifier in one.verifiers}
+        if judges := chose & {ears.judge and o.judge, o.speaker_model, o.emotion_model, o.mos and ears.quality.source}:
+            raise ValueError(f"'{judges.pop()}' chose the candidates and cannot judge them too. Give another judge.")
+        settings |= {k: getattr(o, k) for k in ("method", "n", "process", "outcome")}
+        system = o.name or f"{system}, {o.method}, n {o.n}"
+
     def speak(text, voice, seed):
         if not o.method:
             return llasa.tts(text, voice, seed, sampling)
-        how = {"method": o.method, "n": o.n, "process": o.process, "outcome": o.outcome}
-        found = llasa.search(text, voice, seed=seed, sampling=sampling, **how)
-        chose = {one["source"] for part in found.verifiers.values() if part for one in part["verifiers"]}
-        if judges := chose & {ears.judge and o.judge, o.speaker_model, o.emotion_model, o.mos and ears.quality.source}:
-            raise ValueError(f"'{judges.pop()}' chose the candidates and cannot judge them too. Give another judge.")
-        return found.best
-
-    if getattr(o, "method", None):
-        settings |= {k: getattr(o, k) for k in ("method", "n", "process", "outcome")}
-        system = o.name or f"{system}, {o.method}, n {o.n}"
+        given = {"process": process, "outcome": outcome, "seed": seed, "sampling": sampling}
+        return llasa.search(text, voice, how.method, how.n, **given).best
 
     if o.kind in ("tts", "understanding"):
         settings["voices"] = o.voices
@@ -233,7 +235,8 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
             keep, items = Path(o.out) / "waves", [case.sentence for case in items]
         return [tasks.tts(system, speak, items, ears, voices, o.seed, keep)], settings
     if o.kind == "continuation":
-        return [tasks.continuation(system, llasa, items, ears, o.seed, sampling, keep)], settings
+        given = (sampling, keep, how, process, outcome)
+        return [tasks.continuation(system, llasa, items, ears, o.seed, *given)], settings
     return [tasks.seed_tts_eval(system, speak, llasa.codec, items, ears, o.seed, keep)], settings
 
 

@@ -18,6 +18,13 @@ from .verifiers import Own, Target
 from .voices import Voice
 
 
+def lent_by(llasa) -> Own:
+    """What verifiers may borrow from a Llasa."""
+    read = partial(recognition.read_greedily, llasa.engine, llasa.protocol) if llasa.checkpoint.can_transcribe else None
+    engine = llasa.engine if hasattr(llasa.engine, "weigh") else None  # vLLM has the weights elsewhere
+    return Own(str(llasa.codec.device), llasa.checkpoint.languages, engine, llasa.protocol, read)
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What a search found.
@@ -110,10 +117,7 @@ class Search:
         self.seed, self.sampling, self.speaker = seed, sampling, speaker
         self.stop: Callable[[], bool] = stop or (lambda: False)
         # names and needs first, then what takes time: models are fetched before anything is sampled
-        reads = llasa.checkpoint.can_transcribe
-        read = partial(recognition.read_greedily, llasa.engine, llasa.protocol) if reads else None
-        engine = llasa.engine if hasattr(llasa.engine, "weigh") else None  # vLLM has the weights elsewhere
-        self.own = Own(str(llasa.codec.device), llasa.checkpoint.languages, engine, llasa.protocol, read)
+        self.own = lent_by(llasa)
         self.process, self.outcome = settings.criteria(process, outcome, self.own)
         for verifier in self._verifiers():
             if verifier.needs_reference and voice is None:

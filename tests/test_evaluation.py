@@ -24,7 +24,8 @@ from llasa_lite.data import Clip
 from llasa_lite.evaluation import Ears, codecs, listening, sheet, summarise, tables, tasks
 from llasa_lite.evaluation.listening import VoiceJudge, counted
 from llasa_lite.records import Records
-from llasa_lite.verifiers import Target, verifier
+from llasa_lite.search import SearchSettings
+from llasa_lite.verifiers import Criterion, Target, Verifier, verifier
 
 
 def rows(*pairs):
@@ -249,6 +250,40 @@ def test_a_continued_clip_is_told_its_words_as_tts_puts_them(nano, prompts, tmp_
     assert prompts[0] == prompts[1] and len(made) == 6
 
 
+class Hearing(Verifier):
+    """Likes what is short, and notes what it is given."""
+
+    name, source, unit, low, high = "hearing", "none", "seconds", -60.0, 0.0
+
+    def __init__(self):
+        self.heard = []
+
+    def _load(self):
+        pass
+
+    def _score(self, waves, target, codes):
+        self.heard += [(len(wav), len(said), target) for wav, said in zip(waves, codes)]
+        return [-len(wav) / audio.SAMPLE_RATE for wav in waves]
+
+
+def test_a_continuation_is_searched_for(nano, tmp_path):
+    """Table 5: the process verifier hears the answer so far, the outcome verifier prompt and answer."""
+    one, process, outcome = clip(3.6), Hearing(), Hearing()
+    settings = SearchSettings("partial_prm", 2, branch=2, process_seconds=0.5)
+    searched = (settings, Criterion((process,)), Criterion((outcome,)))
+    heard = []
+    ears = Ears(lambda wav: heard.append(wav) or "hello there", Likeness())
+    made = tasks.continuation("nano", nano, [one], ears, 1, None, None, *searched)
+    tasks.run_task(made, Records(tmp_path / "rows.jsonl"))
+    cut = 48_000
+    assert 2 <= len(process.heard) <= 4 and len(outcome.heard) <= 2
+    assert all(samples == 320 * (codes - 150) <= 8_000 for samples, codes, _ in process.heard)
+    assert all(samples == 320 * codes > cut for samples, codes, _ in outcome.heard)
+    assert {len(target.reference) for *_, target in process.heard} == {cut}
+    assert {target.text for *_, target in outcome.heard} == {one.text}
+    assert len(heard[2]) == min(samples for samples, *_ in outcome.heard)
+
+
 def test_recognition_is_judged_against_its_transcript(nano, tmp_path):
     (row,) = tasks.run_task(tasks.asr("nano", lambda wav: "hello hare", [clip()]), Records(tmp_path / "rows.jsonl"))
     assert (row["words"], row["edits"], row["seconds"]) == (2, 1, 1.2)
@@ -443,6 +478,15 @@ def test_as_many_clips_are_continued_as_are_asked_for(command, tmp_path):
     assert [system["n"] for system in told["systems"].values()] == [1, 1, 1]
 
 
+def test_a_continuation_by_search_stands_under_its_method(command, tmp_path):
+    corpus(tmp_path / "corpus", seconds=3.6)
+    search = ["--method", "best_of_n", "--n", "2", "--outcome", "likelihood"]
+    told = command("continuation", "--data", "corpus", "--no-judge", *search)
+    assert list(told["systems"])[-1] == "nano, best_of_n, n 2"
+    given = ("continuation", "--data", "corpus", "--no-judge", "--method", "best_of_n", "--process", "speaker")
+    assert "'best_of_n' has no process verifier" in command(*given, code=2)
+
+
 def test_clips_of_some_lengths_are_continued_alone(command, tmp_path):
     for name, seconds in (("short", 3.6), ("longer", 4.0)):
         corpus(tmp_path / name, seconds=seconds)
@@ -489,8 +533,8 @@ def test_what_a_search_chose_by_is_not_its_judge(command, tmp_path, speaker_fold
         *("tts", "--sentences", "sentences.txt", "--no-judge"), *search, "--speaker-model", speaker_folder, code=2
     )
     assert "chose the candidates and cannot judge them too" in refused
+    assert not (tmp_path / "run" / "rows.jsonl").exists()  # nothing was made before
     pytest.importorskip("speechmos", reason="pip install llasa-lite[quality]")
-    (tmp_path / "run" / "rows.jsonl").unlink()
     search = ["--method", "best_of_n", "--n", "2", "--outcome", "quality", "--voices", "emma"]
     refused = command("tts", "--sentences", "sentences.txt", "--no-judge", "--mos", *search, code=2)
     assert "'dnsmos' chose the candidates and cannot judge them too" in refused

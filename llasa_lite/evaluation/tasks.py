@@ -17,13 +17,15 @@ import numpy as np
 
 from .. import audio
 from ..records import Records
-from ..verifiers import Cosine
+from ..search import END, ChunkSearch, SearchSettings, Task
+from ..verifiers import Cosine, Criterion, Target
 from ..voices import MAX_SECONDS, Voice
 from .listening import Crowd, Ears
 
 log = logging.getLogger(__name__)
 
 Todo = Iterator[tuple[str, str, Callable[[], dict]]]
+ONE_TAKE = SearchSettings("sample", 1)  # nothing is searched for
 PROMPT_SECONDS = 3.0  # of a clip that is continued (paper, Table 5)
 VOICE_SECONDS = 1.0, MAX_SECONDS  # of a clip taken as a voice prompt: what is left without its silence must do, too
 
@@ -197,11 +199,26 @@ def seed_tts_eval(system: str, speak, codec, lines: Iterable[Prompted], ears: Ea
         yield system, line.name, lambda index=index, line=line: model(index, line)
 
 
-def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=None, keep=None) -> Todo:
+def continuation(
+    system: str,
+    llasa,
+    clips,
+    ears: Ears,
+    seed: int = 0,
+    sampling=None,
+    keep=None,
+    settings: SearchSettings = ONE_TAKE,
+    process: Criterion | None = None,
+    outcome: Criterion | None = None,
+) -> Todo:
     """The first 3 s of a clip gone on with to the end of its own transcript (paper, Table 5, after VALL-E).
 
     The text is the whole transcript, put as `tts` puts it; nothing says where the prompt's part of it ends. Words are
     counted over prompt and answer; likeness is that of the answer alone.
+
+    Args:
+        settings, process, outcome: how to search; by default there is one answer. The process verifier hears the answer
+            so far and the outcome verifier prompt and answer, since the words are those of both.
     """
     from ..pipeline import SECONDS_TO_SPARE
 
@@ -219,14 +236,22 @@ def continuation(system: str, llasa, clips, ears: Ears, seed: int = 0, sampling=
         # nano: of LibriSpeech's kind of text 31 % of the words wrong without its full stop, 13 % with it (16 clips)
         prompt = llasa.protocol.tts_prompt(llasa._closed(llasa._spoken(clip.text)), codes)
         without, how = llasa.protocol.unconditional_prompt("", codes), sampling or llasa.sampling
-        beams = llasa.engine.start(prompt, 1, "speech", how, seed + index, room, without)
-        beams.advance(room)
-        both = [*codes, *llasa.protocol.ids_to_codes(beams.ids[0])]
-        wav = codec.decode_after([], [both], timbre)[0]
+
+        def decode(both: list[np.ndarray], whole: bool) -> list[np.ndarray]:
+            return [wav[0 if whole else cut :] for wav in codec.decode_after([], both, timbre)]
+
+        task = Task(
+            lambda n: llasa.engine.start(prompt, n, "speech", how, seed + index, room, without),
+            lambda ids: np.array([*codes, *llasa.protocol.ids_to_codes(ids)]),
+            decode,
+            Target(clip.text, voice.wav),
+        )
+        (*_, finished) = ChunkSearch(task, settings, process, outcome).events()
+        wav = finished.best.wav
         if keep:
             audio.save(wav, _folder(keep) / f"{_plain(clip.id)}.wav")
         row = {"seconds": len(wav) / audio.SAMPLE_RATE, "seconds_taken": time.perf_counter() - began}
-        row |= {"incomplete": int(beams.stopped[0] != "end")}
+        row |= {"incomplete": int(finished.best.stopped != END)}
         return row | judged(wav, clip, codec.decode_after([], [codes], timbre)[0])
 
     def truth(clip, through_codec: bool) -> dict:
