@@ -115,6 +115,7 @@ def add(verbs, model, output, timbre) -> None:
 def run(o) -> None:
     from .evaluation import Ears, Judge, run_task, tables
     from .evaluation.listening import BY_CHARACTER
+    from .evaluation.tasks import check_clip
     from .records import Records
     from .verifiers import Own, verifier
 
@@ -132,7 +133,7 @@ def run(o) -> None:
         if o.kind in ("seed-tts-eval", "emotion"):
             item.check()
         elif o.kind in ("continuation", "asr", "codec"):
-            item.load()
+            check_clip(item, o.kind)
     needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
     if needs and not needs[1]:
         raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")

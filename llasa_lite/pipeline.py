@@ -310,10 +310,8 @@ class Llasa:
             clip = clip.wav
         if isinstance(clip, np.ndarray):
             clip = (audio.SAMPLE_RATE, clip)
-        wav = audio.normalize(audio.trim(audio.load(clip, name="clip to transcribe")))
+        wav = to_be_read(clip, "clip to transcribe")
         seconds = len(wav) / audio.SAMPLE_RATE
-        if seconds < MIN_SECONDS_HEARD:
-            raise ValueError(f"The clip to transcribe holds {1000 * seconds:.0f} ms of sound, too little for a word.")
         wav = audio.shorten_pauses(wav)  # in a long silence a small model hears words
         texts, words, logs, complete = [], [], [], True
         for part in audio.cut_at_pauses(wav, self._seconds_heard):
@@ -634,6 +632,15 @@ class Llasa:
                 "transformers": transformers.__version__,
             },
         }
+
+
+def to_be_read(clip, name: str) -> np.ndarray:
+    """What `audio.load` takes -> the sound in it that can be read. Raises ValueError: unreadable, silent, too short."""
+    wav = audio.normalize(audio.trim(audio.load(clip, name)))
+    seconds = len(wav) / audio.SAMPLE_RATE
+    if seconds < MIN_SECONDS_HEARD:
+        raise ValueError(f"The {name} holds {1000 * seconds:.0f} ms of sound, too little for a word.")
+    return wav
 
 
 def patience_with(protocol: Protocol, codec: Codec) -> Patience:

@@ -577,6 +577,21 @@ def test_a_clip_that_cannot_be_read_is_found_before_the_work(command, tmp_path, 
     assert "Cannot read 'a.wav' as audio" in refused and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "kind, seconds, told",
+    [
+        ("codec", 61.0, "The clip 'odd/0' is 61 s long; a codec takes 60 s."),
+        ("continuation", 61.0, "The clip 'odd/0' is 61 s long; a codec takes 60 s."),
+        ("asr", 0.06, "The clip 'odd/0' holds 60 ms of sound, too little for a word."),
+    ],
+)
+def test_a_clip_that_a_task_cannot_take_is_found_before_the_work(command, tmp_path, kind, seconds, told):
+    corpus(tmp_path / "whole", seconds=3.6)
+    corpus(tmp_path / "odd", seconds=seconds)
+    assert told in command(kind, "--data", "whole", "odd", *["--no-judge"] * (kind != "asr"), code=2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_cannot_be_spoken_is_found_before_the_work(command, listed, tmp_path):
     (tmp_path / "sentences.txt").write_text("Oh.\n...\n")
     listed.write_text(listed.read_text() + "c|hello there.|prompt.wav|\n")

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import audio
+from ..codec import MAX_ENCODE_SECONDS
+from ..pipeline import SECONDS_TO_SPARE, to_be_read
 from ..records import Records
 from ..search import END, ChunkSearch, SearchSettings, Task
 from ..verifiers import Cosine, Criterion, Target
@@ -138,6 +140,17 @@ def continuable(clips) -> list:
     return kept
 
 
+def check_clip(clip, task: str) -> None:
+    """Raises ValueError where a clip cannot serve this task: unreadable, for recognition silent or too short, else
+    longer than a codec takes. Before the work on the others, as `Prompted.check`."""
+    wav, name = clip.load(), f"clip '{clip.id}'"
+    if task == "asr":
+        to_be_read((audio.SAMPLE_RATE, wav), name)
+    elif len(wav) > MAX_ENCODE_SECONDS * audio.SAMPLE_RATE:
+        seconds = len(wav) / audio.SAMPLE_RATE
+        raise ValueError(f"The {name} is {seconds:.0f} s long; a codec takes {MAX_ENCODE_SECONDS:.0f} s.")
+
+
 def tts(system: str, speak, sentences: Iterable[str], ears: Ears, voices=(), seed: int = 0, keep=None) -> Todo:
     """Each sentence spoken once, sentence k with seed + k by voice k modulo their number, read back by the judge.
 
@@ -220,8 +233,6 @@ def continuation(
         settings, process, outcome: how to search; by default there is one answer. The process verifier hears the answer
             so far and the outcome verifier prompt and answer, since the words are those of both.
     """
-    from ..pipeline import SECONDS_TO_SPARE
-
     codec, cut = llasa.codec, int(PROMPT_SECONDS * audio.FRAME_RATE) * audio.HOP_LENGTH
 
     def judged(wav: np.ndarray, clip, again: np.ndarray) -> dict:
