@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from llasa_lite import SEARCH_METHODS, SearchSettings, Speech, audio, builtin_voices
+from llasa_lite import SEARCH_METHODS, SearchSettings, Speech, Voice, audio, builtin_voices
 
 from . import asking, clips, continuing, searching, settings, speak, transcribe
 from .common import ANY_VOICE, BUSY, MAX_CODES, OWN_CLIP, plain_errors, to_player, to_wave, wav_of
@@ -148,12 +148,18 @@ def layout(models: Models) -> None:
             clip: the clip.
             model: the checkpoint whose codec it goes through.
         Returns:
-            The clip as it comes back from the codec, and seconds, peak_db, clipped and silent (shares) and advice.
+            The clip as it comes back from the codec, and seconds, peak_db, clipped and silent (shares) and advice,
+            which begins with ✗ where the clip cannot serve.
         """
         with plain_errors():
             wav = wav_of(clip)
             back = models.get(model).codec.resynthesize(wav)
-            return to_player(back), asdict(audio.level(wav)) | {"advice": clips.checked(wav)}
+            advice = clips.checked(wav)
+            try:
+                Voice.from_audio((audio.SAMPLE_RATE, wav))
+            except ValueError as error:  # it cannot be followed
+                advice.insert(0, f"✗ {error}")
+            return to_player(back), asdict(audio.level(wav)) | {"advice": advice}
 
     def encode(clip, model=models.first):
         """A clip as codec tokens.

@@ -160,6 +160,14 @@ def test_a_prompt_check_sees_clipping_and_silence(client, tmp_path):
     assert soundfile.info(back).frames == len(bad)
 
 
+@pytest.mark.parametrize("seconds, why", [(0.3, "at least 0.5 s are needed"), (16.0, "give 15 s or less")])
+def test_a_prompt_check_tells_a_clip_that_cannot_serve(client, tmp_path, seconds, why):
+    from gradio_client import handle_file
+
+    _, told = client.predict(clip=handle_file(str(audio.save(buzz(seconds), tmp_path / "clip.wav"))), api_name="/check")
+    assert told["advice"][0].startswith("✗ The voice clip") and why in told["advice"][0]
+
+
 @pytest.mark.parametrize(
     "given, sentence",
     [
