@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
 
 # Where a cut is heard least, best first: sentence, clause, word.
 _BOUNDARIES = (
@@ -242,6 +242,20 @@ def _is_cjk(character: str) -> bool:
 def has_words(text: str) -> bool:
     """Whether errors are counted by word; scripts without spaces between words are counted by character."""
     return not any(map(_is_cjk, text))
+
+
+def simplified(text: str) -> str:
+    """Chinese in simplified characters, by OpenCC. Raises ValueError where that is not installed."""
+    return _simplifier().convert(text)
+
+
+@cache
+def _simplifier():
+    try:
+        from opencc import OpenCC
+    except ModuleNotFoundError as error:
+        raise ValueError('Chinese is counted in simplified characters: pip install "llasa-lite[eval]".') from error
+    return OpenCC("t2s")
 
 
 def edits(truth: str, heard: str, by_word: bool = True) -> tuple[int, int]:

@@ -16,12 +16,12 @@ import torch
 from conftest import buzz
 from safetensors.torch import load_file, save_file
 
-from llasa_lite import audio
+from llasa_lite import audio, text
 from llasa_lite.checkpoints import codec_source
 from llasa_lite.cli import main
 from llasa_lite.cli_evaluate import sentences
 from llasa_lite.data import Clip
-from llasa_lite.evaluation import Ears, codecs, listening, sheet, summarise, tables, tasks
+from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
 from llasa_lite.evaluation.listening import VoiceJudge, counted
 from llasa_lite.records import Records
 from llasa_lite.search import SearchSettings
@@ -79,7 +79,7 @@ def test_japanese_is_counted_by_character():
 
 
 def test_chinese_without_its_package_is_a_sentence(monkeypatch):
-    listening._simplifier.cache_clear()
+    text._simplifier.cache_clear()
     monkeypatch.setitem(sys.modules, "opencc", None)
     with pytest.raises(ValueError, match=r"pip install \"llasa-lite\[eval\]\""):
         counted("一个人", "一個人", "zh")

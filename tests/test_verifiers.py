@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -288,6 +290,21 @@ def test_whisper_hears_more_than_30_s():
     assert wrong < 0.2 * words
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_characters_of_both_kinds_are_the_same_word(own, monkeypatch, installed):
+    """Whisper writes simplified Chinese and traditional. Without OpenCC they are taken as they are written."""
+    from llasa_lite import text
+
+    text._simplifier.cache_clear()
+    if installed:
+        pytest.importorskip("opencc", reason="pip install llasa-lite[eval]")
+    else:
+        monkeypatch.setitem(sys.modules, "opencc", None)
+    asr = verifier("asr", replace(own, read=lambda batch: ["一個人", "一个人", "两个人"]))
+    scores = asr.score([buzz(0.5)] * 3, Target("一个人。"), [np.zeros(7)] * 3)
+    assert scores == pytest.approx([0, 0, -1 / 3] if installed else [-1 / 3, 0, -1 / 3])
+
+
 def test_the_language_of_the_text_is_told_where_there_are_two(own):
     """Chinese that fails is not taken for Japanese, nor English for Welsh."""
     for languages, text, told in (
@@ -391,8 +408,6 @@ def test_naming_a_verifier_loads_no_model(own):
 
 
 def test_a_language_model_elsewhere_gives_no_likelihood(own):
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="'likelihood' needs the language model here"):
         verifier("likelihood", replace(own, engine=None))
 

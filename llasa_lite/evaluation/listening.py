@@ -7,13 +7,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from .. import audio
 from ..audio import SILENCE_PEAK
-from ..text import edits, seed_tts_error_rate
+from ..text import edits, seed_tts_error_rate, simplified
 from ..verifiers import Cosine, Target, Verifier
 from ..verifiers.asr import Recogniser
 
@@ -144,19 +143,10 @@ def counted(truth: str, heard: str, language: str = "en") -> dict:
         ValueError: Chinese, and OpenCC is not installed.
     """
     if language == "zh":
-        truth, heard = map(_simplifier().convert, (truth, heard))
+        truth, heard = simplified(truth), simplified(heard)
     wrong, words = edits(truth, heard, by_word=language not in BY_CHARACTER)
     rate = seed_tts_error_rate(truth, heard, by_word=language not in BY_CHARACTER)
     return {"truth": truth, "heard": heard, "edits": wrong, "words": words, "error_rate": rate}
-
-
-@cache
-def _simplifier():
-    try:
-        from opencc import OpenCC
-    except ModuleNotFoundError as error:
-        raise ValueError('Chinese is counted in simplified characters: pip install "llasa-lite[eval]".') from error
-    return OpenCC("t2s")
 
 
 def _score(verifier: Verifier, wav: np.ndarray, reference: np.ndarray | None = None) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
 
 from ..audio import SAMPLE_RATE
 from ..checkpoints import placed, reaching
-from ..text import error_rate, has_words, normalize_transcript, spell_out
+from ..text import error_rate, has_words, normalize_transcript, simplified, spell_out
 from . import NO_LLASA, Own, Target, Verifier
 
 WAVES_AT_ONCE = 16  # bounds memory
@@ -139,7 +140,8 @@ def language_of(text: str, own: Own) -> str | None:
 
 class Asr(Verifier):
     """-WER, or -CER for scripts that put no spaces between words; both sides without case and
-    punctuation; English numbers are put into words too.
+    punctuation; English numbers are put into words too, and Chinese into simplified characters where OpenCC is
+    installed ([eval]).
 
     Args:
         source: a Transformers speech-recognition checkpoint (folder or hub id), or "own": the recognition mode of
@@ -174,4 +176,7 @@ class Asr(Verifier):
         said = target.text
         if by_word and "en" in self.own.languages:  # a recogniser writes $5 for what was spoken as five dollars
             said, heard = spell_out(said), map(spell_out, heard)
+        elif not by_word:
+            with suppress(ValueError):  # as they are written, where OpenCC is not installed
+                said, heard = simplified(said), [simplified(words) for words in heard]
         return [-error_rate(said, words, by_word) for words in heard]
