@@ -249,6 +249,7 @@ def train_tokens(o) -> None:
         if others:  # places left out are those of one list of clips; whose the codes are stays known
             whose = [(one.get("codec"), one.get("fingerprint")) for one in (facts, *others)]
             facts = dict(zip(("codec", "fingerprint"), whose[0])) if len(set(whose)) == 1 else {}
+        facts.pop("aligned", None)
     else:
         clips = clips_of(o)
         with common.counting("encoding", o, total=len(clips)) as bar:
@@ -256,9 +257,10 @@ def train_tokens(o) -> None:
         utterances, facts = read_tokens(o.out), token_facts(o.out)
         if not utterances:
             raise ValueError(f"None of the {len(clips)} clips can be encoded. Repair them and delete '{o.out}'.")
-    if o.align_steps:
+    if o.align_steps and facts.get("aligned") != o.align_steps:  # what is finished takes no ten minutes again
         levels = list(codec.model.config.quantization_levels)
         utterances = align_corpus(utterances, levels, character_tokenizer(codec.codebook_size), o.align_steps)
+        facts["aligned"] = o.align_steps
     write_tokens(utterances, o.out, facts)
     told = {"tokens": o.out, "clips": len(utterances), "dropped": len(facts.get("dropped", ()))}
     common.tell(told, o, "{clips} clips in {tokens}, {dropped} left out".format(**told))

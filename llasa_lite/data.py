@@ -246,8 +246,9 @@ def _rows_of(some: Sequence[Clip | Utterance]) -> str:
 
 
 def token_facts(path: str | Path) -> dict:
-    """What is known of a token corpus beside its rows: {"codec", "fingerprint", "dropped"}, the codec's name and
-    weights and the places of clips that were left out; empty for a file that does not say. Raises as `read_tokens`."""
+    """What is known of a token corpus beside its rows: {"codec", "fingerprint", "dropped", "aligned"}, the codec's name
+    and weights, the places of clips that were left out and the steps of the aligner, where all that is there is
+    aligned; empty for a file that does not say. Raises as `read_tokens`."""
     with _opened(path) as file:
         return json.loads(file.metadata().get("facts", "{}"))
 

@@ -326,6 +326,21 @@ def test_a_token_corpus_is_aligned_anew(here, capsys, monkeypatch):
     assert refused(capsys, *given, "--out", "new").startswith("Cannot write 'new': it is a folder")
 
 
+def test_clips_that_are_aligned_are_not_aligned_again(here, codec, capsys, monkeypatch):
+    """Nor are more of them left without."""
+    from llasa_lite import alignment
+
+    clips = [{"id": k, "text": f"oh {k}.", "speaker": "s", "seconds": 1.5, "audio": "clip.wav"} for k in range(3)]
+    learned, train = [], alignment.train_aligner
+    monkeypatch.setattr(alignment, "train_aligner", lambda *given: learned.append(given[-1]) or train(*given))
+    given = ("train", "tokens", "--data", ".", "--out", "made.safetensors", "--align-steps")
+    for count, steps in ((2, "1"), (2, "1"), (2, "2"), (3, "2")):
+        (here / "manifest.jsonl").write_text("\n".join(map(json.dumps, clips[:count])))
+        row(capsys, *given, steps)
+        assert [u.alignment is None for u in read_tokens(here / "made.safetensors")] == [False] * count
+    assert learned == [1, 2, 2]
+
+
 @pytest.mark.parametrize(
     "verb, option",
     [
