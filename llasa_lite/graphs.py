@@ -293,6 +293,9 @@ class StaticBeams(Beams):
                     self._hold(waiting[: self.width])
                 self._block(set(waiting), aims)
                 continue
+            except ValueError:  # numbers out of range: what is masked is still multiplied, so these are not lent again
+                self.slots, self.rows = None, []
+                raise
             except torch.OutOfMemoryError:
                 together = len(self.rows) or min(len(waiting), self.width)
             self._narrow(together)  # not above: the error would keep its tensors alive

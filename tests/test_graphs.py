@@ -243,6 +243,23 @@ def test_numbers_out_of_range_are_a_sentence(tiny_llama):
             engine.likeliest(PROMPT, 3, "speech", 9)
 
 
+def test_numbers_out_of_range_harm_no_later_speech(tiny_llama):
+    """What is no number stays in the buffers, and would be multiplied though it is masked."""
+    model = tiny_llama(100)
+    model.model.embed_tokens.weight.data[59] = torch.inf
+    engine = Engine(model, ANSWERS, static=True)
+
+    def speak(prompt):
+        beams = engine.start(prompt, 2, sampling=FREE, max_new=20)
+        beams.advance(20)
+        return beams.ids
+
+    before = speak(PROMPT)
+    with pytest.raises(ValueError, match="left the range"):
+        speak([3] * 10 + [59, 3])
+    assert speak(PROMPT) == before
+
+
 @pytest.mark.parametrize("name", SHAPES_RELEASED)
 def test_memory_is_counted_from_the_shape(name, monkeypatch):
     from transformers import LlamaConfig, LlamaForCausalLM
