@@ -131,6 +131,8 @@ def step(slots: Slots, decoder, head, allowed: torch.Tensor, kind: Kind, window:
         picked = picked.clamp_max(choices.shape[1] - 1)  # as in `invert`
         picked = (picked if likeliest is None else likeliest.gather(1, picked))[:, 0]
     log = logits.softmax(-1).gather(1, picked[:, None]).log()
+    if kind.guided:
+        log = log + 0 * without.gather(1, picked[:, None])  # as in `beams`
     # 3. who goes on; a row that stands still writes where nobody looks
     slots.said.scatter_(1, made[:, None], picked[:, None])
     slots.logs.scatter_(1, made[:, None], log)

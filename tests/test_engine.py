@@ -564,6 +564,16 @@ def test_guided_log_probabilities_are_the_models_own(llama, engine):
     np.testing.assert_allclose(beams.log_probabilities[0][: len(said)], wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_a_partner_out_of_range_is_told(tiny_llama, static):
+    """Its numbers choose the ids as much as the row's own."""
+    model = tiny_llama(100)
+    model.model.embed_tokens.weight.data[59] = torch.inf
+    beams = Engine(model, ANSWERS, static=static).start(PROMPT, 2, sampling=GUIDED, unconditional=[3, 59, 2])
+    with pytest.raises(ValueError, match="left the range"):
+        beams.advance(5)
+
+
 def test_guidance_needs_an_unconditional_prompt(engine):
     with pytest.raises(ValueError, match="give that, or guidance 1"):
         engine.start(PROMPT, sampling=GUIDED)
