@@ -82,7 +82,8 @@ class SearchSettings:
     @property
     def guided_tokens(self) -> float:
         """How many tokens are sampled under the process verifier."""
-        return {"beam_search": math.inf, "partial_prm": round(self.process_seconds * FRAME_RATE)}.get(self.method, 0)
+        tokens = max(1, round(self.process_seconds * FRAME_RATE))  # of none it would be best_of_n
+        return {"beam_search": math.inf, "partial_prm": tokens}.get(self.method, 0)
 
     def criteria(self, process, outcome, own: Own = NO_LLASA) -> tuple[Criterion | None, Criterion | None]:
         """The verifiers of this method, as people write them (see `verifiers.criterion`) or None for the default.

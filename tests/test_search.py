@@ -139,6 +139,11 @@ def test_partial_prm_guides_the_beginning_and_samples_the_rest(hunt):
     assert len(set(said(end.candidates))) > len(kept)  # and they differ
 
 
+def test_prm_of_less_than_a_token_guides_the_first(hunt):
+    _, kinds = run(hunt("partial_prm", n=3, branch=2, process_seconds=0.004))
+    assert [e.tokens for e in kinds[Extended] if e.stage == "process"] == [1] and len(kinds[Pruned]) == 1
+
+
 def test_the_prompt_is_read_once(hunt):
     run(hunt("partial_prm", n=4, branch=3, process_seconds=0.2))
     run(hunt("best_of_n", n=5))
