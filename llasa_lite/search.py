@@ -322,7 +322,8 @@ class ChunkSearch:
                     seen.add(said)
                     distinct.append(beam)
             self.pool = ended + distinct
-            yield Extended("process", self._now(), length, sum(b.stopped == RUNNING for b in distinct), len(ended))
+            going = sum(beam.stopped == RUNNING for beam in distinct)
+            yield Extended("process", self._now(), length, going, len(self.pool) - going)
             # 3. The verifier listens to the answer so far. One that ended keeps the score it ended with, and
             #    competes with those that go on, as in any beam search.
             codes = [self.task.to_codes(beam.ids) for beam in distinct]

@@ -144,6 +144,14 @@ def test_prm_of_less_than_a_token_guides_the_first(hunt):
     assert [e.tokens for e in kinds[Extended] if e.stage == "process"] == [1] and len(kinds[Pruned]) == 1
 
 
+def test_those_that_ended_are_counted_in_the_step_they_ended_in(hunt):
+    _, kinds = run(hunt("beam_search", n=6, branch=3, seed=2, limit=30))
+    steps = [[e for e in kinds[kind] if e.stage == "process"] for kind in (Extended, Scored)]
+    for extended, scored in zip(*steps):
+        assert extended.ended == sum(c.stopped != "running" for c in scored.candidates)
+        assert extended.running + extended.ended == len(scored.candidates)
+
+
 def test_the_prompt_is_read_once(hunt):
     run(hunt("partial_prm", n=4, branch=3, process_seconds=0.2))
     run(hunt("best_of_n", n=5))
