@@ -280,6 +280,7 @@ class ChunkSearch:
             self.pool = [_Beam(row, [], index=row) for row in range(self.settings.n)]
         if not self.stop():
             yield from self._sampled()
+        self.beams = None  # its rows take memory, and the search is kept until the last piece of a text is done
         yield Finished("outcome", self._now(), tuple(self.candidates()), self.stopped_early)
 
     def candidates(self) -> list[Candidate]:

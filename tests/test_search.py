@@ -491,14 +491,26 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     assert (tmp_path / "search.png").stat().st_size > 10_000
 
 
+def test_a_piece_that_is_done_holds_no_rows(hunt):
+    """Of a long text they would be held for every piece."""
+    search = hunt("best_of_n", n=4)
+    events = search.events()
+    next(events)
+    rows = weakref.ref(search.beams)
+    assert isinstance([*events][-1], Finished)
+    gc.collect()
+    assert rows() is None and len(search.candidates()) == 4
+
+
 @pytest.mark.parametrize("steps", [1, 99])
 def test_a_search_that_nobody_reads_gives_its_rows_back_at_once(nano, steps):
     """On a GPU they are gigabytes, which the next search needs: none waits for the garbage collector."""
     search = nano.search_events("Oh.", voice="emma", n=2, outcome="likelihood", seed=1)
-    for _ in zip(range(steps), search):
+    next(search)
+    rows = weakref.ref(search.chunks[0][0].beams)
+    for _ in zip(range(steps - 1), search):
         pass
     search.close()
-    rows = weakref.ref(search.chunks[0][0].beams)
     gc.collect(), gc.disable()
     try:
         del search
