@@ -76,7 +76,7 @@ class SearchSettings:
             raise ValueError(f"context_codes must be a whole number of at least 0, not {self.context_codes!r}.")
         if self.reference not in ("prompt", "resynthesis"):
             raise ValueError(f"reference must be 'prompt' or 'resynthesis', not '{self.reference}'.")
-        if self.n * (self.branch if self.guided_tokens else 1) * self.continuations > MAX_ROWS:
+        if self.n * (max(self.branch, self.continuations) if self.guided_tokens else 1) > MAX_ROWS:
             raise ValueError(f"More than {MAX_ROWS:,} candidates at once are asked for. Make n or branch smaller.")
 
     @property

@@ -270,6 +270,14 @@ def test_bad_input_is_refused_before_anything_is_sampled(nano, voice, monkeypatc
     assert str(refused.value).startswith(sentence)
 
 
+def test_only_rows_that_run_side_by_side_are_counted():
+    """Branches and continuations follow one another; without PRM there are none."""
+    assert SearchSettings("partial_prm", 64, 16, continuations=8).continuations == 8
+    assert SearchSettings("best_of_n", 2048, continuations=4).n == 2048
+    with pytest.raises(ValueError, match="More than 4,096 candidates at once"):
+        SearchSettings("partial_prm", 64, continuations=65)
+
+
 # -- as users call it ------------------------------------------------------------------------------------------------
 
 
