@@ -108,9 +108,15 @@ class SearchSettings:
                     f"The verifier '{verifier.name}' judges whole sentences and cannot guide a beginning. As process "
                     "verifier choose from: emotion, quality, speaker; or make it the outcome verifier."
                 )
-        if self.method == "beam_search":
-            return process, criterion(outcome, own) if outcome else process
-        return process, None if self.method == "sample" else criterion(outcome or own.ear, own)
+        if self.method == "sample":
+            return None, None
+        if self.method == "beam_search" and not outcome:
+            return process, process
+        outcome = criterion(outcome or own.ear, own)
+        # a model that prunes and chooses is held once
+        held = {(type(v), v.name, v.source): v for v in process.verifiers} if process else {}
+        shared = tuple(held.get((type(v), v.name, v.source), v) for v in outcome.verifiers)
+        return process, replace(outcome, verifiers=shared)
 
 
 @dataclass(frozen=True)

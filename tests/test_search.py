@@ -278,6 +278,13 @@ def test_only_rows_that_run_side_by_side_are_counted():
         SearchSettings("partial_prm", 64, continuations=65)
 
 
+def test_a_model_that_prunes_and_chooses_is_held_once():
+    process, outcome = SearchSettings("partial_prm").criteria("speaker", "asr, speaker")
+    assert process.verifiers[0] is outcome.verifiers[1]
+    process, outcome = SearchSettings("partial_prm").criteria("speaker", "speaker:owner/other")
+    assert process.verifiers[0] is not outcome.verifiers[0]
+
+
 # -- as users call it ------------------------------------------------------------------------------------------------
 
 
