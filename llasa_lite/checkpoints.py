@@ -170,7 +170,9 @@ def find(name: str | None) -> Checkpoint:
             facts = json.loads(config.read_text(encoding="utf-8")).get("llasa", {})
         except (ValueError, AttributeError) as error:
             raise ValueError(f"'{config}' is not a model configuration.") from error
-        return described(path.name, str(path), facts)
+        called = Path(os.path.abspath(path)).name  # of "." too
+        # receipts tell a known checkpoint by its short name, and a folder by its path
+        return described(str(path) if called in CHECKPOINTS else called, str(path), facts)
     if name.count("/") == 1 and not os.path.exists(name) and all(name.split("/")):
         return described(name, name, {})
     raise ValueError(

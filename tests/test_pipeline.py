@@ -657,6 +657,16 @@ def test_a_checkpoint_in_a_folder_speaks(nano, tiny_llama, tmp_path):
         mine.transcribe((16_000, buzz(1)))
 
 
+def test_a_folder_is_not_taken_for_a_known_checkpoint_of_its_name(tmp_path, monkeypatch):
+    """A receipt would name that one."""
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "config.json").write_text('{"llasa": {"codec": "nano"}}')
+    assert find(tmp_path / "nano").name == find(tmp_path / "nano").source == str(tmp_path / "nano")
+    (tmp_path / "nano").rename(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert find(".").name == find("../mine").name == "mine"
+
+
 def test_a_codec_in_a_folder_is_used(nano):
     other = Llasa.from_pretrained(codec=str(NANO / "codec"), device="cpu", dtype="float32")
     wav = buzz(1)
