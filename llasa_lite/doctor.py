@@ -43,6 +43,7 @@ class Machine:
     memory: float | None  # of this machine, free
     gpu_memory: float | None  # of the GPU, free
     bfloat16: bool | None  # computed by the device itself
+    cpu_bfloat16: bool | None  # by the processor, whatever the device
     packed: bool | None  # the quick products on the CPU (oneDNN, private operators)
     int8: bool | None
     cache: str  # where the hub's files are kept
@@ -85,7 +86,7 @@ def examine() -> Machine:
     }
     problems = [f"'{name}' is not installed: pip install llasa-lite." for name, found in packages.items() if not found]
     facts: dict = {"device": None, "device_name": None, "gpu_memory": None}
-    facts |= {"bfloat16": None, "packed": None, "int8": None}
+    facts |= {"bfloat16": None, "cpu_bfloat16": None, "packed": None, "int8": None}
     if packages["torch"]:
         try:
             facts |= _torch_facts()
@@ -127,7 +128,7 @@ def judge(checkpoint: Checkpoint, machine: Machine) -> tuple[bool, str]:
     if name == "nano":
         return True, f"{name} runs here, on {machine.device}, without a download."
     need = checkpoint.gigabytes
-    on_cpu = need * (1.0 if machine.bfloat16 or machine.device != "cpu" else 2.0) * ON_CPU
+    on_cpu = need * (1.0 if machine.cpu_bfloat16 else 2.0) * ON_CPU  # float32 where bfloat16 is slow
     if name not in machine.cached and machine.cache_free is not None and machine.cache_free < need:
         return False, f"{name} needs {need:g} GB of disk for its download, and {machine.cache_free:.1f} are free."
     fetched = "" if name in machine.cached else f", after a download of about {need:g} GB"
@@ -162,7 +163,7 @@ def _torch_facts() -> dict:
     else:
         bfloat16 = cpu_has_bf16() if device == "cpu" else False
     packed = can_pack("cpu", torch.bfloat16 if cpu_has_bf16() else torch.float32)
-    return facts | {"bfloat16": bfloat16, "packed": packed, "int8": can_int8("cpu")}
+    return facts | {"bfloat16": bfloat16, "cpu_bfloat16": cpu_has_bf16(), "packed": packed, "int8": can_int8("cpu")}
 
 
 def _import_problem() -> list[str]:

@@ -15,8 +15,8 @@ from llasa_lite.doctor import Machine, examine, judge
 
 PLAIN = Machine(
     python="3.12.0", system="Linux x86_64", packages={}, problems=[], device="cpu", device_name=None, cores=2,
-    memory=16.0, gpu_memory=None, bfloat16=True, packed=True, int8=True, cache="/cache", cache_free=100.0, cached=[],
-    extras={}, ffmpeg=False, checkpoints={},
+    memory=16.0, gpu_memory=None, bfloat16=True, cpu_bfloat16=True, packed=True, int8=True, cache="/cache",
+    cache_free=100.0, cached=[], extras={}, ffmpeg=False, checkpoints={},
 )  # fmt: skip
 
 
@@ -54,7 +54,9 @@ def test_a_broken_torch_is_told_not_raised(tmp_path):
         ("llasa-1b", {"cached": ["llasa-1b"], "cache_free": 0.1}, True, "it runs on the CPU, slowly (--device"),
         ("llasa-1b", {"cache_free": 1.0}, False, "needs 6 GB of disk"),
         ("llasa-3b", {"memory": 8.0}, False, "on the CPU it needs about 13 GB, and 8.0 are free"),
-        ("llasa-3b", {"bfloat16": False}, False, "on the CPU it needs about 26 GB"),
+        ("llasa-3b", {"bfloat16": False, "cpu_bfloat16": False}, False, "on the CPU it needs about 26 GB"),
+        ("llasa-3b", {"device": "cuda", "gpu_memory": 4.0, "cpu_bfloat16": False}, False, "it needs about 26 GB"),
+        ("llasa-3b", {"device": "cuda", "gpu_memory": 4.0, "bfloat16": False}, True, "it runs on the CPU"),
         ("llasa-3b", {"device": "mps"}, True, "runs here, on mps"),
         ("nano", {"memory": 1.0}, True, "without a download"),
         ("nano", {"problems": ["torch is missing."]}, False, "until the above is put right"),
