@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from .. import audio
-from ..codec import MAX_ENCODE_SECONDS
-from ..pipeline import SECONDS_TO_SPARE, to_be_read
 from ..records import Records
 from ..search import END, ChunkSearch, SearchSettings, Task
 from ..verifiers import Cosine, Criterion, Target
@@ -143,6 +141,9 @@ def continuable(clips) -> list:
 def check_clip(clip, task: str) -> None:
     """Raises ValueError where a clip cannot serve this task: unreadable, for recognition silent or too short, else
     longer than a codec takes. Before the work on the others, as `Prompted.check`."""
+    from ..codec import MAX_ENCODE_SECONDS  # not above: every command comes by here, and `doctor` where torch is broken
+    from ..pipeline import to_be_read
+
     wav, name = clip.load(), f"clip '{clip.id}'"
     if task == "asr":
         to_be_read((audio.SAMPLE_RATE, wav), name)
@@ -233,6 +234,8 @@ def continuation(
         settings, process, outcome: how to search; by default there is one answer. The process verifier hears the answer
             so far and the outcome verifier prompt and answer, since the words are those of both.
     """
+    from ..pipeline import SECONDS_TO_SPARE
+
     codec, cut = llasa.codec, int(PROMPT_SECONDS * audio.FRAME_RATE) * audio.HOP_LENGTH
 
     def judged(wav: np.ndarray, clip, again: np.ndarray) -> dict:
