@@ -82,15 +82,18 @@ def recognise(engine, protocol: Protocol, hearings: Sequence[np.ndarray]) -> Hyp
 def sure_words(protocol: Protocol, ids: list[int], logs: Sequence[float]) -> list[tuple[str, float]]:
     """Words of a transcript with the geometric mean of their ids' probabilities; an id that opens a word with its
     space belongs to that word."""
-    words, end = [], 0
-    for k, log in enumerate(logs[: len(ids)]):
-        new = protocol.ids_to_text(ids[: k + 1])[end:]
-        if not new:
-            continue  # a space alone: it comes with the word it opens
-        if new[0].isspace() or not words:
-            words.append([])
-        words[-1].append(log)
-        end += len(new)
+    words, end, begun = [], 0, []
+    for k, log in enumerate(logs[: len(ids)], 1):
+        text = protocol.ids_to_text(ids[:k])
+        begun.append(log)
+        if text.endswith("\ufffd") and k < len(ids):
+            continue  # the first bytes of a character
+        if new := text[end:]:  # else a space alone: it comes with the word it opens
+            if new[0].isspace() or not words:
+                words.append([])
+            words[-1] += begun
+            end = len(text)
+        begun = []
     means = [math.exp(float(np.mean(word))) for word in words]
     return list(zip(protocol.ids_to_text(ids).split(), means))
 

@@ -341,6 +341,13 @@ def test_a_transcript_tells_how_sure_it_is_of_each_word(nano, speech):
     assert words == [("one", pytest.approx(np.exp(-1))), ("two.", pytest.approx(np.exp(-2)))]
 
 
+def test_a_character_of_several_ids_is_as_sure_as_all_of_them(llama_3):
+    ids = llama_3.text_to_ids("龘 one 갉.")
+    assert len(ids) == 6  # two each, and the full stop
+    words = recognition.sure_words(llama_3, ids, [-1.0, -5.0, -2.0, -3.0, -4.0, -8.0])
+    assert words == [(word, pytest.approx(np.exp(log))) for word, log in (("龘", -3), ("one", -2), ("갉.", -5))]
+
+
 def test_a_checkpoint_that_was_not_taught_refuses_to_transcribe(nano):
     mute = Llasa(replace(nano.checkpoint, tasks=("tts",)), nano.protocol, nano.engine, nano.codec, nano.sampling)
     with pytest.raises(ValueError, match="trained to speak, not to transcribe; type what is said.*'nano', which can"):
