@@ -149,7 +149,7 @@ def spell_out(text: str) -> str:
     text = re.sub(rf"\b({_WHOLE})(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text)
     text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
     text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
-    text = re.sub(_NUMBER, lambda m: f" {_in_words(m[0].replace(',', ''))} ", text)
+    text = re.sub(rf"{_NUMBER}(?:\.\d+)*", lambda m: f" {_in_words(m[0].replace(',', ''))} ", text)
     text = re.sub(r"[&%+=@#°]", lambda m: f" {_SIGNS[m[0]]} ", text)
     if not shouted:
         text = re.sub(
@@ -165,6 +165,10 @@ def spell_out(text: str) -> str:
 def _in_words(number: str, to: str = "cardinal", **more) -> str:
     from num2words import num2words
 
+    if "." in number and to == "cardinal":  # 3.10 is no 3.1: after the point digits, in 2.0.10 numbers
+        whole, *parts = number.split(".")
+        decimals = [" ".join(map(_in_words, parts[0]))] if len(parts) == 1 else map(_in_words, parts)
+        return " point ".join([_in_words(whole), *decimals])
     if len(number) > 15 or re.match(r"0\d", number):  # a serial number: digit by digit
         return " ".join(_in_words(digit) for digit in number if digit.isdigit())
     return num2words(number, to=to, **more).replace("thousand,", "thousand").replace("million,", "million")

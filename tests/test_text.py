@@ -189,6 +189,8 @@ def test_error_rate_is_of_words_or_characters():
         ("He left at 5 p.m. She had 5 p.m. tea.", "He left at five pee em. She had five pee em tea."),
         ("On Main St. by St. Mary's, 5th St.", "On Main Street by saint Mary's, fifth Street."),
         ("The 1,000th.", "The one thousandth."),
+        ("Python 3.10, a 5.0, 2.0.10.", "Python three point one zero, a five point zero, two point zero point ten."),
+        ("0.1234567890123456", "zero point one two three four five six seven eight nine zero one two three four five"),
         ("10kg of 07123456789012345", "ten kg of zero seven one two three four five six seven eight nine zero one two"),
     ],
 )
