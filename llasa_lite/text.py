@@ -104,7 +104,10 @@ _ABBREVIATIONS = {
     "approx.": "approximately", "capt.": "captain", "gen.": "general", "sgt.": "sergeant",
     "a.m.": "ay em", "p.m.": "pee em",
 }  # fmt: skip
-_SIGNS = {"&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "#": "number", "°": "degrees"}
+_SIGNS = {
+    "&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "#": "number", "°": "degrees", "¢": "cents",
+    "×": "times", "÷": "divided by", "±": "plus or minus", "²": "squared", "³": "cubed",
+}  # fmt: skip
 _LETTER_NAMES = (
     "ay bee see dee ee eff jee aitch eye jay kay ell em en oh pee cue ar ess tee you vee double-you ex why zee"
 )
@@ -132,7 +135,7 @@ def spell_out(text: str) -> str:
         >>> spell_out("Dr. Lee paid $3.50 at 9:30 in 1999.")
         'doctor Lee paid three dollars, fifty cents at nine thirty in nineteen ninety-nine.'
     """
-    text = " ".join(_lines(text).split())
+    text = " ".join("".join(map(_plain_digits, _lines(text))).split())
     shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
     text = re.sub(r"(?i)(?<=\d)\s?([ap])m\b", r" \1.m.", text)
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
@@ -149,8 +152,9 @@ def spell_out(text: str) -> str:
     text = re.sub(rf"\b({_WHOLE})(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text)
     text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
     text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
+    text = re.sub(r"(\d )?(?<![\d/⁄.,])([1-9]\d?)[/⁄]([1-9]\d?)(?![\d/⁄]|[.,]\d)", _fraction, text)
     text = re.sub(rf"{_NUMBER}(?:\.\d+)*", lambda m: f" {_in_words(m[0].replace(',', ''))} ", text)
-    text = re.sub(r"[&%+=@#°]", lambda m: f" {_SIGNS[m[0]]} ", text)
+    text = re.sub(f"[{''.join(_SIGNS)}]", lambda m: f" {_SIGNS[m[0]]} ", text)
     if not shouted:
         text = re.sub(
             r"(?<![A-Z]['’])\b(?:[A-Z]{2,5}\b(?!['’][A-Z])|[A-Z]{2,5}(?=s\b)|(?:[A-Z]\.){2,5}(?!\w))",
@@ -207,6 +211,22 @@ def _money(match) -> str:
     if not words.startswith("one euro"):  # num2words has twenty euro
         words = re.sub(r"\beuro\b", "euros", words)
     return words.replace(" sterling", "").removesuffix(", zero cents").removesuffix(", zero pence")
+
+
+def _plain_digits(character: str) -> str:
+    """½ as 1⁄2, ① as 1."""
+    if character in _SIGNS or unicodedata.category(character) != "No":
+        return character
+    return f" {unicodedata.normalize('NFKC', character)} "
+
+
+def _fraction(match) -> str:
+    """1/2, 2 3/4; what is rather a date or a year (9/11, 24/7) stays as it is."""
+    top, bottom = int(match[2]), int(match[3])
+    if not (0 < top < bottom and bottom in (*range(2, 11), 16)):
+        return match[0]
+    part = {2: "half", 4: "quarter"}.get(bottom) or _in_words(match[3], to="ordinal")
+    return f"{match[1] + 'and ' if match[1] else ''}{_in_words(match[2])} {part}{'s' * (top > 1)}"
 
 
 def _time(match) -> str:
