@@ -105,7 +105,7 @@ _ABBREVIATIONS = {
     "a.m.": "ay em", "p.m.": "pee em",
 }  # fmt: skip
 _SIGNS = {
-    "&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "#": "number", "°": "degrees", "¢": "cents",
+    "&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "°": "degrees", "¢": "cents",
     "×": "times", "÷": "divided by", "±": "plus or minus", "²": "squared", "³": "cubed",
 }  # fmt: skip
 _LETTER_NAMES = (
@@ -140,7 +140,7 @@ def spell_out(text: str) -> str:
     text = re.sub(r"(?i)(?<=\d)\s?([ap])m\b", r" \1.m.", text)
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
     text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
-    text = re.sub(r"(?i)\bno\.\s?(?=\d)", "number ", text)
+    text = re.sub(r"(?i)(?:\bno\.|#)\s?(?=\d)", "number ", text)
     text = re.sub(rf"(?<![\w$£€,.])({_NUMBER})\s?([$£€])(?!\.?\d)", r"\2\1", text)  # 20 € is €20
     text = re.sub(r"(?<![\w.])[-−](?=[$£€]\s?\.?\d)", "minus ", text)
     text = re.sub(r"([$£€])\s?[-−](?=\.?\d)", r"minus \1", text)
