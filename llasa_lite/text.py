@@ -114,8 +114,8 @@ _LETTER_NAMES = (
 _LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _LETTER_NAMES.split()))
 _CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
 _CURRENCY_NAMES = {"$": "dollars", "£": "pounds", "€": "euros"}
-_SHORT = {"k": "thousand", "m": "million", "bn": "billion", "tn": "trillion"}
-_LARGE = "|".join(_SHORT.values())
+_SHORT = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
+_LARGE = "|".join(dict.fromkeys(_SHORT.values()))
 # Words that are written in capitals to stress them, and would pass for initials.
 _STRESSED = set(
     "ALL AND ARE BUT CAN DID DO FOR GET GO HAS HE HER HIM HIS HOW IN IS ME MY NO NOT NOW OFF ON ONE OUR OUT SEE SHE "
@@ -144,8 +144,9 @@ def spell_out(text: str) -> str:
     text = re.sub(rf"(?<![\w$£€,.])({_NUMBER})\s?([$£€])(?!\.?\d)", r"\2\1", text)  # 20 € is €20
     text = re.sub(r"(?<![\w.])[-−](?=[$£€]\s?\.?\d)", "minus ", text)
     text = re.sub(r"([$£€])\s?[-−](?=\.?\d)", r"minus \1", text)
+    text = re.sub(r"(?<=[^\W\d_])(?=[$£€]\s?\.?\d)", " ", text)  # US$5
     text = re.sub(r"([$£€])\.(?=\d)", r"\g<1>0.", text)
-    text = re.sub(rf"(?i)([$£€]\s?(?:{_NUMBER}))(k|m|bn|tn)\b", lambda m: f"{m[1]} {_SHORT[m[2].lower()]}", text)
+    text = re.sub(rf"(?i)([$£€]\s?(?:{_NUMBER}))(k|m|bn?|tn)\b", lambda m: f"{m[1]} {_SHORT[m[2].lower()]}", text)
     text = re.sub(rf"([$£€])\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}", text)
     text = re.sub(rf"([$£€])\s?({_NUMBER})(?!\w)", _money, text)
     text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
