@@ -154,7 +154,12 @@ def spell_out(text: str) -> str:
     text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
     text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
     text = re.sub(r"(\d )?(?<![\d/⁄.,])([1-9]\d?)[/⁄]([1-9]\d?)(?![\d/⁄]|[.,]\d)", _fraction, text)
-    text = re.sub(rf"{_NUMBER}(?:\.\d+)*", lambda m: f" {_in_words(m[0].replace(',', ''))} ", text)
+    # a hyphen to a word stays in it: with space around it would pass for a dash
+    text = re.sub(
+        rf"([^\W\d_]-)?({_NUMBER}(?:\.\d+)*)(-(?=[^\W\d_]))?",
+        lambda m: f"{m[1] or ' '}{_in_words(m[2].replace(',', ''))}{m[3] or ' '}",
+        text,
+    )
     text = re.sub(f"[{''.join(_SIGNS)}]", lambda m: f" {_SIGNS[m[0]]} ", text)
     if not shouted:
         text = re.sub(
