@@ -137,7 +137,8 @@ def spell_out(text: str) -> str:
     """
     text = " ".join("".join(map(_plain_digits, _lines(text))).split())
     shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
-    text = re.sub(r"(?i)(?<=\d)\s?([ap])m\b", r" \1.m.", text)
+    text = re.sub(r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m.", text)
+    text = re.sub(r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2", text)  # 9.30 am
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
     text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
     text = re.sub(r"(?i)(?:\bno\.|#)\s?(?=\d)", "number ", text)
