@@ -152,6 +152,7 @@ def spell_out(text: str) -> str:
     text = re.sub(rf"([$£€])\s?({_NUMBER})(?!\w)", _money, text)
     text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
     text = re.sub(rf"(?i)\b({_WHOLE})(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text)
+    text = re.sub(r"(?<![\w,.])['’]?([2-9]0)['’]?s\b", lambda m: f"{_in_words(m[1])[:-1]}ies", text)
     text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
     text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
     text = re.sub(r"(\d )?(?<![\d/⁄.,])([1-9]\d?)[/⁄]([1-9]\d?)(?![\d/⁄]|[.,]\d)", _fraction, text)

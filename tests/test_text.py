@@ -193,6 +193,7 @@ def test_error_rate_is_of_words_or_characters():
         ("A 5-star, 24-hour COVID-19.", "A five-star, twenty-four-hour COVID-nineteen."),
         ("9.30 am, 10:05p.m., 7 a.m, 3.5.", "nine thirty ay em, ten oh five pee em, seven ay em, three point five."),
         ("THE 1ST, 22ND AND 3RD", "THE first, twenty-second AND third"),
+        ("The '90s, his 30s and 60's.", "The nineties, his thirties and sixties."),
         ("The 1,000th.", "The one thousandth."),
         ("Python 3.10, a 5.0, 2.0.10.", "Python three point one zero, a five point zero, two point zero point ten."),
         ("1/2 of ¾, 2½ cups, 1 1/2.", "one half of three quarters, two and one half cups, one and one half."),
