@@ -124,6 +124,8 @@ _STRESSED = set(
 _WHOLE = r"\d{1,3}(?:,\d{3})+|\d+"
 _NUMBER = rf"(?:{_WHOLE})(?:\.\d+)?"
 
+_ENDPOINT = r"([$£€]?\d{1,4}(?:\.\d+)?|\d\d?:\d\d)"
+
 
 def spell_out(text: str) -> str:
     """English text as it is said: numbers, dates' years, money, times, signs, abbreviations, and letters one by one.
@@ -137,6 +139,8 @@ def spell_out(text: str) -> str:
     """
     text = " ".join("".join(map(_plain_digits, _lines(text))).split())
     shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
+    text = re.sub(rf"(?<![\w.,:/–-]){_ENDPOINT}%?[–-]{_ENDPOINT}(?![\d–-]|[.,:/]\d)", _range, text)
+    text = re.sub(r"(?<=[\d%])-(?=[$£€]?\d)", " - ", text)  # other numbers are read one by one
     text = re.sub(r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m.", text)
     text = re.sub(r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2", text)  # 9.30 am
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
@@ -212,6 +216,15 @@ def _expanded(match) -> str:
 def _street(match) -> str:
     """Main St., where St. Mary's is a saint's."""
     return f"{match[1]} Street" + "." * (match[2] is not None)
+
+
+def _range(match) -> str:
+    """10-20, 1990-1995, 9:30-10:30; what does not go up (3-2, 747-400) or may be a telephone's (555-1234) stays."""
+    first, last = (re.sub(r"[^\d.]", "", one) for one in match.groups())
+    longer = [len(one.partition(".")[0]) > 3 for one in (first, last)]
+    times = ":" in match[1] and ":" in match[2]
+    goes_up = float(first) < float(last) and longer[0] == longer[1]
+    return " to ".join(match[0].replace("–", "-").split("-")) if times or goes_up else match[0]
 
 
 def _money(match) -> str:

@@ -194,6 +194,12 @@ def test_error_rate_is_of_words_or_characters():
         ("9.30 am, 10:05p.m., 7 a.m, 3.5.", "nine thirty ay em, ten oh five pee em, seven ay em, three point five."),
         ("THE 1ST, 22ND AND 3RD", "THE first, twenty-second AND third"),
         ("The '90s, his 30s and 60's.", "The nineties, his thirties and sixties."),
+        (
+            "Pages 10–20, $5-$10, 5-10%, 1990-1995, 9:30-1:00, 6-7pm.",
+            "Pages ten to twenty, five dollars to ten dollars, five to ten percent, nineteen ninety to nineteen "
+            "ninety-five, nine thirty to one o'clock, six to seven pee em.",
+        ),
+        ("3-2, 4-4-2, 555-1234", "three - two, four - four - two, five hundred and fifty-five - twelve thirty-four"),
         ("The 1,000th.", "The one thousandth."),
         ("Python 3.10, a 5.0, 2.0.10.", "Python three point one zero, a five point zero, two point zero point ten."),
         ("1/2 of ¾, 2½ cups, 1 1/2.", "one half of three quarters, two and one half cups, one and one half."),
