@@ -118,8 +118,9 @@ _SHORT = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn"
 _LARGE = "|".join(dict.fromkeys(_SHORT.values()))
 # Words that are written in capitals to stress them, and would pass for initials.
 _STRESSED = set(
-    "ALL AND ARE BUT CAN DID DO FOR GET GO HAS HE HER HIM HIS HOW IN IS ME MY NO NOT NOW OFF ON ONE OUR OUT SEE SHE "
-    "SO STOP THAT THE THEY THIS TO TOO TWO UP WAS WE WHO WHY WILL WITH YES YOU YOUR".split()
+    "ALL AM AN AND ANY ARE AS AT BE BIG BUT BY CAN DID DO FOR GET GO HAS HE HER HIM HIS HOW IF IN IS ME MY NEW NO NOT "
+    "NOW OF OFF OLD ON ONE OR OUR OUT OWN SEE SHE SO STOP THAT THE THEY THIS TO TOO TWO UP WAS WE WHO WHY WILL WITH "
+    "YES YOU YOUR".split()
 )
 _WHOLE = r"\d{1,3}(?:,\d{3})+|\d+"
 _NUMBER = rf"(?:{_WHOLE})(?:\.\d+)?"
@@ -168,6 +169,7 @@ def spell_out(text: str) -> str:
     )
     text = re.sub(f"[{''.join(_SIGNS)}]", lambda m: f" {_SIGNS[m[0]]} ", text)
     if not shouted:
+        text = re.sub(r"\b[A-Z]+(?:['’][A-Z]+)?(?: [A-Z]+(?:['’][A-Z]+)?){2,}\b", _shouted, text)
         text = re.sub(
             r"(?<![A-Z]['’])\b(?:[A-Z]{2,5}\b(?!['’][A-Z])|[A-Z]{2,5}(?=s\b)|(?:[A-Z]\.){2,5}(?!\w))",
             _letter_by_letter,
@@ -260,6 +262,12 @@ def _time(match) -> str:
 def _year(match) -> str:
     words = _in_words(match[1], to="year")
     return re.sub(r"y$", "ie", words) + "s" if match[2] else words
+
+
+def _shouted(match) -> str:
+    """A heading or a cry (THE ART OF WAR), where capitals are no initials; BBC ITV HBO are."""
+    cried = re.search("['’]", match[0]) or _STRESSED & set(match[0].split())
+    return match[0].capitalize() if cried else match[0]
 
 
 def _letter_by_letter(match) -> str:

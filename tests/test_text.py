@@ -200,6 +200,8 @@ def test_error_rate_is_of_words_or_characters():
             "ninety-five, nine thirty to one o'clock, six to seven pee em.",
         ),
         ("3-2, 4-4-2, 555-1234", "three - two, four - four - two, five hundred and fifty-five - twelve thirty-four"),
+        ("THE ART OF WAR\n\nby Sun Tzu", "The art of war. by Sun Tzu"),
+        ("He cried: I WON'T HIT IT! A NEW phone, BBC ITV HBO.", "He cried: I won't hit it! A new phone, bee bee see"),
         ("The 1,000th.", "The one thousandth."),
         ("Python 3.10, a 5.0, 2.0.10.", "Python three point one zero, a five point zero, two point zero point ten."),
         ("1/2 of ¾, 2½ cups, 1 1/2.", "one half of three quarters, two and one half cups, one and one half."),
