@@ -122,6 +122,12 @@ _STRESSED = set(
     "NOW OF OFF OLD ON ONE OR OUR OUT OWN SEE SHE SO STOP THAT THE THEY THIS TO TOO TWO UP WAS WE WHO WHY WILL WITH "
     "YES YOU YOUR".split()
 )
+# Roman numerals below 40, and what is counted by them where kings are not: World War two, Henry the eighth.
+_ROMAN = [x + i for x in ("", "X", "XX", "XXX") for i in ("", *"I II III IV V VI VII VIII IX".split())]
+_COUNTED = set(
+    "Act Article Book Chapter Class Episode Figure Grade Group Level Mark Part Phase Round Scene Season Section Stage "
+    "Table Title Type Volume War".split()
+)
 _WHOLE = r"\d{1,3}(?:,\d{3})+|\d+"
 _NUMBER = rf"(?:{_WHOLE})(?:\.\d+)?"
 
@@ -168,6 +174,7 @@ def spell_out(text: str) -> str:
         text,
     )
     text = re.sub(f"[{''.join(_SIGNS)}]", lambda m: f" {_SIGNS[m[0]]} ", text)
+    text = re.sub(r"\b([A-Z][a-z]+) ([IVX]{2,})\b(?!['’][A-Z])", _roman, text)
     if not shouted:
         text = re.sub(r"\b[A-Z]+(?:['’][A-Z]+)?(?: [A-Z]+(?:['’][A-Z]+)?){2,}\b", _shouted, text)
         text = re.sub(
@@ -262,6 +269,15 @@ def _time(match) -> str:
 def _year(match) -> str:
     words = _in_words(match[1], to="year")
     return re.sub(r"y$", "ie", words) + "s" if match[2] else words
+
+
+def _roman(match) -> str:
+    """Louis XIV; what is none (IIX) or has no name before it (The IV drip) stays."""
+    if match[2] not in _ROMAN or match[1] in ("A", "An", "And", "The"):
+        return match[0]
+    number = str(_ROMAN.index(match[2]))
+    counted = match[1] in _COUNTED
+    return f"{match[1]} {_in_words(number) if counted else 'the ' + _in_words(number, to='ordinal')}"
 
 
 def _shouted(match) -> str:

@@ -202,6 +202,10 @@ def test_error_rate_is_of_words_or_characters():
         ("3-2, 4-4-2, 555-1234", "three - two, four - four - two, five hundred and fifty-five - twelve thirty-four"),
         ("THE ART OF WAR\n\nby Sun Tzu", "The art of war. by Sun Tzu"),
         ("He cried: I WON'T HIT IT! A NEW phone, BBC ITV HBO.", "He cried: I won't hit it! A new phone, bee bee see"),
+        (
+            "Henry VIII's son, Louis XIV, World War II, Part III and the IV.",
+            "Henry the eighth's son, Louis the fourteenth, World War two, Part three and the eye vee.",
+        ),
         ("The 1,000th.", "The one thousandth."),
         ("Python 3.10, a 5.0, 2.0.10.", "Python three point one zero, a five point zero, two point zero point ten."),
         ("1/2 of ¾, 2½ cups, 1 1/2.", "one half of three quarters, two and one half cups, one and one half."),
