@@ -104,6 +104,11 @@ _ABBREVIATIONS = {
     "approx.": "approximately", "capt.": "captain", "gen.": "general", "sgt.": "sergeant",
     "a.m.": "ay em", "p.m.": "pee em",
 }  # fmt: skip
+_MONTHS = {
+    name[:3]: name
+    for name in "January February March April May June July August September October November December".split()
+}
+_MONTH = "Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
 _SIGNS = {
     "&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "°": "degrees", "¢": "cents",
     "×": "times", "÷": "divided by", "±": "plus or minus", "²": "squared", "³": "cubed",
@@ -151,6 +156,8 @@ def spell_out(text: str) -> str:
     text = re.sub(r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m.", text)
     text = re.sub(r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2", text)  # 9.30 am
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
+    text = re.sub(r"\b(Mrs?|Ms|Dr|Prof)(?=\s[A-Z])", r"\1.", text)  # as the British write
+    text = re.sub(rf"\b({_MONTH})\.?(?=\s\d)|(?<=\d\s)({_MONTH})\b", lambda m: _MONTHS[(m[1] or m[2])[:3]], text)
     text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
     text = re.sub(r"(?i)(?:\bno\.|#)\s?(?=\d)", "number ", text)
     text = re.sub(rf"(?<![\w$£€,.])({_NUMBER})\s?([$£€])(?!\.?\d)", r"\2\1", text)  # 20 € is €20
