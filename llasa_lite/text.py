@@ -85,6 +85,7 @@ def plain_marks(text: str) -> str:
         'He said, Wait, a bit, please. And or not?'
     """
     text = unicodedata.normalize("NFC", text)  # an accent by itself would pass for a sign
+    text = re.sub(r"[\u00ad\u200c-\u200f\u2060]", "", text)  # as would a soft hyphen, which is not seen within a word
     text = re.sub(r"(?:\.{2,}|…)(?=[\"”’')\]]*(?:$|\s+[A-Z\"“]))", ".", text)
     text = re.sub(r"(?<=[^\W\d_])’(?=[^\W\d_])", "'", text)
     text = re.sub(r"\.{2,}|…|(?<!\w)-+|-+(?!\w)|-{2,}|[–—−:;()\[\]{}]", ", ", text)

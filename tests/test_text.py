@@ -248,6 +248,7 @@ def test_lines_are_read_as_a_list_or_a_letter_is(written, said):
         ("See www.example.com 😀 and/or <b>*this*</b>", "See www dot example dot com and or b this b"),
         ("(He left it.) End.Next", "He left it. End, Next"),
         ("cafe\u0301s", "cafés"),
+        ("co\u00adop\u2060erate\u200b now", "cooperate now"),
     ],
 )
 def test_marks_that_nano_never_read_become_those_that_it_did(written, said):
