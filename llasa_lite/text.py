@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 
 # Where a cut is heard least, best first: sentence, clause, word.
 _BOUNDARIES = (
-    r"(?<=[.!?…])[\"')\]]*\s+|(?<=[。！？])(?![”’」』）])|(?<=[。！？][”’」』）])",
+    r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])(?![”’」』）])|(?<=[。！？][”’」』）])",
     r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=[-–—(])",
     r"\s+",
 )

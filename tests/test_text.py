@@ -40,6 +40,12 @@ def test_split_prefers_sentences():
     assert text.split(passage, 40) == ["This is the first sentence of two.", "And here the second one follows it."]
 
 
+@pytest.mark.parametrize("quotes", ['""', "“”", "‘’", "«»"])
+def test_split_keeps_closing_quotes_with_their_sentence(quotes):
+    said, then = "I cannot go there now.".join(quotes), "She sat down, and waited for the end."
+    assert text.split(f"{said} {then}", 40) == [said, then]
+
+
 def test_split_prefers_clauses_to_words():
     passage = "when the rain had stopped at last, we walked along the river"
     assert text.split(passage, 40) == ["when the rain had stopped at last,", "we walked along the river"]
