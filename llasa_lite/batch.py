@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import lines_of
-from .pipeline import ROWS_AT_ONCE
+from .pipeline import ROWS_AT_ONCE, _seed
 from .records import Records
 from .speech import Speech
 from .text import says_something
@@ -88,9 +88,9 @@ def speak_list(
         shard: "2/8": the second of eight parts.
         format: wav, flac or ogg.
     Raises:
-        ValueError: a shard that is none, or, naming the line and before anything is spoken, a text that cannot be or a
-            voice that is not there; another text or voice under an id that is there, whereupon what was made until
-            then is kept.
+        ValueError: a shard that is none, or, naming the line and before anything is spoken, a text that cannot be, a
+            voice that is not there or a seed out of range; another text or voice under an id that is there, whereupon
+            what was made until then is kept.
     """
     part, parts = _shard(shard)
     mine = [(index, line) for index, line in enumerate(lines) if index % parts == part - 1]
@@ -100,11 +100,12 @@ def speak_list(
     manifest = Records(folder / name)
     others = _rows_beside(manifest)
     voices = {None: None if voice is None else llasa.prepare(voice)}  # each is encoded once
-    for _, line in mine:  # what cannot be said is told now, and not after a night
+    for index, line in mine:  # what cannot be said is told now, and not after a night
         try:
             llasa._pieces(line.text)
             if line.voice not in voices:
                 voices[line.voice] = llasa.prepare(line.voice)
+            _seed(seed + index if line.seed is None else line.seed)
         except ValueError as error:
             raise ValueError(f"Line '{line.id}': {error}") from error
     waiting: list[tuple[Line, int]] = []  # with their seeds

@@ -63,8 +63,9 @@ def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
         (Line("z", "Oh. " * 6000), "Line 'z': The text has 24,000 characters"),
         (Line("z", "Привет, мир."), "Line 'z': 'nano' cannot read"),
         (Line("z", "Oh.", "nobody"), "Line 'z': Unknown voice 'nobody'"),
+        (Line("z", "Oh.", seed=-5), "Line 'z': A seed is a whole number from 0"),
     ],
-    ids=["long", "script", "voice"],
+    ids=["long", "script", "voice", "seed"],
 )
 def test_what_cannot_be_said_is_told_before_anything_is_spoken(nano, voice, tmp_path, bad, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -80,7 +81,8 @@ def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
     assert [(n.id, n.text) for n in read_list(tmp_path / "book.txt")] == [("000000", "Oh."), ("000003", "Yes.")]
     (tmp_path / "book.jsonl").write_text('{"text": "Oh.\u2028Yes."}', encoding="utf-8")
     assert [n.text for n in read_list(tmp_path / "book.jsonl")] == ["Oh.\u2028Yes."]
-    (tmp_path / "book.jsonl").write_text('{"text": "Oh.", "id": 7, "voice": "emma", "seed": 1}\n{"text": "Yes."}')
+    rows = '{"text": "Oh.", "id": 7, "voice": "emma", "seed": 1}\n{"text": "Yes."}'
+    (tmp_path / "book.jsonl").write_text(rows)
     (tmp_path / "BOOK.JSONL").write_text((tmp_path / "book.jsonl").read_text())
     for name in ("book.jsonl", "BOOK.JSONL"):
         assert read_list(tmp_path / name) == [Line("7", "Oh.", "emma", 1), Line("000001", "Yes.")]
