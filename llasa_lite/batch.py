@@ -49,7 +49,8 @@ def read_list(path: str | Path) -> list[Line]:
         if str(path).lower().endswith(".jsonl"):
             try:
                 told = json.loads(row)
-                line = Line(str(told.get("id", line.id)), told["text"], told.get("voice"), told.get("seed"))
+                named = line.id if told.get("id") is None else str(told["id"])
+                line = Line(named, told["text"], told.get("voice"), told.get("seed"))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path}, line {place + 1}, needs at least a text: {error!r}.") from error
             if not isinstance(line.text, str) or not says_something(line.text):

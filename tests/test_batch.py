@@ -81,7 +81,7 @@ def test_lists_are_read_from_text_and_from_json_lines(tmp_path):
     assert [(n.id, n.text) for n in read_list(tmp_path / "book.txt")] == [("000000", "Oh."), ("000003", "Yes.")]
     (tmp_path / "book.jsonl").write_text('{"text": "Oh.\u2028Yes."}', encoding="utf-8")
     assert [n.text for n in read_list(tmp_path / "book.jsonl")] == ["Oh.\u2028Yes."]
-    rows = '{"text": "Oh.", "id": 7, "voice": "emma", "seed": 1}\n{"text": "Yes."}'
+    rows = '{"text": "Oh.", "id": 7, "voice": "emma", "seed": 1}\n{"text": "Yes.", "id": null}'
     (tmp_path / "book.jsonl").write_text(rows)
     (tmp_path / "BOOK.JSONL").write_text((tmp_path / "book.jsonl").read_text())
     for name in ("book.jsonl", "BOOK.JSONL"):
