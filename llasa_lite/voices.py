@@ -119,13 +119,17 @@ class Voice:
         """Write name, text, codes and timbre as JSON, and the clip beside it (.clip.ogg), for other codecs.
 
         Raises:
-            ValueError: another ending than .json, no transcript or no codes yet (`Llasa.prepare(voice)` fills in both),
-                or it cannot be written.
+            ValueError: another ending than .json, no name, no transcript or no codes yet (`Llasa.prepare(voice)` fills
+                in both), a transcript too long, or it cannot be written.
         """
         check_suffix(path)
         if self.text is None or not self.codes:
             raise ValueError(
                 f"The voice '{self.name}' has no transcript or no codes yet; prepare it with a model first."
+            )
+        if not self.name or len(self.name) + len(self.text) > MAX_VOICE_CHARS:  # `load` would refuse it
+            raise ValueError(
+                f"A voice is saved with a name; it and the transcript have at most {MAX_VOICE_CHARS:,} characters."
             )
         row = {"name": self.name, "text": self.text, "description": self.description, "codes": self.codes}
         row |= {"timbre": {codec: timbre.tenths for codec, timbre in self.timbre.items()}, "heard": self.heard}

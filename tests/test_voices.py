@@ -121,6 +121,13 @@ def test_an_unfinished_voice_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("changes", [{"name": ""}, {"text": "so " * 1000}], ids=str)
+def test_a_voice_that_could_not_be_loaded_is_not_saved(tmp_path, voice, changes):
+    with pytest.raises(ValueError, match="A voice is saved with a name; it and the transcript have at most 2,000"):
+        voice.replace(**changes).save(tmp_path / "voice.json")
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_voice_names_those_there_are():
     with pytest.raises(ValueError, match="Unknown voice 'nobody'. Choose from: ") as error:
         Voice.builtin("nobody")
