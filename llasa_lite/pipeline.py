@@ -433,6 +433,8 @@ class Llasa:
             codec or _known("codec", receipt["codec"]),
             dtype=receipt["dtype"],
         )
+        if receipt.get("voice_timbre"):  # asked for where it was made, whatever the codec asks for by itself
+            llasa.codec.restores_timbre = True
         here, there = llasa._weights, receipt.get("weights", {})
         for part in ("codec",) if "search" in receipt else ("model", "codec"):
             if here[part] and there.get(part) and here[part] != there[part]:

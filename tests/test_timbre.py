@@ -119,6 +119,14 @@ def test_a_receipt_holds_what_makes_the_same_sound_again(nano, voice):
         Llasa.replay(speech.receipt | {"voice_timbre": [[1]]})
 
 
+def test_a_timbre_that_was_asked_for_is_replayed(nano, voice, monkeypatch):
+    """Other codecs restore none unless `restores_timbre` is set, or --timbre given."""
+    speech = nano.tts("Oh.", voice, seed=1)
+    monkeypatch.setattr(nano.codec, "restores_timbre", False)
+    monkeypatch.setattr(Llasa, "from_pretrained", lambda *given, **more: nano)
+    np.testing.assert_allclose(Llasa.replay(speech.receipt).wav, speech.wav, atol=1e-5)
+
+
 def test_a_streamed_answer_has_the_colour_of_the_whole(nano, voice):
     text = "This is a sentence of some length."
     whole = nano.tts(text, voice, seed=7)
