@@ -209,17 +209,21 @@ def _in_words(number: str, to: str = "cardinal", **more) -> str:
 
 def _lines(text: str) -> str:
     """A line that ends without a mark gets a comma where the next one is an item of a list or begins with a capital,
-    a full stop before an empty line; elsewhere a line break is a space."""
-    said, parted = [], False
-    for line in text.splitlines():
-        item = re.sub(r"^(?:[-*•·–—]\s+)?(\d{1,3}[.)]\s)?", lambda m: f"{m[1][:-2]}, " if m[1] else "", line.strip())
+    a full stop before an empty line; elsewhere, as where a paragraph is wrapped, a line break is a space."""
+    said, parted, before = [], False, ""
+    lines = [line.strip() for line in text.splitlines()]
+    width = max([50, *map(len, lines)])
+    for line in lines:
+        item = re.sub(r"^(?:[-*•·–—]\s+)?(\d{1,3}[.)]\s)?", lambda m: f"{m[1][:-2]}, " if m[1] else "", line)
         if not says_something(item):
             parted = True
             continue
-        if said and (parted or item != line.strip() or item[0].isupper()) and says_something(said[-1][-1]):
+        wrapped = len(before) + 1 + len(line.split()[0]) > width  # the word would not have fitted there
+        begins = parted or item != line or item[0].isupper() and not wrapped
+        if said and begins and says_something(said[-1][-1]):
             said[-1] += "." if parted else ","
         said.append(item)
-        parted = False
+        parted, before = False, line
     return " ".join(said) if len(said) > 1 else text
 
 

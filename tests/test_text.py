@@ -235,6 +235,12 @@ def test_what_is_written_short_is_said_in_full(written, said):
         ("1. wash it\n2) boil it", "one, wash it, two, boil it"),
         ("Dear John,\nthank you.\nYours\nAnna", "Dear John, thank you. Yours, Anna"),
         ("\n\n- hello\n", "- hello"),
+        (
+            "It was late in the evening of that day, when he told\n"
+            "Anna that he would go to the old house once more if\nI came.",
+            "It was late in the evening of that day, when he told "
+            "Anna that he would go to the old house once more if I came.",
+        ),
     ],
 )
 def test_lines_are_read_as_a_list_or_a_letter_is(written, said):
