@@ -103,7 +103,8 @@ _ABBREVIATIONS = {
     "mr.": "mister", "mrs.": "missus", "ms.": "miz", "dr.": "doctor", "prof.": "professor", "st.": "saint",
     "jr.": "junior", "sr.": "senior", "vs.": "versus", "etc.": "et cetera", "e.g.": "for example", "i.e.": "that is",
     "approx.": "approximately", "capt.": "captain", "gen.": "general", "sgt.": "sergeant",
-    "a.m.": "ay em", "p.m.": "pee em",
+    "a.m.": "ay em", "p.m.": "pee em", "a.k.a.": "also known as", "ph.d.": "pee aitch dee", "phd": "pee aitch dee",
+    "vs": "versus",
 }  # fmt: skip
 _MONTHS = {
     name[:3]: name

@@ -214,6 +214,7 @@ def test_error_rate_is_of_words_or_characters():
         ),
         ("Mr Lee and Dr May, 5 Jan.", "mister Lee and doctor May, five January."),
         ("Dec. 25th, Sept 3, 4 Nov. 2020", "December twenty-fifth, September three, four November twenty twenty"),
+        ("Bo Lee, Ph.D., a.k.a. Jo, vs Al.", "Bo Lee, pee aitch dee, also known as Jo, versus Al."),
         ("The 1,000th.", "The one thousandth."),
         ("Python 3.10, a 5.0, 2.0.10.", "Python three point one zero, a five point zero, two point zero point ten."),
         ("1/2 of ¾, 2½ cups, 1 1/2.", "one half of three quarters, two and one half cups, one and one half."),
