@@ -94,12 +94,13 @@ def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
             parts, left = [], int(max_seconds * file.samplerate)
             if file.frames > left:
                 raise ValueError(too_long)
-            # block by block, so that many channels never lie in memory together, and no header is believed
-            for block in file.blocks(2**16, dtype="float32", always_2d=True, frames=left + 1):
+            # block by block, so that many channels never lie in memory together, and no header is believed; nor by
+            # `file.blocks`, which has no end where libsndfile cannot seek (GSM, as telephones record)
+            while len(block := file.read(2**16, dtype="float32", always_2d=True)):
                 parts.append(block.mean(1, dtype=np.float32))
                 left -= len(block)
-            if left < 0:
-                raise ValueError(too_long)
+                if left < 0:
+                    raise ValueError(too_long)
             return np.concatenate(parts or [np.zeros(0, np.float32)]), file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError) as error:
         raise ValueError(

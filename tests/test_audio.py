@@ -227,3 +227,9 @@ def test_parts_of_a_wave_are_all_of_it_and_none_is_a_splinter(samples):
     np.testing.assert_array_equal(np.concatenate(parts), wav)
     assert all(len(part) <= 48_000 for part in parts)
     assert len(parts) == 1 or min(map(len, parts)) >= 0.45 * 24_000
+
+
+def test_a_recording_of_a_telephone_is_read(tmp_path):
+    soundfile.write(tmp_path / "call.wav", tone(8_000), 8_000, subtype="GSM610")
+    wav = audio.load(tmp_path / "call.wav")
+    assert len(wav) == pytest.approx(16_000, abs=700) and pitch(wav) == pytest.approx(440, abs=2)
