@@ -267,9 +267,12 @@ def _wav_comment(file) -> str:
     while len(head := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", head)
         if name == b"LIST" and size <= MAX_FILE_BYTES:
-            told = file.read(size)
-            if told[:8] == b"INFOICMT":
-                return told[12 : 12 + struct.unpack("<I", told[8:12])[0]].rstrip(b"\0").decode("utf-8", "replace")
+            told, at = file.read(size), 4
+            while told[:4] == b"INFO" and len(told) >= at + 8:  # other programs write their own lines before it
+                key, length = struct.unpack_from("<4sI", told, at)
+                if key == b"ICMT":
+                    return told[at + 8 : at + 8 + length].rstrip(b"\0").decode("utf-8", "replace")
+                at += 8 + length + length % 2
             size = 0
         file.seek(size + size % 2, os.SEEK_CUR)
     return ""

@@ -233,3 +233,10 @@ def test_a_recording_of_a_telephone_is_read(tmp_path):
     soundfile.write(tmp_path / "call.wav", tone(8_000), 8_000, subtype="GSM610")
     wav = audio.load(tmp_path / "call.wav")
     assert len(wav) == pytest.approx(16_000, abs=700) and pitch(wav) == pytest.approx(440, abs=2)
+
+
+def test_a_comment_is_found_behind_the_lines_of_other_programs(tmp_path):
+    path = audio.save(tone(16_000), tmp_path / "x.wav", "how it was made")
+    kept = path.read_bytes().replace(b"INFOICMT", b"INFOIART\x03\0\0\0me\0\0ICMT")
+    path.write_bytes(kept.replace(b"LIST\x1c", b"LIST\x28"))
+    assert audio.comment_of(path) == "how it was made" and len(audio.load(path)) == 16_000
