@@ -378,6 +378,8 @@ def voices(o) -> None:
         voice.save(o.out)
         common.tell({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
         return
+    if o.text is not None:
+        raise ValueError("--text belongs to a clip: give that with --from-audio.")
     known = builtin_voices()
     rows = [{"name": k, "description": v.description, "text": v.text} for k, v in known.items()]
     common.tell({"voices": rows}, o, "\n".join(f"{r['name']:10} {r['description']}" for r in rows))

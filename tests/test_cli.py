@@ -195,6 +195,7 @@ def test_every_verb_has_help():
         (["speak", "Oh.", "--seed", "-4"], "A seed is a whole number from 0 to 2^63 - 1, not -4."),
         (["speak", "Oh.", "--temperature", "9"], "temperature must lie in 0..2, not 9.0."),
         (["speak", "Oh.", "--voice-text", "hm"], "--voice-text belongs to a clip: give that with --voice."),
+        (["voices", "--text", "hm", "-o", "me.json"], "--text belongs to a clip: give that with --from-audio."),
         (["speak", "Oh.", "--voice", "no.wav"], "There is no file 'no.wav' to read the voice clip from."),
         (["speak", "Oh.", "--voice", "no.json"], "There is no voice file 'no.json'."),
         (["speak", "Oh.", "--voice", "notes.json"], "'notes.json' is not a voice: it needs name, text and codes."),
