@@ -26,6 +26,7 @@ CHECK_STEPS = 32  # steps between two looks of the host; what a row would say af
 KV_STEP = 256  # the cache is attended to up to a multiple of this: a graph for each
 ROUNDS = 2  # draws a row may make in one step; with top_p 0.95 one in 800 needs more and takes another step for them
 SHRINK = 4  # rows move to smaller buffers when they fill no more than this part of theirs
+MOST_FREE = 2**18  # ids in slots that wait to be lent: the paper's 16 x 16 beams of 1,024, 8.6 GB of Llasa-1B
 MOST_GRAPHS = 64  # of one size; other settings of top_k ask for graphs of their own
 WARM_UP = 3  # runs before a capture, so that libraries have what they need
 
@@ -55,6 +56,7 @@ class Slots:
 
     def __init__(self, decoder, rows: int, length: int, guided: bool = False):
         self.rows, self.length, self.guided = rows, length, guided
+        self.room = rows * (1 + guided) * length  # ids
         device = decoder.embedding.device
         self.cache = decoder.new_static_cache(rows * (1 + guided), length)
         # of each row: the id to be read next, how many are in the cache, 1 if nothing was said yet; how many ids it may
@@ -191,6 +193,8 @@ class Stock:
     def give(self, slots: Slots) -> None:
         with self.lock:
             self.free.append(slots)
+            while len(self.free) > 1 and sum(one.room for one in self.free) > MOST_FREE:
+                del self.free[0]  # a search comes by many sizes; codec and verifiers need memory, too
 
     def clear(self) -> None:
         """Throw away what is not lent."""

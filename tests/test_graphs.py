@@ -177,6 +177,20 @@ def test_a_plain_row_takes_no_place_of_guided_ones(static):
     assert stock.lease(4, 32, guided=True) is guided
 
 
+def test_what_waits_to_be_lent_takes_bounded_memory(static, monkeypatch):
+    """The sizes that a search comes by; the last is kept whatever its size."""
+    stock = static.stock
+    stock.clear()
+    monkeypatch.setattr("llasa_lite.graphs.MOST_FREE", 200)
+    lent = [stock.lease(rows, 32) for rows in (4, 2, 1)]
+    for slots in lent:
+        stock.give(slots)
+    assert stock.free == lent[1:] and [slots.room for slots in lent] == [128, 64, 32]
+    stock.give(stock.lease(8, 32))
+    assert [slots.rows for slots in stock.free] == [8]
+    stock.clear()
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
