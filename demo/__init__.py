@@ -70,8 +70,8 @@ def build(model: str | None = None, gpu: Callable | None = None) -> gr.Blocks:
         endpoints.layout(models)
         page.load(None, js=picture.NAME_PLAYERS)
         page.unload(give_up)
-    # a GPU that is lent is each visitor's own; a machine is shared
-    return page.queue(default_concurrency_limit=4 if gpu else 1, max_size=32)
+    # a GPU that is lent is each visitor's own; a machine is shared. api_open would let calls pass those that wait.
+    return page.queue(default_concurrency_limit=4 if gpu else 1, max_size=32, api_open=False)
 
 
 def launch(model: str | None = None, host: str | None = None, port: int | None = None) -> None:

@@ -248,6 +248,17 @@ def test_doors_the_page_does_not_use_are_closed(web, door):
     assert web.get("/monitoring").status_code == 403
 
 
+@pytest.mark.parametrize("door", ["run", "api"])
+def test_nobody_passes_those_who_wait(web, door):
+    """Gradio answers there without its queue, as many at once as it has threads, where it is not told otherwise."""
+    ours = {one["api_name"]: one["id"] for one in web.get("/config").json()["dependencies"]}
+    for name, data in GOOD.items():
+        for body in ({"data": data}, {"data": data, "fn_index": ours[name], "session_hash": secrets.token_hex(5)}):
+            answer = web.post(f"/gradio_api/{door}/{name}", json=body)
+            assert answer.status_code == 404 and "queue" in answer.json()["detail"], (name, answer.text)
+    assert web.post(f"/gradio_api/{door}/models", json={"data": []}).status_code == 200  # nothing to wait for
+
+
 def test_bodies_are_bounded(web, server):
     many = json.dumps({"data": ["x" * 2**21]})
     assert web.post("/gradio_api/call/speak", content=many, headers=JSON).status_code == 413
