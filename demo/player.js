@@ -47,7 +47,13 @@ document.addEventListener('click', event => {
 });
 watch('value', () => {
     const value = props.value;
-    if (!value || !value.run) return;
+    if (!value || !value.run) {  // it was refused: no sound will come
+        if (ready) return;
+        run = null;
+        timer = clearInterval(timer);
+        element.querySelector('.live').hidden = true;
+        return;
+    }
     context = context || new AudioContext({sampleRate: props.rate});
     if (value.run !== run) {
         silence();

@@ -58,6 +58,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     spoken = say.click(show_to, [kept, *inputs], outputs, **busy)
     streamed = live.click(partial(stream_speech, models, last), [kept, *inputs], [stream, *outputs], **busy)
     spoken.success(None, js=PLAY)
+    streamed.failure(None, None, stream, js="() => null")
     # The page is free at once; whole speech, which Gradio cannot break off inside, is given up by its flag.
     stops(stop, "speak", [spoken, streamed])
     return tuned

@@ -582,6 +582,17 @@ def test_an_error_is_told_in_its_own_words(browser, server):
     until(page, "document.body.innerText.includes('There is nothing to say in this text')")
 
 
+def test_no_sound_is_waited_for_where_a_stream_is_refused(browser, server):
+    page = opened(browser, server)
+    type_text(page, "?!")
+    press(page, "stream-button")
+    until(page, "document.body.innerText.includes('There is nothing to say in this text')")
+    until(page, "!document.querySelector('#speak-stream').offsetParent", 10)  # not: Waiting for the first sound
+    type_text(page, "Oh.")
+    press(page, "stream-button")
+    until(page, "document.querySelector('#speak-stream [data-seconds]').dataset.seconds > 0.2")
+
+
 def test_a_voice_is_chosen_and_a_sentence_spoken_with_the_keyboard_alone(browser, server):
     from selenium.webdriver.common.keys import Keys
 
