@@ -88,12 +88,12 @@ class Borrowed:
     # -- what the page asks of a Llasa -----------------------------------------------------------------------------
 
     def tts(self, *args, stop=None, **kwargs) -> Speech:
-        """`stop` cannot be asked from the other process, which is done in seconds."""
-        return self._ask("tts", *args, **kwargs)
+        """`stop` cannot be asked from the other process, which is done in seconds; nano on the CPU is not."""
+        return self._ask("tts", *args, stop=stop, **kwargs)
 
     def continue_speech(self, clip, text: str, *, stop=None, **kwargs) -> Speech:
         """`stop` as in `tts`."""
-        return self._ask("continue_speech", clip, text=text, **kwargs)
+        return self._ask("continue_speech", clip, text=text, stop=stop, **kwargs)
 
     def transcribe(self, clip):
         return self._ask("transcribe", clip)
@@ -123,12 +123,12 @@ class Borrowed:
 
     # -- here ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, name: str, *args, **kwargs):
+    def _ask(self, name: str, *args, stop: Callable[[], bool] | None = None, **kwargs):
         try:
             return self._whole(name, args, kwargs)
         except gr.Error as error:
             self._without_gpu(error)
-            return attrgetter(name)(self._spare)(*args, **kwargs)
+            return attrgetter(name)(self._spare)(*args, **kwargs, **({"stop": stop} if stop else {}))
 
     def _without_gpu(self, error: gr.Error) -> None:
         """Say why the spare answers. Raises the error where that is no reason to."""

@@ -22,7 +22,7 @@ pytest.importorskip("gradio", reason="pip install gradio")
 
 import gradio as gr
 
-from llasa_lite import CHECKPOINTS, Llasa, Speech, Voice, audio
+from llasa_lite import CHECKPOINTS, Llasa, Speech, Stopped, Voice, audio
 from llasa_lite.checkpoints import RELEASED_CODEC, RELEASED_CODEC_REVISION
 from llasa_lite.space import build_space
 
@@ -131,6 +131,13 @@ def test_without_quota_nano_answers_on_the_cpu_and_says_so(lent, nano, quota, mo
     assert len(list(run)) > 2 and len(run.result.candidates) == 3
     with pytest.raises(gr.Error, match="choose it"):  # tokens of another codec: nano cannot stand in
         lent.codec.encode(np.zeros(16_000, np.float32))
+
+
+def test_stop_reaches_nano_where_it_stands_in(lent, voice, quota):
+    quota(5)
+    for speak in (lent.tts, lambda text, stop: lent.continue_speech(voice, text, stop=stop)):
+        with pytest.raises(Stopped):
+            speak("Oh.", stop=lambda: True)
 
 
 def test_what_goes_wrong_over_there_is_told_in_words(lent, nano):
