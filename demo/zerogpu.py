@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import numpy as np
 
-from llasa_lite import Llasa, SearchResult, SearchSettings, Speech, Voice
+from llasa_lite import Llasa, Sampling, SearchResult, SearchSettings, Speech, Voice
 
 from .common import new_folder, plain_errors
 from .words import said
@@ -114,6 +114,7 @@ class Borrowed:
                 yield step
         except gr.Error as error:
             self._without_gpu(error)
+            args, kwargs = self._of_spare(args, kwargs)
             return (yield from self._spare.stream(*args, **kwargs))
 
     def search_events(self, text: str, voice, method: str, n: int, *, stop=None, **more) -> BorrowedSearch:
@@ -128,7 +129,16 @@ class Borrowed:
             return self._whole(name, args, kwargs)
         except gr.Error as error:
             self._without_gpu(error)
+            args, kwargs = self._of_spare(args, kwargs)
             return attrgetter(name)(self._spare)(*args, **kwargs, **({"stop": stop} if stop else {}))
+
+    def _of_spare(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """What was asked for, with the spare's own sampling where nobody chose another than this model's."""
+
+        def own(value):
+            return self._spare.sampling if isinstance(value, Sampling) and value == self.sampling else value
+
+        return tuple(map(own, args)), {name: own(value) for name, value in kwargs.items()}
 
     def _without_gpu(self, error: gr.Error) -> None:
         """Say why the spare answers. Raises the error where that is no reason to."""
@@ -221,7 +231,7 @@ class BorrowedSearch:
                 yield step
         except gr.Error as error:
             owner._without_gpu(error)
-            search = search_on(owner._spare, args, kwargs, self._stop)
+            search = search_on(owner._spare, *owner._of_spare(args, kwargs), self._stop)
             yield from search
             self.result = search.result
 

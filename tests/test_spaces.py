@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,8 +79,8 @@ def test_a_lent_gpu_streams_and_ends_with_the_whole(lent, nano):
     np.testing.assert_array_equal(np.concatenate(waves), speech.wav)
 
 
-def searched(llasa, n=3, stop=None):
-    asked = {"process": None, "outcome": "likelihood", "seed": 5, "sampling": None}
+def searched(llasa, n=3, stop=None, sampling=None):
+    asked = {"process": None, "outcome": "likelihood", "seed": 5, "sampling": sampling}
     return llasa.search_events("Oh.", "emma", "best_of_n", n, stop=stop, branch=1, process_seconds=2.0, **asked)
 
 
@@ -131,6 +132,17 @@ def test_without_quota_nano_answers_on_the_cpu_and_says_so(lent, nano, quota, mo
     assert len(list(run)) > 2 and len(run.result.candidates) == 3
     with pytest.raises(gr.Error, match="choose it"):  # tokens of another codec: nano cannot stand in
         lent.codec.encode(np.zeros(16_000, np.float32))
+
+
+def test_nano_stands_in_with_its_own_sampling_unless_another_was_chosen(lent, voice, quota, monkeypatch):
+    theirs, chosen = replace(lent.sampling, guidance=1.0, top_p=0.9), replace(lent.sampling, top_p=0.8)
+    monkeypatch.setattr(lent, "sampling", theirs)  # the released checkpoints' is not nano's
+    quota(5)
+    for given, used in ((theirs, lent._spare.sampling), (chosen, chosen)):
+        assert lent.tts("Oh.", "emma", 7, given).receipt["sampling"] == asdict(used)
+        assert lent.continue_speech(voice, "Oh.", seed=7, sampling=given).receipt["sampling"] == asdict(used)
+        run = searched(lent, 1, sampling=given)
+        assert list(run) and run.result.best.receipt["sampling"] == asdict(used)
 
 
 def test_stop_reaches_nano_where_it_stands_in(lent, voice, quota):
