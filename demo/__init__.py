@@ -29,6 +29,8 @@ LAUNCH = {
     "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
     "i18n": I18N,
     "max_file_size": UPLOAD_BYTES,
+    # Gradio keeps half a megabyte of each visitor, and what the page last showed them, until as many have come after
+    "state_session_capacity": 256,
     "allowed_paths": [],
     "show_error": True,
     "enable_monitoring": False,

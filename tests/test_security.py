@@ -7,6 +7,7 @@ import secrets
 import socket
 import struct
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,20 @@ def test_bodies_are_bounded(web, server):
     with socket.create_connection((host, int(port)), 10) as line:  # 30 MB that are announced and never sent
         line.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n")
         assert b" 413 " in line.recv(100)
+
+
+def test_visitors_who_left_do_not_fill_the_memory():
+    """Gradio forgets a session when enough others have come, not when its page is closed."""
+    from gradio.state_holder import SessionState
+
+    from demo import LAUNCH, build
+
+    page = build()
+    tracemalloc.start()
+    sessions = [SessionState(page) for _ in range(10)]
+    size = tracemalloc.get_traced_memory()[0] / len(sessions)
+    tracemalloc.stop()
+    assert size * LAUNCH.get("state_session_capacity", 10_000) < 2**28
 
 
 # -- clips that are more than they seem ------------------------------------------------------------------------------
