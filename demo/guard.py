@@ -54,6 +54,27 @@ class Page(gr.Blocks):
                 told = "A file was named that was not uploaded by a user of this page. Upload it first."
             raise gr.Error(sentence_of(told), print_exception=False) from error
 
+    @property
+    def mcp_server_obj(self):
+        return self._mcp
+
+    @mcp_server_obj.setter  # which Gradio does with `mcp_server=True`
+    def mcp_server_obj(self, server):
+        """A clip that stands in an MCP call is written to the cache, and Gradio does not know of it when it cleans."""
+        self._mcp = server
+        if server is None:
+            return
+        convert = server.convert_strings_to_filedata
+
+        def noted(given, places):
+            found = convert(given, places)
+            for name, value in given.items():  # no path that a caller names: what Gradio itself made of a text
+                if isinstance(value, str) and isinstance(found[name], dict) and value.startswith("data:"):
+                    self.upload_file_set.add(found[name]["path"])
+            return found
+
+        server.convert_strings_to_filedata = noted
+
     def launch(self, *args, **more):
         # a new list every time: Gradio writes into what it is given
         return super().launch(*args, app_kwargs={"middleware": [Middleware(Doors)]}, **more)

@@ -19,6 +19,8 @@ from conftest import ROOT, buzz
 
 pytest.importorskip("gradio", reason="pip install gradio")
 
+import gradio as gr
+
 from llasa_lite import CHECKPOINTS, Llasa, audio, builtin_voices
 from llasa_lite.verifiers import Verifier
 
@@ -76,6 +78,22 @@ def test_every_job_is_an_mcp_tool_too(server):
     assert tools["decode"].inputSchema["properties"]["codes"]["type"] == "array"
     assert not spoken.isError and "'seed': 7" in spoken.content[0].text
     assert refused.isError and refused.content[0].text == "There is no text to speak."
+
+
+def test_a_clip_in_an_mcp_call_is_cleaned_away_as_uploads_are(monkeypatch, tmp_path):
+    pytest.importorskip("mcp", reason='pip install "gradio[mcp]"')
+    from gradio import mcp
+
+    from demo.guard import Page
+
+    monkeypatch.setattr(mcp, "DEFAULT_TEMP_DIR", str(tmp_path))
+    with Page() as page:
+        gr.Button().click(lambda clip: None, gr.Audio(type="filepath"), api_name="encode")
+    page.mcp_server_obj = mcp.GradioMCPServer(page)  # as Gradio does when it opens the page
+    for given in ("data:audio/wav;base64,UklGRg==", "https://example.com/a.wav", {"path": str(ROOT / "app.py")}):
+        page.mcp_server_obj.convert_strings_to_filedata({"clip": given}, [["clip"]])
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 1 and page.upload_file_set == {str(files[0])}
 
 
 def test_what_the_app_speaks_can_be_made_again_from_its_receipt(client):
