@@ -42,10 +42,11 @@ function paint() {
 for (const over of ['ended', 'pause']) sound.addEventListener(over, () => { playing = null; paint(); });
 function name() {
     element.querySelectorAll('.card').forEach((card, k) => {
-        const {title, note} = props.cards[k];
+        const {title, note, full} = props.cards[k], small = card.querySelector('small');
         card.querySelector('button')?.setAttribute('aria-label', said('Hear {0}', title));
         card.querySelector('.title').textContent = said(title);
-        card.querySelector('small').textContent = said(note);
+        small.textContent = said(note);
+        small.title = said(full);
     });
     choose();
 }

@@ -11,7 +11,7 @@ import gradio as gr
 from llasa_lite import Speech, Stopped
 
 from . import asking, player, results, settings, takes
-from .common import BUSY, asked_voice, flag_of, plain_errors, sampling_of, seed_of, stops, text_of
+from .common import BUSY, OWN_CLIP, asked_voice, flag_of, plain_errors, sampling_of, seed_of, stops, text_of
 from .models import Models
 from .words import said, t
 
@@ -108,8 +108,7 @@ def remember(last: gr.HTML, kept: list[dict], speech: Speech) -> tuple:
     """The seed, seconds of work a character, the visitor's last results with one more, newest first, and to keep."""
     told = speech.receipt
     text = told["text"] if len(told["text"]) <= 60 else told["text"][:57] + "..."
-    note = " · ".join(
-        [told["voice"] or said("No voice"), told["model"], *([] if speech.complete else [said("not complete")])]
-    )
+    voice = said("My clip") if told["voice"] == OWN_CLIP else told["voice"] or said("No voice")
+    note = " · ".join([voice, told["model"], *([] if speech.complete else [said("not complete")])])
     kept = [takes.row(last, speech, text, note, [str(speech.seed)]), *kept][:KEPT]
     return speech.seed, asking.pace_of(told["seconds_taken"], told["text"]), takes.table(["Seed"], kept), kept

@@ -869,6 +869,8 @@ def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser,
             page, f"{text_of('speak-button')} === '朗读' && document.querySelector('#tabs').innerText.includes('转写')"
         )
         until(page, f"/我的录音/.test({text_of('speak-voice')}) && !/US|clip/.test({text_of('speak-voice')})")
+        titles = "[...document.querySelectorAll('#speak-voice small')].slice(-2).map(note => note.title).join()"
+        assert page.execute_script(f"return {titles}") == "由模型选一个,上传或录制一段录音"
         assert page.execute_script("return document.querySelector('#speak-voice input:checked').value") == "michael"
         assert "lang=zh-CN" in page.current_url
         page.refresh()
@@ -943,6 +945,20 @@ def test_a_visitor_is_answered_in_the_language_of_their_page_else_of_their_brows
         assert said(" · seed {0}", 7) == f" · {shown} 7"
     answer_to(None)
     assert said(" · seed {0}", 7) == " · seed 7"
+
+
+def test_last_results_name_the_visitors_own_clip_in_their_language(nano, monkeypatch, tmp_path):
+    from demo import speak
+    from demo.words import answer_to
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    speech = nano.tts("Oh.", seed=3)
+    speech = replace(speech, receipt=speech.receipt | {"voice": "my clip"})
+    for language, shown in (("zh", "我的录音"), ("en", "My clip")):
+        answer_to(SimpleNamespace(headers={"accept-language": language}))
+        *_, (row,) = speak.remember(SimpleNamespace(temp_files=set()), [], speech)
+        assert row["note"].startswith(f"{shown} · nano")
+    answer_to(None)
 
 
 def test_the_page_fetches_nothing_from_elsewhere(browser, server):
