@@ -21,15 +21,17 @@ function show(card, cards) {  // on a phone the cards are a strip to be scrolled
     if (!seen) cards.scrollLeft = left;
 }
 async function hear(name) {
-    if (playing === name) {
+    const stopped = playing === name;  // or no longer waited for
+    playing = stopped ? null : name;
+    paint();
+    if (stopped) {
         sound.pause();
         return;
     }
-    playing = name;
-    paint();
-    if (!clips.has(name)) clips.set(name, await server.hear(name));
+    const clip = clips.get(name) ?? await server.hear(name);
+    if (clip) clips.set(name, clip);  // nothing comes where the server did not answer: it can be pressed again
     if (playing !== name) return;
-    sound.src = clips.get(name);
+    sound.src = clip ?? '';
     sound.play().catch(() => { playing = null; paint(); });
 }
 function paint() {

@@ -652,6 +652,20 @@ def test_of_takes_pressed_one_after_the_other_the_one_that_plays_can_be_stopped(
     assert shown == ["▶", "■"]
 
 
+def test_a_voice_that_could_not_be_heard_can_be_pressed_again(browser, server):
+    page, button = opened(browser, server), "document.querySelector('#speak-voice button[data-name=emma]')"
+    away = "window.fetch = (...a) => /component_server/.test(a[0]?.url ?? a[0]) ? ANSWER : answered(...a)"
+    page.execute_script("window.answered = window.fetch; " + away.replace("ANSWER", "new Promise(() => null)"))
+    page.execute_script(f"{button}.click(); {button}.click()")  # waited for, then given up
+    until(page, f"{button}.textContent === '▶'", 20)
+    page.execute_script(away.replace("ANSWER", "Promise.reject(Error('away'))"))
+    page.execute_script(f"{button}.click()")
+    until(page, f"{button}.textContent === '▶'", 20)
+    page.execute_script(away.replace("ANSWER", "(window.came = answered(...a))"))
+    page.execute_script(f"{button}.click()")
+    until(page, "window.came", 20)  # it is asked for again
+
+
 def test_an_own_clip_is_checked_and_transcribed_on_arrival(browser, server, clip):
     page = opened(browser, server)
     page.execute_script("document.querySelector('#speak-voice input[value=\"my clip\"]').click()")
