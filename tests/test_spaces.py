@@ -121,6 +121,14 @@ def test_the_page_shows_the_seconds_it_will_ask_for():
         assert value == gpu_seconds(n, takes)
 
 
+def test_what_the_page_says_of_its_models_holds_where_nano_is_not_the_first_of_them():
+    """On ZeroGPU the page opens with the 1B, whose weights were loaded before."""
+    from demo.words import CHINESE, ENGLISH
+
+    said = " ".join(words[name] for words in (CHINESE, ENGLISH) for name in ("about", "licence"))
+    assert not re.search("opens with|打开时|first chosen|首次选择", said)
+
+
 def test_without_quota_nano_answers_on_the_cpu_and_says_so(lent, nano, quota, monkeypatch):
     told = []
     monkeypatch.setattr(gr, "Warning", lambda message, **more: told.append(message))
