@@ -236,7 +236,7 @@ def told(speech: Speech) -> dict:
 
 def codes_of(codes) -> list[int]:
     """Codes that a program sent. Raises ValueError on anything but a list of whole numbers, or too many."""
-    if not isinstance(codes, list) or not all(isinstance(code, int) and code >= 0 for code in codes):
+    if not isinstance(codes, list) or not all(type(code) is int and code >= 0 for code in codes):
         raise ValueError("Codes are a list of whole numbers from 0, such as [12, 3058, 77].")
     if not 1 <= len(codes) <= MAX_CODES:
         raise ValueError(f"There are {len(codes):,} codes; give 1 to {MAX_CODES:,}.")

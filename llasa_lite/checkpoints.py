@@ -296,11 +296,11 @@ def load_lm(checkpoint: Checkpoint, device: str, dtype):
 
 def placed(model, device: str, name: str):
     """A model on its device. Raises ValueError where it does not fit."""
-    import torch
-
     try:
         return model.to(device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; what a Mac's GPU raises has no type of its own
+        if "out of memory" not in str(error).lower():
+            raise
         raise ValueError(
             f"'{name}' does not fit into the memory of '{device}': its weights alone take "
             f"{sum(p.nbytes for p in model.parameters()) / 1e9:.1f} GB. Use a smaller checkpoint, or the CPU."

@@ -226,7 +226,9 @@ def test_a_search_a_visitor_may_not_ask_for_is_refused(client, given, sentence):
         client.predict(api_name="/search", **(dict(text="Oh.", voice="emma") | given))
 
 
-@pytest.mark.parametrize("codes", [[], [-1], ["a"], [10**9], {"0": 1}, list(range(4000))], ids=lambda v: str(v)[:12])
+@pytest.mark.parametrize(
+    "codes", [[], [-1], ["a"], [True], [10**9], {"0": 1}, list(range(4000))], ids=lambda v: str(v)[:12]
+)
 def test_codes_that_are_none_are_refused(client, codes):
     from gradio_client.exceptions import AppError
 

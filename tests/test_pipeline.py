@@ -598,13 +598,14 @@ def test_a_gated_checkpoint_says_where_access_is_asked_for(monkeypatch):
         Llasa.from_pretrained("somebody/gated-llasa")
 
 
-def test_a_model_that_does_not_fit_gives_its_sentence(monkeypatch):
+@pytest.mark.parametrize("raised", ["OutOfMemoryError", "RuntimeError"])  # CUDA's, and that of a Mac's GPU
+def test_a_model_that_does_not_fit_gives_its_sentence(monkeypatch, raised):
     """And not that its files are broken."""
     import torch
 
     def to(self, device):
         if device == "cuda":
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise getattr(torch, raised, RuntimeError)("The backend is out of memory.")
         return self
 
     monkeypatch.setattr(torch.nn.Module, "to", to)
