@@ -103,6 +103,7 @@ _ABBREVIATIONS = {
     "mr.": "mister", "mrs.": "missus", "ms.": "miz", "dr.": "doctor", "prof.": "professor", "st.": "saint",
     "jr.": "junior", "sr.": "senior", "vs.": "versus", "etc.": "et cetera", "e.g.": "for example", "i.e.": "that is",
     "approx.": "approximately", "capt.": "captain", "gen.": "general", "sgt.": "sergeant",
+    "lt.": "lieutenant", "mt.": "mount", "inc.": "incorporated", "ave.": "avenue",
     "a.m.": "ay em", "p.m.": "pee em", "a.k.a.": "also known as", "ph.d.": "pee aitch dee", "phd": "pee aitch dee",
     "vs": "versus",
 }  # fmt: skip
@@ -137,8 +138,12 @@ _COUNTED = set(
 )
 _WHOLE = r"\d{1,3}(?:,\d{3})+|\d+"
 _NUMBER = rf"(?:{_WHOLE})(?:\.\d+)?"
-
 _ENDPOINT = r"([$£€]?\d{1,4}(?:\.\d+)?|\d\d?:\d\d)"
+# spaces alone part other numbers, too
+_TELEPHONE = (
+    r"(?<![\w.,/(–-])(?:(?:\+\d{1,3}[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])(?:\d{3}[.-])|\+\d{1,3} \d{3} \d{3} |\d{3}-)\d{4}"
+    r"(?![\w–-]|[.,/]\d)"
+)
 
 
 def spell_out(text: str) -> str:
@@ -153,6 +158,7 @@ def spell_out(text: str) -> str:
     """
     text = " ".join("".join(map(_plain_digits, _lines(text))).split())
     shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
+    text = re.sub(_TELEPHONE, _telephone, text)
     text = re.sub(rf"(?<![\w.,:/–-]){_ENDPOINT}%?[–-]{_ENDPOINT}(?![\d–-]|[.,:/]\d)", _range, text)
     text = re.sub(r"(?<=[\d%])-(?=[$£€]?\d)", " - ", text)  # other numbers are read one by one
     text = re.sub(r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m.", text)
@@ -238,6 +244,12 @@ def _expanded(match) -> str:
 def _street(match) -> str:
     """Main St., where St. Mary's is a saint's."""
     return f"{match[1]} Street" + "." * (match[2] is not None)
+
+
+def _telephone(match) -> str:
+    """555-1234, (212) 555-1234, +1 212 555 1234: digit by digit, with a pause between the groups."""
+    groups = [" ".join(map(_in_words, digits)) for digits in re.findall(r"\d+", match[0])]
+    return "plus " * match[0].startswith("+") + ", ".join(groups)
 
 
 def _range(match) -> str:

@@ -205,7 +205,16 @@ def test_error_rate_is_of_words_or_characters():
             "Pages ten to twenty, five dollars to ten dollars, five to ten percent, nineteen ninety to nineteen "
             "ninety-five, nine thirty to one o'clock, six to seven pee em.",
         ),
-        ("3-2, 4-4-2, 555-1234", "three - two, four - four - two, five hundred and fifty-five - twelve thirty-four"),
+        ("3-2, 4-4-2", "three - two, four - four - two"),
+        (
+            "555-1234, or (212) 555-0199.",
+            "five five five, one two three four, or two one two, five five five, zero one nine nine.",
+        ),
+        (
+            "+1 212 555 1234, not 100 200 3000",
+            "plus one, two one two, five five five, one two three four, not one hundred two hundred three thousand",
+        ),
+        ("Mt. Everest and Lt. Lee of Acme Inc.", "mount Everest and lieutenant Lee of Acme incorporated."),
         ("THE ART OF WAR\n\nby Sun Tzu", "The art of war. by Sun Tzu"),
         ("He cried: I WON'T HIT IT! A NEW phone, BBC ITV HBO.", "He cried: I won't hit it! A new phone, bee bee see"),
         (
