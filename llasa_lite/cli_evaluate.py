@@ -63,7 +63,7 @@ def add(verbs, model, output, timbre) -> None:
         heard = {"search": [common, judging, timbre], "asr": [shared], "understanding": [shared]}.get(
             kind, [shared, listening]
         )
-        parents = [*heard, model, output] + [speaking] * speaks + [searching] * speaks
+        parents = [*heard, model, output] + [speaking, searching] * speaks
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=search if kind == "search" else run)
         goes_on = "written after every sentence" if kind == "search" else "a stopped run goes on"

@@ -141,7 +141,7 @@ _NUMBER = rf"(?:{_WHOLE})(?:\.\d+)?"
 _ENDPOINT = r"([$£€]?\d{1,4}(?:\.\d+)?|\d\d?:\d\d)"
 # spaces alone part other numbers, too
 _TELEPHONE = (
-    r"(?<![\w.,/(–-])(?:(?:\+\d{1,3}[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])(?:\d{3}[.-])|\+\d{1,3} \d{3} \d{3} |\d{3}-)\d{4}"
+    r"(?<![\w.,/(–-])(?:(?:\+\d{1,3}[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]|\+\d{1,3} \d{3} \d{3} |\d{3}-)\d{4}"
     r"(?![\w–-]|[.,/]\d)"
 )
 
@@ -207,11 +207,16 @@ def _in_words(number: str, to: str = "cardinal", **more) -> str:
 
     if "." in number and to == "cardinal":  # 3.10 is no 3.1: after the point digits, in 2.0.10 numbers
         whole, *parts = number.split(".")
-        decimals = [" ".join(map(_in_words, parts[0]))] if len(parts) == 1 else map(_in_words, parts)
+        decimals = [_digits(parts[0])] if len(parts) == 1 else map(_in_words, parts)
         return " point ".join([_in_words(whole), *decimals])
-    if len(number) > 15 or re.match(r"0\d", number):  # a serial number: digit by digit
-        return " ".join(_in_words(digit) for digit in number if digit.isdigit())
+    if len(number) > 15 or re.match(r"0\d", number):  # a serial number
+        return _digits(number)
     return num2words(number, to=to, **more).replace("thousand,", "thousand").replace("million,", "million")
+
+
+def _digits(number: str) -> str:
+    """One by one; a point among them is not said."""
+    return " ".join(_in_words(digit) for digit in number if digit.isdigit())
 
 
 def _lines(text: str) -> str:
@@ -248,12 +253,11 @@ def _street(match) -> str:
 
 def _telephone(match) -> str:
     """555-1234, (212) 555-1234, +1 212 555 1234: digit by digit, with a pause between the groups."""
-    groups = [" ".join(map(_in_words, digits)) for digits in re.findall(r"\d+", match[0])]
-    return "plus " * match[0].startswith("+") + ", ".join(groups)
+    return "plus " * match[0].startswith("+") + ", ".join(map(_digits, re.findall(r"\d+", match[0])))
 
 
 def _range(match) -> str:
-    """10-20, 1990-1995, 9:30-10:30; what does not go up (3-2, 747-400) or may be a telephone's (555-1234) stays."""
+    """10-20, 1990-1995, 9:30-10:30; what does not go up (3-2, 747-400), or goes up beyond 999 from below, stays."""
     first, last = (re.sub(r"[^\d.]", "", one) for one in match.groups())
     longer = [len(one.partition(".")[0]) > 3 for one in (first, last)]
     times = ":" in match[1] and ":" in match[2]
