@@ -193,6 +193,8 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     settings["data"] = ["/".join(Path(o.list).absolute().parts[-2:])] if getattr(o, "list", None) else folders
     if ears.judge:
         settings["judge"] = o.judge
+    if o.language == "en" and (ears.judge or o.kind == "asr"):
+        settings["normalizer"] = "whisper"  # of `listening.counted`: rows counted otherwise stand in another table
     if getattr(o, "seconds", None):
         settings["seconds"] = o.seconds
     if o.keep:  # rows that are there would not be made again to keep their waves

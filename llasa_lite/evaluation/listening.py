@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -137,6 +138,8 @@ def counted(truth: str, heard: str, language: str = "en") -> dict:
     """Edits between two transcripts (of words, or of characters: `BY_CHARACTER`), and the error rate as seed-tts-eval
     counts.
 
+    English words are those that Whisper's normaliser leaves (Radford et al. 2022, appendix C; the rule of the Open ASR
+    leaderboard): "twelve" and "12", "don't" and "do not" are the same. seed-tts-eval compares what is written.
     Chinese is put into simplified characters: there what is heard, since Whisper writes both; here the truth, too.
 
     Raises:
@@ -144,9 +147,18 @@ def counted(truth: str, heard: str, language: str = "en") -> dict:
     """
     if language == "zh":
         truth, heard = simplified(truth), simplified(heard)
-    wrong, words = edits(truth, heard, by_word=language not in BY_CHARACTER)
-    rate = seed_tts_error_rate(truth, heard, by_word=language not in BY_CHARACTER)
+    by_word = language not in BY_CHARACTER
+    plain = _whisper_english() if language == "en" else str
+    wrong, words = edits(plain(truth), plain(heard), by_word)
+    rate = seed_tts_error_rate(truth, heard, by_word)
     return {"truth": truth, "heard": heard, "edits": wrong, "words": words, "error_rate": rate}
+
+
+@lru_cache(1)
+def _whisper_english() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer({})  # its table of British spellings comes with a tokenizer, and some judges have none
 
 
 def _score(verifier: Verifier, wav: np.ndarray, reference: np.ndarray | None = None) -> float:
