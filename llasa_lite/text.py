@@ -11,6 +11,8 @@ from functools import cache, lru_cache
 _BOUNDARIES = (
     r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])(?![”’」』）])|(?<=[。！？][”’」』）])",
     r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=[-–—(])",
+    # not within a number in words
+    r"(?<! and)(?<! point)(?<! minus)(?<!hundred)(?<!thousand)(?<!illion)\s+(?!(?:hundred|thousand|\w?illion|point)\b)",
     r"\s+",
 )
 
@@ -103,7 +105,8 @@ _ABBREVIATIONS = {
     "mr.": "mister", "mrs.": "missus", "ms.": "miz", "dr.": "doctor", "prof.": "professor", "st.": "saint",
     "jr.": "junior", "sr.": "senior", "vs.": "versus", "etc.": "et cetera", "e.g.": "for example", "i.e.": "that is",
     "approx.": "approximately", "capt.": "captain", "gen.": "general", "sgt.": "sergeant",
-    "lt.": "lieutenant", "mt.": "mount", "inc.": "incorporated", "ave.": "avenue",
+    "lt.": "lieutenant", "mt.": "mount", "inc.": "incorporated", "ave.": "avenue", "blvd.": "boulevard", "rd.": "road",
+    "apt.": "apartment", "rev.": "reverend", "gov.": "governor", "sen.": "senator", "ltd.": "limited",
     "a.m.": "ay em", "p.m.": "pee em", "a.k.a.": "also known as", "ph.d.": "pee aitch dee", "phd": "pee aitch dee",
     "vs": "versus",
 }  # fmt: skip
@@ -114,14 +117,25 @@ _MONTHS = {
 _MONTH = "Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
 _SIGNS = {
     "&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "°": "degrees", "¢": "cents",
-    "×": "times", "÷": "divided by", "±": "plus or minus", "²": "squared", "³": "cubed",
+    "×": "times", "÷": "divided by", "±": "plus or minus", "²": "squared", "³": "cubed", "√": "the root of", "π": "pi",
+    "≈": "is about", "≠": "is not", "≤": "is at most", "≥": "is at least",
 }  # fmt: skip
+# After a number, or per one.
+_UNITS = {
+    "mm": "millimeters", "cm": "centimeters", "m": "meters", "km": "kilometers", "ft": "feet", "mph": "miles per hour",
+    "mg": "milligrams", "g": "grams", "kg": "kilograms", "lb": "pounds", "lbs": "pounds", "oz": "ounces",
+    "ml": "milliliters", "l": "liters", "tsp": "teaspoons", "tbsp": "tablespoons",
+    "s": "seconds", "sec": "seconds", "min": "minutes", "mins": "minutes", "h": "hours", "hr": "hours", "hrs": "hours",
+}  # fmt: skip
+# Letters that no accent tells from a to z, which is all that a small model may know.
+_PLAIN = dict(zip("æÆœŒßøØłŁđĐðþÞı", "ae Ae oe Oe ss o O l L d D d th Th i".split()))
 _LETTER_NAMES = (
     "ay bee see dee ee eff jee aitch eye jay kay ell em en oh pee cue ar ess tee you vee double-you ex why zee"
 )
 _LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _LETTER_NAMES.split()))
-_CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
-_CURRENCY_NAMES = {"$": "dollars", "£": "pounds", "€": "euros"}
+_CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR", "₹": "INR"}  # those with cents, as num2words knows them
+_CURRENCY_NAMES = {"$": "dollars", "£": "pounds", "€": "euros", "₹": "rupees", "¥": "yen", "₩": "won"}
+_MONEY = f"[{''.join(_CURRENCY_NAMES)}]"
 _SHORT = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
 _LARGE = "|".join(dict.fromkeys(_SHORT.values()))
 # Words that are written in capitals to stress them, and would pass for initials.
@@ -138,11 +152,15 @@ _COUNTED = set(
 )
 _WHOLE = r"\d{1,3}(?:,\d{3})+|\d+"
 _NUMBER = rf"(?:{_WHOLE})(?:\.\d+)?"
-_ENDPOINT = r"([$£€]?\d{1,4}(?:\.\d+)?|\d\d?:\d\d)"
-# spaces alone part other numbers, too
+_ENDPOINT = rf"({_MONEY}?(?:\d{{1,3}}(?:,\d{{3}})+|\d{{1,5}})(?:\.\d+)?[km]?|\d\d?:\d\d)"
+# spaces alone part other numbers, too, and 500-1000 is a range
 _TELEPHONE = (
-    r"(?<![\w.,/(–-])(?:(?:\+\d{1,3}[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]|\+\d{1,3} \d{3} \d{3} |\d{3}-)\d{4}"
-    r"(?![\w–-]|[.,/]\d)"
+    r"(?<![\w.,/(–-])(?:(?:(?:\+\d{1,3}|1)[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]|\+\d{1,3} \d{3} \d{3} "
+    r"|(?!\d\d0-\d{3}0)\d{3}-)\d{4}(?![\w–-]|[.,/]\d)"
+)
+_MEASURE = (
+    rf"(?<![\d.,/⁄])([\d.,/⁄]*\d)([\s-]?)({'|'.join(_UNITS)}|(?=/))"
+    rf"(?:/({'|'.join(_UNITS)}|second|minute|hour|day|week|month|year|person|night))?(?![^\W²³]|/)(?:\.(?=\s[a-z]))?"
 )
 
 
@@ -156,26 +174,30 @@ def spell_out(text: str) -> str:
         >>> spell_out("Dr. Lee paid $3.50 at 9:30 in 1999.")
         'doctor Lee paid three dollars, fifty cents at nine thirty in nineteen ninety-nine.'
     """
-    text = " ".join("".join(map(_plain_digits, _lines(text))).split())
+    text = " ".join("".join(map(_plain, _lines(text))).split())
     shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
+    text = re.sub(r"\bhttps?://", "", text)
     text = re.sub(_TELEPHONE, _telephone, text)
+    text = re.sub(r"(?<=[\d)]) ?\* ?(?=[\d(])", " times ", text)
+    text = re.sub(r"(?<=[\w)]) ?[-−–] ?(?=[\d ()+.−–-]{0,40}=)", " minus ", text)  # 10-3=7
     text = re.sub(rf"(?<![\w.,:/–-]){_ENDPOINT}%?[–-]{_ENDPOINT}(?![\d–-]|[.,:/]\d)", _range, text)
-    text = re.sub(r"(?<=[\d%])-(?=[$£€]?\d)", " - ", text)  # other numbers are read one by one
+    text = re.sub(rf"(?<=[\d%])-(?={_MONEY}?\d)", " - ", text)  # other numbers are read one by one
     text = re.sub(r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m.", text)
     text = re.sub(r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2", text)  # 9.30 am
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
     text = re.sub(r"\b(Mrs?|Ms|Dr|Prof)(?=\s[A-Z])", r"\1.", text)  # as the British write
     text = re.sub(rf"\b({_MONTH})\.?(?=\s\d)|(?<=\d\s)({_MONTH})\b", lambda m: _MONTHS[(m[1] or m[2])[:3]], text)
     text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
+    text = re.sub(_MEASURE, _measure, text)
     text = re.sub(r"(?i)(?:\bno\.|#)\s?(?=\d)", "number ", text)
-    text = re.sub(rf"(?<![\w$£€,.])({_NUMBER})\s?([$£€])(?!\.?\d)", r"\2\1", text)  # 20 € is €20
-    text = re.sub(r"(?<![\w.])[-−](?=[$£€]\s?\.?\d)", "minus ", text)
-    text = re.sub(r"([$£€])\s?[-−](?=\.?\d)", r"minus \1", text)
-    text = re.sub(r"(?<=[^\W\d_])(?=[$£€]\s?\.?\d)", " ", text)  # US$5
-    text = re.sub(r"([$£€])\.(?=\d)", r"\g<1>0.", text)
-    text = re.sub(rf"(?i)([$£€]\s?(?:{_NUMBER}))(k|m|bn?|tn)\b", lambda m: f"{m[1]} {_SHORT[m[2].lower()]}", text)
-    text = re.sub(rf"([$£€])\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}", text)
-    text = re.sub(rf"([$£€])\s?({_NUMBER})(?!\w)", _money, text)
+    text = re.sub(rf"(?<![\w,.]|{_MONEY})({_NUMBER})\s?({_MONEY})(?!\.?\d)", r"\2\1", text)  # 20 € is €20
+    text = re.sub(rf"(?<![\w.])[-−](?={_MONEY}\s?\.?\d)", "minus ", text)
+    text = re.sub(rf"({_MONEY})\s?[-−](?=\.?\d)", r"minus \1", text)
+    text = re.sub(rf"(?<=[^\W\d_])(?={_MONEY}\s?\.?\d)", " ", text)  # US$5
+    text = re.sub(rf"({_MONEY})\.(?=\d)", r"\g<1>0.", text)
+    text = re.sub(rf"(?i)({_MONEY}\s?(?:{_NUMBER}))(k|m|bn?|tn)\b", lambda m: f"{m[1]} {_SHORT[m[2].lower()]}", text)
+    text = re.sub(rf"({_MONEY})\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}", text)
+    text = re.sub(rf"({_MONEY})\s?({_NUMBER})(?!\w)", _money, text)
     text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
     text = re.sub(rf"(?i)\b({_WHOLE})(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text)
     text = re.sub(r"(?<![\w,.])['’]?([2-9]0)['’]?s\b", lambda m: f"{_in_words(m[1])[:-1]}ies", text)
@@ -257,26 +279,40 @@ def _telephone(match) -> str:
 
 
 def _range(match) -> str:
-    """10-20, 1990-1995, 9:30-10:30; what does not go up (3-2, 747-400), or goes up beyond 999 from below, stays."""
+    """10-20, 1990-1995, 9:30-10:30; what does not go up (3-2, 747-400), or is a month's (9-1999), stays."""
     first, last = (re.sub(r"[^\d.]", "", one) for one in match.groups())
-    longer = [len(one.partition(".")[0]) > 3 for one in (first, last)]
     times = ":" in match[1] and ":" in match[2]
-    goes_up = float(first) < float(last) and longer[0] == longer[1]
+    goes_up = float(first) < float(last) and not (float(first) <= 12 and 1900 <= float(last) < 2100)
     return " to ".join(match[0].replace("–", "-").split("-")) if times or goes_up else match[0]
 
 
+def _measure(match) -> str:
+    """5 kg, 1 kg, a 5-kg bag, 50 km/h, $5/month; a letter alone (5 m) may mean something else."""
+    number, gap, unit, per = match.groups()
+    if len(unit) == 1 and not per:
+        return match[0]
+    said = number + (gap or " ") + _UNITS.get(unit, "")
+    if gap == "-" or re.fullmatch(r"1|\d+[/⁄]\d+", number):
+        said = said.removesuffix("s")
+    return said + f" per {_UNITS.get(per, per).removesuffix('s')}" if per else said
+
+
 def _money(match) -> str:
+    if match[1] not in _CURRENCIES:
+        return f"{_in_words(match[2].replace(',', ''))} {_CURRENCY_NAMES[match[1]]}"
     words = _in_words(match[2].replace(",", ""), to="currency", currency=_CURRENCIES[match[1]])
     if not words.startswith("one euro"):  # num2words has twenty euro
         words = re.sub(r"\beuro\b", "euros", words)
-    return words.replace(" sterling", "").removesuffix(", zero cents").removesuffix(", zero pence")
+    return re.sub(r", zero (?:cents|pence|paise)$", "", words.replace(" sterling", ""))
 
 
-def _plain_digits(character: str) -> str:
-    """½ as 1⁄2, ① as 1."""
-    if character in _SIGNS or unicodedata.category(character) != "No":
+def _plain(character: str) -> str:
+    """½ as 1⁄2, ① as 1, ﬁ as fi, ø as o."""
+    kind = unicodedata.category(character)
+    if character in _SIGNS or kind[0] != "L" and kind != "No":
         return character
-    return f" {unicodedata.normalize('NFKC', character)} "
+    plain = _PLAIN.get(character) or unicodedata.normalize("NFKC", character)
+    return f" {plain} " if kind == "No" else plain
 
 
 def _fraction(match) -> str:

@@ -58,6 +58,13 @@ def test_split_cuts_chinese_at_its_own_stops():
     ]
 
 
+@pytest.mark.parametrize("max_chars", range(50, 80))
+def test_split_does_not_cut_through_a_number_in_words(max_chars):
+    said = "The flight of two thousand four hundred and ninety miles leaves from gate twenty at six o'clock"
+    first, second = text.split(said, max_chars)[:2]
+    assert not first.endswith((" two", "thousand", "four", "hundred", "and"))
+
+
 def test_split_leaves_short_text_alone():
     assert text.split("  Hello\n there. ", 100) == ["Hello there."]
     assert text.split("x" * 100, 100) == ["x" * 100]
@@ -228,9 +235,37 @@ def test_error_rate_is_of_words_or_characters():
         ("Python 3.10, a 5.0, 2.0.10.", "Python three point one zero, a five point zero, two point zero point ten."),
         ("1/2 of ¾, 2½ cups, 1 1/2.", "one half of three quarters, two and one half cups, one and one half."),
         ("9/11, 24/7, 5/8 inch.", "nine / eleven, twenty-four / seven, five eighths inch."),
+        (
+            "¥5000, ₹300.50, ₩1,000 and 300 ¥.",
+            "five thousand yen, three hundred rupees, fifty paise, one thousand won and three hundred yen.",
+        ),
+        (
+            "50 km/h, 9.8 m/s², $35.50/month, 60/min.",
+            "fifty kilometers per hour, nine point eight meters per second squared, thirty-five dollars, fifty cents "
+            "per month, sixty per minute.",
+        ),
+        (
+            "1 kg, 2.5lbs, ½ tsp, 2 tbsp. sugar, a 5-kg bag, 5 m.",
+            "one kilogram, two point five pounds, one half teaspoon, two tablespoons sugar, a five-kilogram bag",
+        ),
+        (
+            "50-1000, 500-1500 words, 1,000-2,000, $10k-$20k, 9-1999.",
+            "fifty to one thousand, five hundred to fifteen hundred words, one thousand to two thousand, ten thousand "
+            "dollars to twenty thousand dollars, nine - nineteen ninety-nine.",
+        ),
+        ("1-800-555-0199.", "one, eight zero zero, five five five, zero one nine nine."),
+        (
+            "10-3=7, 3 * 4 = 12, √9 ≤ π.",
+            "ten minus three equals seven, three times four equals twelve, the root of nine is at most pi.",
+        ),
+        ("Bjørn Ærø, Łukasz Weiß, Đặng, an œuvre, ﬁnd.", "Bjorn Aero, Lukasz Weiss, Dặng, an oeuvre, find."),
+        ("See https://example.com, Apt. 4B.", "See example.com, apartment four B."),
         ("3 × 4 ÷ 2 ± 1 m², 5¢.", "three times four divided by two plus or minus one m squared, five cents."),
         ("0.1234567890123456", "zero point one two three four five six seven eight nine zero one two three four five"),
-        ("10kg of 07123456789012345", "ten kg of zero seven one two three four five six seven eight nine zero one two"),
+        (
+            "10kg of 07123456789012345",
+            "ten kilograms of zero seven one two three four five six seven eight nine zero one two",
+        ),
     ],
 )
 def test_what_is_written_short_is_said_in_full(written, said):
