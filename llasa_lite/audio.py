@@ -44,7 +44,7 @@ def load(
 
     Args:
         source: path or bytes of anything libsndfile reads (wav, flac, ogg, mp3 ...), or `(sample_rate, samples)`
-            with samples of shape (n,), (n, channels) or (channels, n), integer or float.
+            with samples of shape (n,), (n, channels) or (channels, n), integers of 8 to 32 bits or floats.
         name: what to call it in an error ("voice clip", "the clip to continue").
         max_seconds: longer files are refused before they are decoded.
     Returns:
@@ -53,8 +53,15 @@ def load(
         ValueError: no such file, not audio, too large, empty, silent, or not finite; one plain sentence.
     """
     if isinstance(source, tuple):
-        rate, samples = source
-        samples = _to_float(np.asarray(samples))
+        try:
+            rate, samples = source
+            rate, samples = int(rate), np.asarray(samples)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The {name} is no pair (sample_rate, samples) of a number and an array.") from error
+        if samples.dtype.kind in "iu" and samples.dtype.itemsize > 4:
+            # NumPy's own, that 16-bit samples are counted in: taken at its full level they would be silent
+            raise ValueError(f"The {name} holds {samples.dtype} samples: give int16, int32, or floats in -1..1.")
+        samples = _to_float(samples)
     else:
         samples, rate = _read(source, name, max_seconds)
     if samples.size == 0:
@@ -62,7 +69,7 @@ def load(
     if not np.isfinite(samples).all():
         raise ValueError(f"The {name} holds values that are not numbers (NaN or infinity).")
     samples = mono(samples)
-    wav = resample(samples, int(rate))
+    wav = resample(samples, rate)
     if not np.isfinite(wav).all():
         raise ValueError(f"The {name} holds values too large for samples, which lie in -1..1.")
     if np.abs(wav).max() < SILENCE_PEAK:
@@ -97,7 +104,7 @@ def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
             # block by block, so that many channels never lie in memory together, and no header is believed; nor by
             # `file.blocks`, which has no end where libsndfile cannot seek (GSM, as telephones record)
             while len(block := file.read(2**16, dtype="float32", always_2d=True)):
-                parts.append(block.mean(1, dtype=np.float32))
+                parts.append(_mixed(block, axis=1))
                 left -= len(block)
                 if left < 0:
                     raise ValueError(too_long)
@@ -109,11 +116,13 @@ def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
 
 
 def _path(source, name: str) -> Path:
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"The {name} is a path, bytes or (sample_rate, samples), not a {type(source).__name__}.")
     try:
         path = Path(source)
         if path.is_file():
             return path
-    except (TypeError, ValueError, OSError):  # no path at all, one with a zero byte, a name too long
+    except (ValueError, OSError):  # one with a zero byte, a name too long
         pass
     raise ValueError(f"There is no file '{source}' to read the {name} from.")
 
@@ -128,14 +137,22 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
 
 
 def mono(samples: np.ndarray) -> np.ndarray:
-    """(n,), (n, channels) or (channels, n) -> (n,): channels are averaged."""
+    """(n,), (n, channels) or (channels, n) -> (n,): channels are averaged; where they cancel each other out, as those
+    of a microphone with crossed wires do, the loudest is taken."""
     samples = np.asarray(samples, np.float32)
     if samples.ndim == 1:
         return samples
     if samples.ndim != 2:
         raise ValueError(f"Audio must have one or two dimensions, not {samples.ndim}.")
+    return _mixed(samples, int(np.argmin(samples.shape)))
+
+
+def _mixed(samples: np.ndarray, axis: int) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
-        return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
+        mean = samples.mean(axis, dtype=np.float32)
+        peaks = np.abs(samples).max(1 - axis, initial=0.0)  # of each channel
+        cancelled = np.abs(mean).max(initial=0.0) < 10 ** (-QUIET_DB / 20) * peaks.max(initial=0.0)
+    return samples.take(int(peaks.argmax()), axis) if cancelled else mean
 
 
 def resample(wav: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarray:

@@ -69,6 +69,14 @@ def test_channels_are_averaged():
     np.testing.assert_allclose(audio.load((16_000, np.stack([left, right], 1))), left / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("right", [-1.0, -0.999])
+def test_channels_that_cancel_each_other_out_are_not_silence(right):
+    wav = np.tile(tone(16_000), 10)  # more than a block of a file
+    both = np.stack([wav, np.float32(right) * wav], 1)
+    for source in (wav_of(both), (16_000, both), (16_000, both.T)):
+        np.testing.assert_array_equal(audio.load(source), wav)
+
+
 @pytest.mark.parametrize("gain", [5, 32767])
 def test_louder_than_full_scale_is_made_less_loud_and_not_cut_off(gain):
     """Floats have no full scale: recorders and mixes go beyond it."""
@@ -97,6 +105,10 @@ BAD = {
     "a cut-off header": (wav_of(tone(16_000))[:20], "Cannot read .* as audio"),
     "rate 0": ((0, tone(16_000)), "0 Hz is not audio"),
     "rate of 10 MHz": ((10_000_000, tone(16_000)), "10000000 Hz is not audio"),
+    "whole numbers of 64 bits": ((16_000, (9_999 * tone(16_000)).astype(np.int64)), "int64 samples: give int16"),
+    "an array without its rate": (tone(16_000), "a path, bytes or .sample_rate, samples., not a ndarray"),
+    "a pair the wrong way round": ((tone(16_000), 16_000), "no pair .sample_rate, samples."),
+    "no rate": ((None, tone(16_000)), "no pair"),
     "three dimensions": ((16_000, np.ones((2, 2, 2), np.float32)), "one or two dimensions"),
 }
 
