@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def speak(o) -> None:
     if o.list is not None:
         return speak_list(o)
-    if o.workers or o.shard != "1/1":
+    if o.workers is not None or o.shard != "1/1":
         raise ValueError("--workers and --shard are for a --list.")
     common.check_sound_out(o.out)
     llasa, words = common.load(o), common.given_text(o.text)
@@ -203,7 +203,7 @@ def speak_list(o) -> None:
 
     if o.speaker:
         raise ValueError("--speaker is for one text; name voices in the list instead.")
-    if o.workers and o.shard != "1/1":
+    if o.workers is not None and o.shard != "1/1":
         raise ValueError("--workers speak the whole list: give either them or a --shard.")
     lines = read_list(o.list)
     folder = Path("out" if o.out == "out.wav" else o.out)
@@ -216,7 +216,7 @@ def speak_list(o) -> None:
 
     how = {"voice": common.given_voice(o), "seed": o.seed or 0}
     with common.counting("speaking", o, len(lines)) as bar:
-        if o.workers:
+        if o.workers is not None:
             from .distributed import speak_parts
 
             parts = speak_parts(load, lines, folder, o.workers, o.gpus, **how)

@@ -93,7 +93,7 @@ def cloned(voice):
 
 
 def given_voice(o):
-    from .voices import Voice
+    from .voices import Voice, builtin_voices
 
     if not o.voice:
         if o.voice_text:
@@ -103,7 +103,7 @@ def given_voice(o):
         if o.voice_text:
             raise ValueError(f"--voice-text belongs to a clip; the voice '{o.voice}' has its own.")
         return Voice.load(o.voice)
-    if Path(o.voice).is_file() or "." in o.voice or "/" in o.voice:
+    if "." in o.voice or "/" in o.voice or (Path(o.voice).is_file() and o.voice not in builtin_voices()):
         return cloned(Voice.from_audio(o.voice, o.voice_text, name=Path(o.voice).stem))
     if o.voice_text:
         raise ValueError(f"--voice-text belongs to a clip; the built-in voice '{o.voice}' has its own.")

@@ -225,7 +225,7 @@ def train_tokens(o) -> None:
         raise ValueError("Give corpus folders or token corpora, not both: encode the clips first.")
     if files and (o.pitches or o.disturbed):
         raise ValueError("--pitches and --disturbed change sound: give clips, not token corpora.")
-    if o.workers:
+    if o.workers is not None:
         from .checkpoints import find_described
         from .distributed import encode_parts
 

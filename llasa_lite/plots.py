@@ -37,6 +37,8 @@ def plot_bench(rows: Sequence[dict], path: str | os.PathLike) -> None:
     grown = [row for row in rows if row["benchmark"] == "growth"]
     models = list(dict.fromkeys(row["model"] for row in decoding))
     panels = len(models) + bool(grown) + bool(whole)
+    if not panels:
+        raise ValueError("There is nothing to draw: no path was measured beside `generate`, nor growth, nor whole.")
     figure = Figure(figsize=(4.2 * panels, 3.6), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis, model in zip(axes, models):

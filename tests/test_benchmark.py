@@ -189,6 +189,8 @@ def test_the_figure_of_a_gpu_is_drawn(tmp_path):
     rows += [Row("whole", "m", path, 1, 1.0, to_sample=share) for path, share in (("one sample", 1), ("codec", 0.1))]
     rows += [Row("whole", "n", "what comes next", 1, None, note="failed")]
     plot_bench(BenchTable(rows, "", "").to_dict()["rows"], tmp_path / "gpu.svg")
+    with pytest.raises(ValueError, match="There is nothing to draw"):
+        plot_bench(BenchTable([rows[4]], "", "").to_dict()["rows"], tmp_path / "none.svg")
     assert "one sample = 1" in (tmp_path / "gpu.svg").read_text() or (tmp_path / "gpu.svg").stat().st_size > 10_000
 
 

@@ -209,6 +209,7 @@ def test_every_verb_has_help():
         (["speak", "Oh.", "--shard", "2/3"], "--workers and --shard are for a --list."),
         (["speak", "--list", "notes.wav", "--workers", "2", "--shard", "2/3"], "--workers speak the whole list"),
         (["speak", "--list", "notes.wav", "--workers", "-1"], "There must be at least 1 worker, not -1."),
+        (["speak", "--list", "notes.wav", "--workers", "0"], "There must be at least 1 worker, not 0."),
         (["speak", "--list", ""], "Cannot read a list from ''"),
         (["speak", "Oh.", "--voice", "notes.json", "--voice-text", "hm"], "the voice 'notes.json' has its own."),
         (["demo", "--port", "99999"], "A port is a number from 1 to 65535, not 99999."),
@@ -249,6 +250,11 @@ def test_what_is_piped_in_is_utf_8(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("Öh.".encode("latin-1"))))
     with pytest.raises(ValueError, match="What was piped in is not UTF-8"):
         cli_common.given_text("-")
+
+
+def test_a_file_does_not_hide_the_built_in_voice_of_its_name(here):
+    (here / "emma").write_text("a letter to her")
+    assert cli_common.given_voice(SimpleNamespace(voice="emma", voice_text=None)) == "emma"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell of Windows has no head")
