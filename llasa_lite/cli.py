@@ -191,7 +191,7 @@ def speak(o) -> None:
         return speak_list(o)
     if o.workers is not None or o.shard != "1/1":
         raise ValueError("--workers and --shard are for a --list.")
-    common.check_sound_out(o.out)
+    common.check_sound_out(o.out, o.voice)
     llasa, words = common.load(o), common.given_text(o.text)
     with common.counting("speaking", o):
         speech = llasa.tts(words, common.given_voice(o), o.seed, common.given_sampling(o, llasa), o.speaker)
@@ -239,7 +239,7 @@ def stream(o) -> None:
 
     if Path(o.out).suffix.lower() != ".wav":
         raise ValueError(f"Streams are written as .wav, not '{Path(o.out).suffix}'.")
-    common.check_out(o.out)
+    common.check_out(o.out, o.voice)
     llasa, words = common.load(o), common.given_text(o.text)
     began, chunks = time.perf_counter(), 0
     generator = llasa.stream(words, common.given_voice(o), o.seed, common.given_sampling(o, llasa), o.speaker)
@@ -266,7 +266,7 @@ def stream(o) -> None:
 
 
 def search(o) -> None:
-    common.check_sound_out(o.out)
+    common.check_sound_out(o.out, o.voice)
     llasa, words = common.load(o), common.given_text(o.text)
     options = ("branch", "step_tokens", "process_seconds", "continuations", "reference")
     more = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
@@ -314,7 +314,7 @@ def _candidate_table(rows: list[dict]) -> str:
 def continue_(o) -> None:
     from .voices import Voice
 
-    common.check_sound_out(o.out)
+    common.check_sound_out(o.out, o.clip)
     words = common.given_text(o.text)
     clip = common.cloned(Voice.from_audio(o.clip, o.transcript, name="clip"))
     llasa = common.load(o)
@@ -355,7 +355,7 @@ def decode(o) -> None:
     wrong = f"'{o.codes}' holds no codes: make it with `encode -o FILE`."
     row = read_json(o.codes, "file", wrong)
     good = isinstance(row, dict) and isinstance(row.get("codec"), str) and whole_numbers(row.get("codes"), 10**6)
-    if not good:
+    if not good or not row["codes"]:
         raise ValueError(wrong)
     name, codes = row["codec"], row["codes"]
     codec = common.load_codec(o)

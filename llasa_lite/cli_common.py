@@ -67,12 +67,12 @@ def check_out(path: str, source: str | None = None) -> None:
         raise ValueError(f"Cannot write '{path}': {why(OSError(code, ''))}.")
 
 
-def check_sound_out(path: str) -> None:
+def check_sound_out(path: str, source: str | None = None) -> None:
     """As `check_out`, for a sound file. Raises ValueError for an ending that is none of those written, too."""
     from .audio import check_suffix
 
     check_suffix(path)
-    check_out(path)
+    check_out(path, source)
 
 
 def given_text(given: str) -> str:

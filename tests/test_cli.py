@@ -225,6 +225,7 @@ def test_every_verb_has_help():
         (["decode", "notes.json"], "'notes.json' holds no codes: make it with `encode -o FILE`."),
         (["decode", "others.json"], "These codes are of the codec 'other', not 'nano'. Give --codec other."),
         (["decode", "wild.json"], "Codes must lie in 0..4095"),
+        (["decode", "empty.json"], "'empty.json' holds no codes: make it with `encode -o FILE`."),
         (["replay", "no.json"], "There is no receipt 'no.json'."),
         (["replay", "notes.json"], "This is not a receipt"),
         (["replay", "notes.wav"], "Cannot read 'notes.wav' as audio."),
@@ -239,6 +240,7 @@ def test_bad_input_gives_its_sentence(here, loaded_once, capsys, arguments, sent
     (here / "notes.wav").write_text("not audio")
     (here / "notes.json").write_text('{"dear": "diary"}')
     (here / "others.json").write_text('{"codec": "other", "codes": [1]}')
+    (here / "empty.json").write_text('{"codec": "nano", "codes": []}')
     (here / "wild.json").write_text('{"codec": "nano", "codes": [1, 5000]}')
     assert sentence in refused(capsys, *arguments)
 
@@ -250,6 +252,19 @@ def test_what_is_piped_in_is_utf_8(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("Öh.".encode("latin-1"))))
     with pytest.raises(ValueError, match="What was piped in is not UTF-8"):
         cli_common.given_text("-")
+
+
+def test_a_clip_is_not_written_over(here, loaded_once, capsys):
+    recorded = (here / "clip.wav").read_bytes()
+    given = ("Oh.", "--voice", "clip.wav", "--voice-text", "Hello.")
+    for verb in (
+        ("speak", *given),
+        ("stream", *given),
+        ("search", *given, "--n", "1"),
+        ("continue", "clip.wav", "Oh."),
+    ):
+        assert refused(capsys, *verb, "-o", "./clip.wav").endswith("it is the clip itself."), verb
+    assert (here / "clip.wav").read_bytes() == recorded
 
 
 def test_a_file_does_not_hide_the_built_in_voice_of_its_name(here):
