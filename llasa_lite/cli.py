@@ -231,9 +231,7 @@ def speak_list(o) -> None:
 
 def stream(o) -> None:
     import time
-
-    import numpy as np
-    import soundfile
+    import wave
 
     from . import audio
 
@@ -246,22 +244,19 @@ def stream(o) -> None:
     wav = next(generator)  # bad input is refused before there is a file; an answer is never empty
     first = time.perf_counter() - began
     try:  # the file grows where it can be listened to: a stop leaves what was spoken until then
-        with (
-            soundfile.SoundFile(o.out, "w", audio.SAMPLE_RATE, 1, "PCM_16") as file,
-            common.counting("streaming", o) as bar,
-        ):
+        with wave.open(o.out, "wb") as file, common.counting("streaming", o) as bar:
+            file.setparams((1, 2, audio.SAMPLE_RATE, 0, "NONE", ""))
             while True:
                 chunks += 1
-                file.write(np.clip(wav, -1, 1))
-                file.flush()
+                file.writeframes(audio.to_int16(wav).tobytes())  # and the header
                 bar.update(len(wav) / audio.SAMPLE_RATE)
                 try:
                     wav = next(generator)
                 except StopIteration as stop:
                     speech = stop.value
                     break
-    except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
-        raise ValueError(f"Cannot write '{o.out}': {error or 'the disk is full'}.".replace("..", ".")) from error
+    except OSError as error:  # which libsndfile would call "system error"
+        raise ValueError(f"Cannot write '{o.out}': {why(error)}.") from error
     common.finish(speech, o, more={"first_audio_seconds": round(first, 3), "chunks": chunks})
 
 

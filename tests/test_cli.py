@@ -297,6 +297,12 @@ def test_a_folder_that_is_not_there_gives_a_sentence(here, loaded_once, capsys):
         assert "Cannot write" in refused(capsys, verb, "Oh.", "--seed", "1", "-o", "no/such/oh.wav")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_stream_onto_a_full_disk_says_so(here, loaded_once, capsys):
+    (here / "oh.wav").symlink_to("/dev/full")
+    assert refused(capsys, "stream", "Oh.", "--seed", "1", "-o", "oh.wav") == "Cannot write 'oh.wav': the disk is full."
+
+
 def test_a_refused_stream_leaves_no_file(here, loaded_once, capsys):
     refused(capsys, "stream", "", "-o", "oh.wav")
     assert not (here / "oh.wav").exists()
