@@ -185,6 +185,7 @@ def spell_out(text: str) -> str:
     text = re.sub(r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m.", text)
     text = re.sub(r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2", text)  # 9.30 am
     text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
+    text = re.sub(r"(\b\d+[A-Z]?(?: [A-Z][a-z]+)+) Dr\.,?", r"\1 Drive,", text)
     text = re.sub(r"\b(Mrs?|Ms|Dr|Prof)(?=\s[A-Z])", r"\1.", text)  # as the British write
     text = re.sub(rf"\b({_MONTH})\.?(?=\s\d)|(?<=\d\s)({_MONTH})\b", lambda m: _MONTHS[(m[1] or m[2])[:3]], text)
     text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)

@@ -259,6 +259,7 @@ def test_error_rate_is_of_words_or_characters():
             "ten minus three equals seven, three times four equals twelve, the root of nine is at most pi.",
         ),
         ("Bjørn Ærø, Łukasz Weiß, Đặng, an œuvre, ﬁnd.", "Bjorn Aero, Lukasz Weiss, Dặng, an oeuvre, find."),
+        ("At 12 Old Mill Dr. in May, 5 Dr. Lee.", "At twelve Old Mill Drive, in May, five doctor Lee."),
         ("See https://example.com, Apt. 4B.", "See example.com, apartment four B."),
         ("3 × 4 ÷ 2 ± 1 m², 5¢.", "three times four divided by two plus or minus one m squared, five cents."),
         ("0.1234567890123456", "zero point one two three four five six seven eight nine zero one two three four five"),
