@@ -298,13 +298,27 @@ def placed(model, device: str, name: str):
     """A model on its device. Raises ValueError where it does not fit."""
     try:
         return model.to(device)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; what a Mac's GPU raises has no type of its own
-        if "out of memory" not in str(error).lower():
+    except RuntimeError as error:
+        if not out_of_memory(error):
             raise
         raise ValueError(
             f"'{name}' does not fit into the memory of '{device}': its weights alone take "
             f"{sum(p.nbytes for p in model.parameters()) / 1e9:.1f} GB. Use a smaller checkpoint, or the CPU."
         ) from None
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that memory is short, or came while one that does was on its way.
+
+    torch.OutOfMemoryError is raised for tensors of CUDA alone. What a Mac's GPU raises, and CUDA itself where it lacks
+    memory for a graph or a kernel, has no type of its own; and a capture that breaks off may end in another error.
+    """
+    while error is not None:
+        # cuBLAS tells of memory that it lacks for itself in words of its own
+        if any(told in str(error).lower() for told in ("out of memory", "cublas_status_alloc_failed")):
+            return True
+        error = error.__context__
+    return False
 
 
 def codec_source(name: str) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from .beams import RUNNING, Beams
+from .checkpoints import out_of_memory
 from .sampling import Sampling, above, attempt, invert, masses, penalised
 
 CHECK_STEPS = 32  # steps between two looks of the host; what a row would say after its end is never computed
@@ -302,7 +303,9 @@ class StaticBeams(Beams):
             except ValueError:  # numbers out of range: what is masked is still multiplied, so these are not lent again
                 self.slots, self.rows = None, []
                 raise
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 together = len(self.rows) or min(len(waiting), self.width)
             self._narrow(together)  # not above: the error would keep its tensors alive
         if self.done:
@@ -371,7 +374,9 @@ class StaticBeams(Beams):
         try:
             self._move([self.rows.index(row) for row in rows])
             self.rows = rows
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             self._release()
 
     def _move(self, places: list[int]) -> None:

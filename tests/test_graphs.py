@@ -353,6 +353,7 @@ class Cuda:
 
     def __init__(self, monkeypatch):
         self.device_index, self.captures, self.underway, self.opened = 0, [], None, {}
+        self.end = lambda rows: None  # of a capture of a step for so many rows
         for name in ("CUDAGraph", "Stream", "current_stream", "device", "empty_cache", "graph", "graph_pool_handle"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: self.device(stream.device))
@@ -412,8 +413,11 @@ class Cuda:
         graph.pool, self.underway = pool, graph
         self.captures.append(stream)
         time.sleep(0.01)
-        yield
-        self.underway = None
+        try:
+            yield
+        finally:
+            self.underway = None
+            self.end(graph.steps[0].args[0].rows)
 
 
 @pytest.fixture
@@ -437,6 +441,38 @@ def test_graphs_are_captured_again_after_all_were_thrown_away(llama, plain, cuda
             beams.advance(max_new)
         same(*found)
     assert len(cuda.opened) == 3
+
+
+def ends(said):
+    """An error of CUDA's own."""
+
+    def end(rows):
+        if rows > 2:
+            raise torch.AcceleratorError(said)
+
+    return end
+
+
+def is_cut_short(rows):
+    """The allocator finds nothing, and what the capture was until then is no graph."""
+    if rows > 2:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        finally:
+            raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("end", [ends("CUDA error: out of memory"), is_cut_short])
+def test_memory_that_ends_at_a_capture_gives_smaller_batches_and_the_same_ids(llama, plain, cuda, end):
+    """Memory of a graph itself is no tensor's: its lack is told by another error."""
+    cuda.end = end
+    same(lived(cuda.engine(llama), SAMPLINGS["the default"]), lived(plain, SAMPLINGS["the default"]))
+
+
+def test_other_errors_of_a_capture_are_not_taken_for_short_memory(llama, cuda):
+    cuda.end = ends("CUDA error: operation not permitted when stream is capturing")
+    with pytest.raises(torch.AcceleratorError, match="not permitted"):
+        cuda.engine(llama).start(PROMPT, 4, sampling=FREE).advance(3)
 
 
 def test_graphs_are_captured_on_the_device_of_the_model(llama, cuda):
