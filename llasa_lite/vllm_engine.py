@@ -231,13 +231,22 @@ class VllmBeams:
         return RUNNING not in self.stopped
 
     def advance(self, steps: int = 1) -> list[list[int]]:
-        """Sample up to `steps` ids in every running row; returns the new ids of each row (shorter where it stopped)."""
+        """Sample up to `steps` ids in every running row; returns the new ids of each row (shorter where it stopped).
+
+        Raises:
+            Unanswered: vLLM is not there, refuses, or broke off a request before it made anything.
+        """
         rows = [row for row, stopped in enumerate(self.stopped) if stopped == RUNNING]
         new: list[list[int]] = [[] for _ in self.ids]
         if not rows:
             return new
         prompts = [self.prompts[row] + self.ids[row] for row in rows]
         for row, answer in zip(rows, self.engine.vllm.complete(prompts, [self._settings(row, steps) for row in rows])):
+            if not answer.ids and not answer.ended:  # who goes on until a row has stopped would ask for ever
+                raise Unanswered(
+                    "vLLM broke off a request before it made anything, as it does when it is shut down or put to "
+                    "sleep. Try again when it is back."
+                )
             ids = list(self.ids[row])
             reason = END if answer.ended else None
             for token in answer.ids:

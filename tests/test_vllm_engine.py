@@ -184,6 +184,20 @@ def test_a_server_that_died_tells_how_to_start_it():
         Server("http://x", client=client)
 
 
+def test_a_request_that_was_broken_off_is_not_asked_for_for_ever(served, prompt, monkeypatch):
+    """vLLM answers with what there is, be it nothing, where it is shut down or put to sleep meanwhile."""
+    stand_in, engine = served
+    choice = {"token_ids": [], "logprobs": {"token_logprobs": []}, "finish_reason": "abort"}
+    beams = engine.start(prompt, 2, max_new=30)
+    beams.advance(3)
+    monkeypatch.setattr(StandIn, "__call__", lambda self, request: httpx.Response(200, json={"choices": [choice]}))
+    with pytest.raises(Unanswered, match="vLLM broke off a request before it made anything"):
+        beams.advance(30)
+    monkeypatch.undo()
+    beams.advance(30)
+    assert beams.done
+
+
 def test_in_this_process_callers_take_turns(in_process):
     llm = InProcess("some/llasa", 1024)
     with ThreadPoolExecutor(4) as pool:
