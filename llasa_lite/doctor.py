@@ -15,6 +15,7 @@ from .checkpoints import CHECKPOINTS, NANO, Checkpoint
 
 GB = 1e9
 ON_CPU = 1.3  # memory beside the weights while they are read, times their size
+IMPORT_SECONDS = 300  # ten from a slow disk
 EXTRAS = {  # extra of pyproject.toml -> modules it brings
     "demo": ("gradio",),
     "train": ("accelerate", "peft", "datasets"),
@@ -169,7 +170,10 @@ def _torch_facts() -> dict:
 def _import_problem() -> list[str]:
     """Whether Transformers gets as far as Llama, tried in a process of its own: a crash must not end this one."""
     code = "from transformers import LlamaForCausalLM, Xcodec2Model"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return [f"Transformers takes more than {IMPORT_SECONDS} s to import Llama here. Try again on an idle machine."]
     if done.returncode == 0:
         return []
     said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"

@@ -45,6 +45,15 @@ def test_a_broken_torch_is_told_not_raised(tmp_path):
     assert "✗ nano does not run until the above is put right." in done.stdout
 
 
+def test_an_import_that_hangs_is_told_not_raised(monkeypatch):
+    monkeypatch.setattr("llasa_lite.doctor.IMPORT_SECONDS", 0.01)
+    machine = examine()
+    assert machine.problems == [
+        "Transformers takes more than 0.01 s to import Llama here. Try again on an idle machine."
+    ]
+    assert not machine.checkpoints["nano"]["runs"]
+
+
 @pytest.mark.parametrize(
     "name, here, runs, why",
     [
