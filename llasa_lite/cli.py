@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import __version__
 from . import cli_common as common
+from .checkpoints import out_of_memory
 from .files import unwritten, why
 from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
@@ -175,6 +176,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("llasa-lite: stopped.", file=sys.stderr)
         return 130
     except Exception as error:
+        if out_of_memory(error):
+            first = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+            print(
+                f"llasa-lite: There is too little memory for this ({first}). Use a smaller model or batch, a shorter "
+                "text or clip, or the CPU.",
+                file=sys.stderr,
+            )
+            return 2
         if (cause := unwritten(error)) is None:
             raise
         what = f"use '{cause.filename}'" if cause.filename else "go on"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import buzz
 
 from llasa_lite import Voice, audio, cli_common, training
@@ -301,6 +302,20 @@ def test_a_folder_that_is_not_there_gives_a_sentence(here, loaded_once, capsys):
 def test_a_stream_onto_a_full_disk_says_so(here, loaded_once, capsys):
     (here / "oh.wav").symlink_to("/dev/full")
     assert refused(capsys, "stream", "Oh.", "--seed", "1", "-o", "oh.wav") == "Cannot write 'oh.wav': the disk is full."
+
+
+def test_a_gpu_that_is_too_small_gives_a_sentence(here, capsys, monkeypatch):
+    """Wherever memory ends: while a model is loaded, in its codec or verifier, in training."""
+    told = "CUDA out of memory. Tried to allocate 224.00 MiB. GPU 0 has a total capacity of 5.79 GiB of which 36.00 "
+
+    def load(o):
+        raise torch.OutOfMemoryError(told + "MiB is free. Of the allocated memory 5.26 GiB is allocated by PyTorch.")
+
+    monkeypatch.setattr(cli_common, "load", load)
+    assert refused(capsys, "speak", "Oh.") == (
+        "There is too little memory for this (CUDA out of memory. Tried to allocate 224.00 MiB). Use a smaller model "
+        "or batch, a shorter text or clip, or the CPU."
+    )
 
 
 def test_a_refused_stream_leaves_no_file(here, loaded_once, capsys):
