@@ -39,7 +39,7 @@ class Machine:
     packages: dict[str, str | None]  # of those everything needs: installed version
     problems: list[str]  # sentences: what stands in the way of everything
     device: str | None  # the best there is, as `Llasa.from_pretrained` chooses
-    device_name: str | None
+    device_name: str | None  # on the CPU: the GPU beside it, and why torch does not use that
     cores: int
     memory: float | None  # of this machine, free
     gpu_memory: float | None  # of the GPU, free
@@ -139,7 +139,7 @@ def judge(checkpoint: Checkpoint, machine: Machine) -> tuple[bool, str]:
             return True, f"{name} runs here, on {machine.device}{fetched}."
         short = f"needs about {need:g} GB of GPU memory, and {gpu_memory:.1f} are free"
     else:
-        short = "is meant for a GPU, and there is none"
+        short = f"is meant for a GPU, and {'torch uses none here' if machine.device_name else 'there is none'}"
     if machine.memory is not None and machine.memory < on_cpu:
         return False, f"{name} {short}; on the CPU it needs about {on_cpu:.0f} GB, and {machine.memory:.1f} are free."
     quickest = " --dtype int8" if machine.int8 else ""
@@ -156,7 +156,12 @@ def _torch_facts() -> dict:
     from .decoder import can_int8, can_pack
 
     device = pick_device()
-    facts: dict = {"device": device}
+    facts: dict = {"device": device, "device_name": "Apple's GPU" if device == "mps" else None}
+    if device == "cpu" and shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        why = f"torch for CUDA {torch.version.cuda} does not reach: update its driver"
+        if torch.version.cuda is None:
+            why = "a torch without CUDA cannot use: pytorch.org/get-started/locally says how to install another"
+        facts["device_name"] = f"an NVIDIA GPU, which {why}"
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         bfloat16 = torch.cuda.get_device_capability()[0] >= 8

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from llasa_lite.checkpoints import CHECKPOINTS
-from llasa_lite.doctor import Machine, examine, judge
+from llasa_lite.doctor import Machine, _torch_facts, examine, judge
 
 PLAIN = Machine(
     python="3.12.0", system="Linux x86_64", packages={}, problems=[], device="cpu", device_name=None, cores=2,
@@ -43,6 +43,28 @@ def test_a_broken_torch_is_told_not_raised(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "torch is installed but does not work here (libtorch_cpu.so" in done.stdout
     assert "✗ nano does not run until the above is put right." in done.stdout
+
+
+@pytest.mark.parametrize("cuda, why", [(None, "a torch without CUDA cannot use"), ("13.0", "CUDA 13.0 does not reach")])
+def test_a_gpu_that_torch_passes_over_is_told(monkeypatch, cuda, why):
+    """As on Windows, where pip installs a torch without CUDA."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for smi in (None, "/usr/bin/nvidia-smi"):
+        monkeypatch.setattr("shutil.which", lambda name, smi=smi: smi)
+        machine = replace(PLAIN, **_torch_facts())
+        assert ("no GPU" in machine.text()) == (smi is None) != (why in machine.text())
+        assert ("and there is none:" in judge(CHECKPOINTS["llasa-1b"], machine)[1]) == (smi is None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as was asked for
+    assert _torch_facts()["device_name"] is None
+
+
+def test_a_mac_is_not_told_that_it_has_no_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert "device     mps (Apple's GPU)" in replace(PLAIN, **_torch_facts()).text()
 
 
 def test_an_import_that_hangs_is_told_not_raised(monkeypatch):
