@@ -261,6 +261,7 @@ class Engine:
                     raise ValueError(f"An answer holds an id that is none of the choices of '{answer}'.")
                 end = len(rows[k])
                 before = hidden[k, end - len(one) - 1 : end - 1]  # each id is told by those before it
+                before = before.to(self.model.dtype)  # autocast makes float32 of float16
                 logs = self.heads[answer](before).float().log_softmax(-1)
                 found.append(logs.gather(1, column[:, None])[:, 0].cpu().numpy())
         return found

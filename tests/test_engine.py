@@ -131,6 +131,16 @@ def test_answers_weigh_what_the_beam_search_said_they_do(nano, voice, monkeypatc
         np.testing.assert_allclose(logs, one.log_probabilities, atol=within)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_answers_are_weighed_in_every_dtype(tiny_llama, monkeypatch, dtype):
+    """float16 too, on a processor that is quick at bfloat16: what a T4 made is replayed in it."""
+    monkeypatch.setattr("llasa_lite.engine.cpu_has_bf16", lambda: True)
+    answers = [ANSWERS["speech"][1:4], ANSWERS["speech"][2:9]]
+    found = Engine(tiny_llama(100).to(dtype), ANSWERS).weigh([PROMPT] * 2, answers)
+    for one, exact in zip(found, Engine(tiny_llama(100), ANSWERS).weigh([PROMPT] * 2, answers)):
+        np.testing.assert_allclose(one, exact, atol=0.05)
+
+
 def test_an_answer_of_other_ids_is_not_weighed(nano, voice):
     prompt = nano.protocol.asr_prompt(voice.codes["nano"])
     with pytest.raises(ValueError, match="none of the choices of 'text'"):
