@@ -96,7 +96,7 @@ class Llasa:
         Args:
             model: nothing (nano, ships with the package), a short name ("llasa-1b"), a hub id or a folder.
             codec: another codec than the checkpoint's own: "nano", a folder or a hub id in Transformers format.
-            device: "cuda", "mps" or "cpu"; chosen by itself if left out.
+            device: "cuda", "mps" or "cpu"; chosen by itself if left out: the best there is, for int8 the CPU.
             dtype: "float32", "bfloat16" or "float16"; chosen by device if left out. "int8", on the CPU, is the quickest
                 for the large checkpoints and a little less exact.
             compile: on CUDA, let `torch.compile` fuse the decoding step: minutes at first use, for long runs.
@@ -105,9 +105,9 @@ class Llasa:
             NotReachable: weights that are not here while the hub cannot be reached (a ValueError too).
         """
         checkpoint = find(None if model is None else str(model))
-        device = pick_device(device)
-        small = checkpoint.codec == "nano"
         int8 = dtype == "int8"
+        device = pick_device("cpu" if int8 and device in (None, "auto") else device)
+        small = checkpoint.codec == "nano"
         tokenizer, lm, checkpoint = load_lm(checkpoint, device, pick_dtype(device, None if int8 else dtype, small))
         protocol = Protocol(tokenizer)
         answers = {"speech": protocol.speech_ids(), "text": protocol.text_ids()}

@@ -10,6 +10,7 @@ from conftest import LLAMA_3_ROPE
 
 from llasa_lite.decoder import Decoder, Linear, Linear8, can_int8, can_pack, can_share
 from llasa_lite.engine import END, LENGTH, REPETITION, RUNNING, SILENCE, Engine, Patience, Sampling
+from llasa_lite.pipeline import Llasa
 from llasa_lite.sampling import sample
 
 PROMPT = [3, 50, 7, 7, 91, 20]
@@ -429,6 +430,14 @@ def test_in_8_bits_nano_says_nearly_the_same(nano):
     beams = engine.start(prompt, 3, sampling=FREE, max_new=12)
     beams.advance(12)
     assert len({tuple(i) for i in beams.ids}) == 3
+
+
+@needs_int8
+def test_int8_is_on_the_cpu_where_there_is_a_gpu_too(monkeypatch):
+    """As for a receipt that was made without one."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    llasa = Llasa.from_pretrained(dtype="int8")
+    assert {str(llasa.engine.device), str(llasa.codec.device)} == {"cpu"} and llasa.engine.dtype == "int8"
 
 
 def test_8_bits_are_refused_where_they_would_overflow(llama, monkeypatch):
