@@ -144,6 +144,18 @@ def test_batch_decode_equals_single_decode(codec):
         np.testing.assert_allclose(wav, codec.decode(codes), atol=1e-5)
 
 
+def test_a_batch_of_any_size_takes_bounded_memory(codec, monkeypatch):
+    """A beam search asks for 256 beams, longer at every step."""
+    passes, decode = [], codec.model.decode
+    batch = [codes_of(codec, n, k) for k, n in enumerate([30] * 7 + [150])]
+    whole = codec.decode_batch(batch)
+    monkeypatch.setattr("llasa_lite.codec.DECODED_AT_ONCE", 100)
+    monkeypatch.setattr(codec.model, "decode", lambda audio_codes: passes.append(audio_codes) or decode(audio_codes))
+    for wav, same in zip(codec.decode_batch(batch), whole):
+        np.testing.assert_allclose(wav, same, atol=1e-5)
+    assert [tuple(one.shape) for one in passes] == [(3, 1, 30), (3, 1, 30), (1, 1, 30), (1, 1, 150)]
+
+
 def test_a_code_is_made_of_its_digits(codec):
     levels = codec.model.config.quantization_levels
     every = np.arange(codec.codebook_size)
