@@ -17,6 +17,7 @@ import numpy as np
 
 from .audio import FRAME_RATE
 from .checkpoints import SHAPES as RELEASED
+from .checkpoints import cpu_has_bf16, pick_dtype
 from .measure import Peak, Row, bandwidth, sync
 
 SECONDS_TO_MEASURE = 4  # at least, for the paths of one model and batch
@@ -116,7 +117,6 @@ def note(error: Exception) -> str:
 def _cpu_paths(model: str) -> list[tuple[str, Callable]]:
     import torch
 
-    from .checkpoints import cpu_has_bf16
     from .decoder import can_int8, can_pack
 
     kinds = [torch.float32, torch.bfloat16] if cpu_has_bf16() else [torch.float32]
@@ -130,8 +130,6 @@ def _cpu_paths(model: str) -> list[tuple[str, Callable]]:
 
 def gpu_paths(model: str, device: str) -> list[tuple[str, Callable]]:
     """All on the same weights, in the dtype of the device."""
-    from .checkpoints import pick_dtype
-
     dtype = pick_dtype(device)
     given = model, dtype, device
     return [
@@ -254,8 +252,6 @@ def random_lm(model: str, device: str):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from .checkpoints import pick_dtype
-
     rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     shape = SHAPES[model] | ({"num_hidden_layers": CPU_LAYERS} if device == "cpu" and model in RELEASED else {})
@@ -268,7 +264,6 @@ def random_lm(model: str, device: str):
 
 @functools.lru_cache(1)
 def random_engine(model: str, device: str):
-    from .checkpoints import pick_dtype
     from .engine import Engine
 
     lm, answer = build(model, pick_dtype(device), device)

@@ -14,7 +14,10 @@ import numpy as np
 from .audio import FRAME_RATE, SAMPLE_RATE
 from .benchmark_paths import build, forget, ignores_failures, note
 from .checkpoints import SHAPES as RELEASED
+from .checkpoints import load_codec, pick_dtype
 from .measure import Row, least, sync
+from .search import ChunkSearch, SearchSettings, Task
+from .verifiers import Own, Target, verifier
 
 VOICE_CODES = 200  # 4 s of voice prompt ...
 TEXT_IDS = 100  # ... and what a text and the template take
@@ -39,7 +42,6 @@ class Whole:
     """One model with its codec and verifiers. `ids` is the length of a sample."""
 
     def __init__(self, model: str, device: str, rounds: int, ids: int):
-        from .checkpoints import pick_dtype
         from .engine import Engine
 
         self.model, self.device, self.rounds, self.ids = model, device, rounds, ids
@@ -97,8 +99,6 @@ class Whole:
 
     def partial_prm(self) -> dict[str, float]:
         """Seconds by who took them. The speaker verifier is the outcome verifier too."""
-        from .search import ChunkSearch, SearchSettings, Task
-        from .verifiers import Target
 
         def decode(batch, whole):
             context = self.voice if whole else self.voice[-SearchSettings.context_codes :]
@@ -150,9 +150,6 @@ class Listener:
 
 def small(device: str):
     """nano's codec and speaker verifier."""
-    from .checkpoints import load_codec, pick_dtype
-    from .verifiers import Own, verifier
-
     speaker = verifier("speaker", Own(device))
     speaker.load()
     listener = Listener("speaker verifier, nano's", speaker.model, speaker.features, device)

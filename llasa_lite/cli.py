@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
 import sys
+import time
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__
+from . import __version__, audio, cli_evaluate, cli_train, receipts
 from . import cli_common as common
-from .checkpoints import out_of_memory
-from .files import unwritten, why
+from .checkpoints import CHECKPOINTS, out_of_memory
+from .files import read_json, unwritten, whole_numbers, why, write_text
 from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
+from .voices import Voice, builtin_voices, check_suffix
 
 
 def parser() -> argparse.ArgumentParser:
-    from . import cli_evaluate, cli_train
-
     known = ", ".join(VERIFIERS)
     top = argparse.ArgumentParser("llasa-lite", description="Llasa: text-to-speech as one plain Llama.")
     top.add_argument("--version", action="version", version=__version__)
@@ -239,11 +241,6 @@ def speak_list(o) -> None:
 
 
 def stream(o) -> None:
-    import time
-    import wave
-
-    from . import audio
-
     if Path(o.out).suffix.lower() != ".wav":
         raise ValueError(f"Streams are written as .wav, not '{Path(o.out).suffix}'.")
     common.check_out(o.out, o.voice)
@@ -316,8 +313,6 @@ def _candidate_table(rows: list[dict]) -> str:
 
 
 def continue_(o) -> None:
-    from .voices import Voice
-
     common.check_sound_out(o.out, o.clip)
     words = common.given_text(o.text)
     clip = common.cloned(Voice.from_audio(o.clip, o.transcript, name="clip"))
@@ -336,9 +331,6 @@ def transcribe(o) -> None:
 
 
 def encode(o) -> None:
-    from . import audio
-    from .files import write_text
-
     if o.out:
         common.check_out(o.out, o.clip)
     codec = common.load_codec(o)
@@ -352,9 +344,6 @@ def encode(o) -> None:
 
 
 def decode(o) -> None:
-    from . import audio
-    from .files import read_json, whole_numbers
-
     common.check_sound_out(o.out)
     wrong = f"'{o.codes}' holds no codes: make it with `encode -o FILE`."
     row = read_json(o.codes, "file", wrong)
@@ -372,8 +361,6 @@ def decode(o) -> None:
 
 
 def voices(o) -> None:
-    from .voices import Voice, builtin_voices, check_suffix
-
     if o.from_audio:
         check_suffix(o.out)
         common.check_out(o.out)
@@ -390,8 +377,6 @@ def voices(o) -> None:
 
 
 def models(o) -> None:
-    from .checkpoints import CHECKPOINTS
-
     rows = [
         {
             "name": c.name,
@@ -422,8 +407,6 @@ def replay(o) -> None:
 
 
 def inspect(o) -> None:
-    from . import receipts
-
     told = receipts.read(o.file)
     lines = [f"{key:14} {value}" for key, value in told.items() if not isinstance(value, (list, dict))]
     common.tell({"file": o.file, "receipt": told}, o, "\n".join(lines))
@@ -434,7 +417,6 @@ def serve(o) -> None:
         from . import serving
     except ModuleNotFoundError as error:
         raise ValueError(f"Serving needs '{error.name}': pip install \"llasa-lite[serve]\".") from error
-    from .voices import Voice
 
     files = sorted(Path(o.voices).glob("*.json")) if o.voices else []
     if o.voices and not files:
@@ -500,8 +482,6 @@ def space_build(o) -> None:
 
 def _demo_package():
     """The app: inside the installed package, beside it in a checkout."""
-    import importlib
-
     checkout = Path(__file__).parent.parent
     try:
         if (checkout / "app.py").is_file() and (checkout / "demo").is_dir():

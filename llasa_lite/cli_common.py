@@ -5,8 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+from . import checkpoints
+from .audio import check_suffix
+from .files import why
+from .voices import Voice, builtin_voices
 
 
 def load(o):
@@ -25,17 +32,14 @@ def load(o):
 
 
 def picked_device(o) -> str:
-    from .checkpoints import pick_device
-
-    return pick_device(o.device)
+    return checkpoints.pick_device(o.device)
 
 
 def load_codec(o):
-    from .checkpoints import find_described, load_codec, pick_dtype
-
     no_loading_bars()
     device = picked_device(o)
-    return load_codec(o.codec or find_described(o.model).codec, device, pick_dtype(device, "float32"))
+    name = o.codec or checkpoints.find_described(o.model).codec
+    return checkpoints.load_codec(name, device, checkpoints.pick_dtype(device, "float32"))
 
 
 def no_loading_bars() -> None:
@@ -53,8 +57,6 @@ def check_out(path: str, source: str | None = None) -> None:
     Raises:
         ValueError: its folder is none or may not be written to, it is a folder, or it is the source.
     """
-    from .files import why
-
     if source and Path(path).resolve() == Path(source).resolve():
         raise ValueError(f"Cannot write '{path}': it is the clip itself.")
     folder = Path(path).parent
@@ -69,8 +71,6 @@ def check_out(path: str, source: str | None = None) -> None:
 
 def check_sound_out(path: str, source: str | None = None) -> None:
     """As `check_out`, for a sound file. Raises ValueError for an ending that is none of those written, too."""
-    from .audio import check_suffix
-
     check_suffix(path)
     check_out(path, source)
 
@@ -93,8 +93,6 @@ def cloned(voice):
 
 
 def given_voice(o):
-    from .voices import Voice, builtin_voices
-
     if not o.voice:
         if o.voice_text:
             raise ValueError("--voice-text belongs to a clip: give that with --voice.")
@@ -111,8 +109,6 @@ def given_voice(o):
 
 
 def given_sampling(o, llasa):
-    from dataclasses import replace
-
     given = {name: getattr(o, name) for name in ("temperature", "top_p", "top_k", "guidance")}
     return replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
 
@@ -146,8 +142,6 @@ def progress(name: str, o, items: list):
 
 
 def some(items: list, limit: int | None) -> list:
-    import random
-
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, not {limit}.")
     return items if limit is None else random.Random(0).sample(items, min(limit, len(items)))

@@ -9,7 +9,18 @@ from itertools import chain
 from pathlib import Path
 
 from . import cli_common as common
+from . import evaluation
+from .checkpoints import codec_source, fingerprint
+from .evaluation import Ears, run_task, sheet, tables, tasks
+from .evaluation.codecs import CODECS, TransformersCodec
+from .evaluation.listening import BY_CHARACTER, VoiceJudge
+from .measure import as_typed
+from .plots import plot_search
+from .records import Records, which
 from .search import SEARCH_METHODS, SearchSettings
+from .search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
+from .sources import read_clips
+from .verifiers import Own, verifier
 
 KINDS = {
     "tts": "Sentences spoken, and heard by a judge.",
@@ -87,8 +98,6 @@ def add(verbs, model, output, timbre) -> None:
                 "--set", default="clean", choices=("clean", "other"), help="the paper's column (default: clean)"
             )
         if kind == "codec":
-            from .evaluation.codecs import CODECS
-
             names = f"others beside the model's: {', '.join(CODECS)}, or all"
             sub.add_argument("--codecs", nargs="+", default=[], metavar="NAME", help=names)
         if kind == "search":
@@ -113,12 +122,6 @@ def add(verbs, model, output, timbre) -> None:
 
 
 def run(o) -> None:
-    from .evaluation import Ears, Judge, run_task, tables
-    from .evaluation.listening import BY_CHARACTER
-    from .evaluation.tasks import check_clip
-    from .records import Records
-    from .verifiers import Own, verifier
-
     if o.kind == "understanding" and o.scores:
         return scores(o)
     if o.kind == "seed-tts-eval" and o.set and o.language != _language(o.set):
@@ -133,13 +136,12 @@ def run(o) -> None:
         if o.kind in ("seed-tts-eval", "emotion"):
             item.check()
         elif o.kind in ("continuation", "asr", "codec"):
-            check_clip(item, o.kind)
-    needs = {"emotion": ("--emotion-model", o.emotion_model)}.get(o.kind)
-    if needs and not needs[1]:
-        raise ValueError(f"'{o.kind}' needs {needs[0]}: a hub id or a folder.")
+            tasks.check_clip(item, o.kind)
+    if o.kind == "emotion" and not o.emotion_model:
+        raise ValueError("'emotion' needs --emotion-model: a hub id or a folder.")
     own = Own(device)
     ears = Ears(
-        None if o.no_judge else Judge(o.judge, device, o.language),
+        None if o.no_judge else evaluation.Judge(o.judge, device, o.language),
         _speaker(o.speaker_model, own),
         verifier(f"emotion:{o.emotion_model}", own) if o.emotion_model else None,
         verifier("quality", own) if o.mos else None,
@@ -163,9 +165,6 @@ def run(o) -> None:
 
 
 def _speaker(asked: str | None, own):
-    from .evaluation.listening import VoiceJudge
-    from .verifiers import verifier
-
     if asked == VoiceJudge.name:
         return VoiceJudge()
     return verifier(f"speaker:{asked}", own) if asked else None
@@ -180,9 +179,6 @@ def _shown(value) -> str:
 
 def _tasks(o, items, ears) -> tuple[list, dict]:
     """What is to be done, a list of tasks, and what rows must share to stand in one table."""
-    from .checkpoints import codec_source, fingerprint
-    from .evaluation import tasks
-    from .records import which
     from .text_search import lent_by
 
     keep = Path(o.out) / "waves" if o.keep else None
@@ -263,9 +259,6 @@ def _told_of(item) -> list[str]:
 
 def _codec_tasks(o, items, ears, keep) -> tuple[list, str]:
     """The tasks, and the name of the model's codec."""
-    from .evaluation import tasks
-    from .evaluation.codecs import CODECS, TransformersCodec
-
     wanted = list(CODECS) if o.codecs == ["all"] else o.codecs
     if unknown := set(wanted) - set(CODECS):
         raise ValueError(f"Unknown codec '{sorted(unknown)[0]}'. Choose from: {', '.join(CODECS)}, all.")
@@ -281,48 +274,41 @@ def _codec_tasks(o, items, ears, keep) -> tuple[list, str]:
 
 def _paper(o) -> tuple:
     """The paper's rows that stand beside a task's own."""
-    from .evaluation.tables import paper_rows
-
     both = o.kind in ("seed-tts-eval", "emotion")  # LibriSpeech is English
     if o.language not in (("en", "zh") if both else ("en",)):
         return ()
     if o.kind == "seed-tts-eval":
-        which = o.set or o.language
-        error = "zh_cer" if which == "zh" else f"{which}_wer"
-        columns = (("seed_wer", error), ("sim_o", f"{which}_sim_o"), ("sim_r", f"{which}_sim_r"))
-        return paper_rows("table2_seed_tts_eval", "model+group", columns)
+        part = o.set or o.language
+        error = "zh_cer" if part == "zh" else f"{part}_wer"
+        columns = (("seed_wer", error), ("sim_o", f"{part}_sim_o"), ("sim_r", f"{part}_sim_r"))
+        return tables.paper_rows("table2_seed_tts_eval", "model+group", columns)
     if o.kind == "continuation":
         columns = (("wer", "wer_h"), ("sim_o", "sim_o"), ("sim_r", "sim_r"))
-        return paper_rows("table5_librispeech_continuation", "system+group", columns)
+        return tables.paper_rows("table5_librispeech_continuation", "system+group", columns)
     if o.kind == "asr":
-        return paper_rows("table3_asr_librispeech", "model", (("wer", f"test_{o.set}_wer"),))
+        return tables.paper_rows("table3_asr_librispeech", "model", (("wer", f"test_{o.set}_wer"),))
     if o.kind == "codec":
         same = tuple((name, name) for name in ("wer", "stoi", "pesq_wb", "pesq_nb", "spk_sim"))
-        return paper_rows("table1_codecs", "model+token_rate", same)
+        return tables.paper_rows("table1_codecs", "model+token_rate", same)
     if o.kind == "emotion":
-        return paper_rows("table4_emotion_similarity", "model+group", (("emotion_sim", o.language),))
+        return tables.paper_rows("table4_emotion_similarity", "model+group", (("emotion_sim", o.language),))
     return ()
 
 
-def _language(which: str) -> str:
+def _language(part: str) -> str:
     """Of a set of seed-tts-eval."""
-    return "en" if which == "en" else "zh"
+    return "en" if part == "en" else "zh"
 
 
 def _sheet(o, cases, rows) -> None:
-    from .evaluation.sheet import write_sheet
-
     clips = [(row["system"], case, f"waves/{k:04d}.wav") for k, (case, row) in enumerate(zip(cases, rows))]
-    path = write_sheet(clips, o.out, o.seed)
+    path = sheet.write_sheet(clips, o.out, o.seed)
     told = {"sheet": str(path), "clips": len(clips)}
     common.tell(told, o, f"{len(clips)} clips to be heard: open {path}, then evaluate understanding --scores")
 
 
 def scores(o) -> None:
-    from .evaluation import tables
-    from .evaluation.sheet import read_scores
-
-    rows = read_scores(o.scores)
+    rows = sheet.read_scores(o.scores)
     Path(o.out).mkdir(parents=True, exist_ok=True)
     notes = [f"{len({row['listener'] for row in rows})} listeners; n counts their scores"]
     _told(o, tables.write_tables(o.out, KINDS["understanding"], rows, [tables.SCORE], (), notes))
@@ -334,12 +320,6 @@ def _told(o, summaries: dict) -> None:
 
 
 def search(o) -> None:
-    from .evaluation import Judge
-    from .evaluation.listening import VoiceJudge
-    from .measure import as_typed
-    from .plots import plot_search
-    from .search_benchmark import SearchBench, agreement, evaluate_search, summarise, write
-
     try:
         guided = tuple(tuple(map(int, pair.split("x"))) for pair in o.guided) if o.guided is not None else None
         assert guided is None or all(len(pair) == 2 for pair in guided)
@@ -352,7 +332,7 @@ def search(o) -> None:
     llasa, like = common.load(o), VoiceJudge()
     like.load()  # before hours of work
     command = as_typed()
-    hear = Judge(o.judge, str(llasa.codec.device), o.language)
+    hear = evaluation.Judge(o.judge, str(llasa.codec.device), o.language)
     measured = evaluate_search(llasa, texts, o.voices, hear, like, bench)
     for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
         print(f"{done} of {len(texts)} sentences", file=sys.stderr)
@@ -381,31 +361,23 @@ def sentences(o) -> list[str]:
 
 
 def lines(o) -> list:
-    from .evaluation.tasks import paired, read_meta_list
-
-    return read_meta_list(o.list) if o.list else paired(clips(o))
+    return tasks.read_meta_list(o.list) if o.list else tasks.paired(clips(o))
 
 
 def understanding(o) -> list:
-    from .evaluation.sheet import cases
-
-    return cases(o.language)
+    return sheet.cases(o.language)
 
 
 def continued(o) -> list:
     """Clips that can be continued, before any are drawn, so that there are as many as are asked for."""
-    from .evaluation.tasks import continuable
-
     least, most = o.seconds or (0, float("inf"))
     found = [clip for clip in clips(o) if least <= clip.seconds <= most]
     if not found:
         raise ValueError(f"None of the clips lasts {least:g} to {most:g} s.")
-    return continuable(found)
+    return tasks.continuable(found)
 
 
 def clips(o) -> list:
-    from .sources import read_clips
-
     found = []
     for folder in o.data:
         read = read_clips(folder)

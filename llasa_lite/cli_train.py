@@ -8,7 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import cli_common as common
-from .ladder import SHARES, SIZES, Ladder
+from .checkpoints import codec_source, find, find_described, reaching
+from .cli_evaluate import sentences
+from .data import (
+    Heard,
+    Repitched,
+    check_alike,
+    check_codec,
+    encode_corpus,
+    read_corpus,
+    read_tokens,
+    token_facts,
+    write_tokens,
+)
+from .distributed import encode_parts
+from .evaluation import Judge
+from .ladder import SHARES, SIZES, Ladder, cell_names, held_out_sentences, run_ladder
+from .sources import read_clips, read_recordings, read_utterances, write_memmap
+from .tokens import Protocol, character_tokenizer
+from .verifiers.speaker import NANO_VERIFIER
 
 
 def add(verbs, verb, many, model, output) -> None:
@@ -159,8 +177,6 @@ def check_share(o, name: str) -> None:
 
 
 def check_codecs(o, codec) -> None:
-    from .data import check_codec
-
     for file in o.data:
         check_codec(file, codec.name)
 
@@ -173,16 +189,11 @@ def check_above_zero(o, *names: str) -> None:
 
 
 def repitched(clips: list, o) -> list:
-    from .data import Repitched
-
     return [Repitched(clip, pitch) for pitch in o.pitches for clip in clips if clip.split == "train"]
 
 
 def clips_of(o) -> list:
     """What `train tokens` encodes: clips as they are, at other speeds, and as others hear them."""
-    from .data import Heard
-    from .sources import read_clips
-
     clips = [clip for source in o.data for clip in read_clips(source)]
     if not clips:
         raise ValueError(f"There are no clips in '{', '.join(o.data)}'.")
@@ -192,9 +203,7 @@ def clips_of(o) -> list:
 
 
 def train_codec(o) -> None:
-    from .checkpoints import codec_source
     from .codec_training import CodecTraining, note_silent_codes, train_codec
-    from .sources import read_recordings
 
     check_pitches(o), check_above_zero(o, "minutes", "learning_rate")
     check_share(o, "disturbed"), check_share(o, "kept")
@@ -213,8 +222,6 @@ def train_codec(o) -> None:
 
 def train_tokens(o) -> None:
     from .alignment import align_corpus
-    from .data import check_alike, encode_corpus, read_tokens, token_facts, write_tokens
-    from .tokens import character_tokenizer
 
     check_pitches(o), check_share(o, "disturbed")
     if o.align_steps < 0:
@@ -226,9 +233,6 @@ def train_tokens(o) -> None:
     if files and (o.pitches or o.disturbed):
         raise ValueError("--pitches and --disturbed change sound: give clips, not token corpora.")
     if o.workers is not None:
-        from .checkpoints import find_described
-        from .distributed import encode_parts
-
         if files or o.align_steps:
             raise ValueError("Many workers encode clips and align nothing: give clips and --align-steps 0.")
         clips = clips_of(o)
@@ -267,8 +271,6 @@ def train_tokens(o) -> None:
 
 
 def train_lm(o) -> None:
-    from .checkpoints import find
-    from .data import read_tokens
     from .training import Training, train_lm
 
     check_above_zero(o, "steps", "hidden_size", "layers")
@@ -286,9 +288,7 @@ def train_lm(o) -> None:
 
 
 def train_verifier(o) -> None:
-    from .data import read_corpus
     from .verifier_training import VerifierTraining, train_verifier
-    from .verifiers.speaker import NANO_VERIFIER
 
     check_pitches(o), check_above_zero(o, "minutes")
     clips = [clip for folder in o.data for clip in read_corpus(folder)]
@@ -301,9 +301,7 @@ def train_verifier(o) -> None:
 
 
 def finetune(o) -> None:
-    from .checkpoints import find_described
     from .finetuning import RECIPES, finetune, is_first
-    from .sources import read_utterances
 
     given = {k: getattr(o, k) for k in ("epochs", "learning_rate", "rows_per_step") if getattr(o, k) is not None}
     check_share(o, "recognition")
@@ -330,8 +328,6 @@ def finetune(o) -> None:
 
 
 def pairs(o) -> None:
-    from .cli_evaluate import sentences
-    from .data import read_tokens
     from .preferences import collect_pairs
 
     check_above_zero(o, "draws", "n")
@@ -348,7 +344,6 @@ def pairs(o) -> None:
 
 
 def preferences(o) -> None:
-    from .checkpoints import find_described
     from .preferences import Preferences, read_pairs, train_preferences
 
     check_above_zero(o, "epochs", "learning_rate", "beta", "pairs_at_once")
@@ -363,10 +358,6 @@ def preferences(o) -> None:
 def rows(o) -> None:
     from transformers import AutoTokenizer
 
-    from .checkpoints import find_described, reaching
-    from .sources import read_utterances, write_memmap
-    from .tokens import Protocol
-
     checkpoint = find_described(o.model)
     with reaching(checkpoint.source):
         protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source))
@@ -379,11 +370,6 @@ def rows(o) -> None:
 
 
 def ladder(o) -> None:
-    from .cli_evaluate import sentences
-    from .data import read_tokens
-    from .evaluation import Judge
-    from .ladder import cell_names, held_out_sentences, run_ladder
-
     check_above_zero(o, "steps")
     cells = o.cells or cell_names(o.sizes, o.shares)
     utterances = [u for file in o.data for u in read_tokens(file)]

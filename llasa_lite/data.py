@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import audio
 from .audio import FRAME_RATE, SAMPLE_RATE
 from .checkpoints import codec_source, fingerprint
 from .files import lines_of, whole
@@ -42,8 +43,6 @@ class Clip:
 
     def load(self) -> np.ndarray:
         """(samples,) float32, mono, 16 kHz."""
-        from . import audio
-
         return audio.load(self.path, name=f"clip {self.id}")
 
 
@@ -66,8 +65,6 @@ class Repitched:
 
     def load(self) -> np.ndarray:
         """(samples,) float32, mono, 16 kHz."""
-        from . import audio
-
         wav = audio.resample(self.clip.load(), SAMPLE_RATE, round(SAMPLE_RATE / self.pitch))
         return wav / np.abs(wav).max(initial=1.0)  # between samples a wave may be louder than full scale
 

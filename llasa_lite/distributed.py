@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .checkpoints import codec_source, fingerprint
+from .checkpoints import codec_source, fingerprint, load_codec, pick_device, pick_dtype
 from .data import encode_corpus, token_facts
 from .files import write_text
 from .records import which
@@ -73,8 +73,6 @@ class _Encoder:
     """One worker: its codec, loaded once."""
 
     def __init__(self, codec: str, out: Path, gpus: float):
-        from .checkpoints import load_codec, pick_device, pick_dtype
-
         device = pick_device("cuda" if gpus else "cpu")
         self.codec, self.out = load_codec(codec, device, pick_dtype(device, "float32")), out
 

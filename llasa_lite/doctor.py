@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from .checkpoints import CHECKPOINTS, NANO, Checkpoint
+from .checkpoints import CHECKPOINTS, NANO, Checkpoint, cpu_has_bf16, pick_device
 
 GB = 1e9
 ON_CPU = 1.3  # memory beside the weights while they are read, times their size
@@ -152,7 +152,6 @@ def judge(checkpoint: Checkpoint, machine: Machine) -> tuple[bool, str]:
 def _torch_facts() -> dict:
     import torch
 
-    from .checkpoints import cpu_has_bf16, pick_device
     from .decoder import can_int8, can_pack
 
     device = pick_device()

@@ -25,6 +25,7 @@ import numpy as np
 
 from .data import Mixture, Utterance, with_rows
 from .records import Records, which
+from .tokens import Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +104,6 @@ def run_ladder(
     """
     from filelock import FileLock, Timeout
 
-    from .tokens import Protocol, character_tokenizer
-
     out, grid = Path(out), cell_names() if cells is None else list(dict.fromkeys(map(_cell_name, cells)))
     protocol = Protocol(character_tokenizer(math.prod(levels)))
     train, held_out = (with_rows([u for u in utterances if u.split == split], protocol) for split in ("train", "test"))
@@ -137,7 +136,6 @@ def run_ladder(
 
 def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, progress, codec: str) -> dict:
     """Train one cell and take its losses."""
-    from .tokens import Protocol, character_tokenizer
     from .training import SpeechLM, Training, nano_config, read_log, reading_gap, train_lm
 
     width, layers = SIZES[size]

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,13 +28,11 @@ from .codec import CHUNK_CODES, Codec
 from .engine import END, Engine, Patience, Sampling
 from .search import SearchSettings
 from .speech import GAP_SECONDS, Speech, Transcript, piece_seed
+from .text_search import Search, SearchResult
 from .timbre import Timbre
 from .tokens import Protocol
 from .verifiers import Criterion, Verifier
 from .voices import Voice
-
-if TYPE_CHECKING:
-    from .text_search import Search, SearchResult
 
 MAX_TEXT_CHARS = 20_000
 # Speech that is sure to be too long for its text is stopped: slow reading takes 0.12 s a character.
@@ -388,8 +385,6 @@ class Llasa:
     ) -> Search:
         """As `search`, step by step: iterate over what comes back for events (`Extended`, `Scored`, `Pruned`,
         `Finished`); its `result` is the best so far at any moment, and `close()` ends it there."""
-        from .text_search import Search
-
         given = (process, outcome, _seed(seed), sampling or self.sampling, speaker, stop)
         return Search(self, text, self._pieces(text), voice, SearchSettings(method, n, **settings), *given)
 

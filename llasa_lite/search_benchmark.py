@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .evaluation.listening import counted
 from .search import Candidate, SearchSettings
 from .verifiers import Criterion, Own, Target, Verifier, criterion
 
@@ -75,8 +76,6 @@ def evaluate_search(
         ValueError: before anything is sampled: no sentences, one too long for one piece, a verifier that cannot be had,
             or one that is the judge of words, too.
     """
-    from .evaluation.listening import counted
-
     if not sentences:
         raise ValueError("There are no sentences to measure on.")
     takes: list[Take] = []

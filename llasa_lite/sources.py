@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from . import audio
+from .checkpoints import NotReachable
 from .data import Clip, Utterance, check_codec, id_counts, read_corpus, read_tokens
 from .distributed import parts_missing
 from .files import lines_of
@@ -107,7 +109,6 @@ def read_hub_clips(name: str, split: str = "train", text: str = "text", speaker:
         from datasets import Audio, load_dataset
     except ModuleNotFoundError as error:
         raise ValueError(f"Hub datasets need '{error.name}': pip install \"llasa-lite[train]\".") from error
-    from .checkpoints import NotReachable
 
     try:
         rows = load_dataset(name, split=split, streaming=True)
@@ -128,8 +129,6 @@ class HubClip(Clip):
     audio: dict | None = None
 
     def load(self) -> np.ndarray:
-        from . import audio
-
         return audio.load(self.audio["bytes"] or self.audio["path"], name=f"clip {self.id}")
 
 

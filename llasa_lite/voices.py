@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -144,8 +144,6 @@ class Voice:
 
     def replace(self, **changes) -> Voice:
         """A copy with some fields changed."""
-        from dataclasses import replace
-
         return replace(self, **changes)
 
     def encoded(self, codec) -> Voice:

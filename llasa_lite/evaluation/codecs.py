@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import audio
+from ..checkpoints import reaching
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ class TransformersCodec:
     def __init__(self, source: str, codebooks: int | None = None, device: str = "cpu"):
         import torch
         from transformers import AutoConfig, AutoModel
-
-        from ..checkpoints import reaching
 
         self.torch, self.codebooks = torch, codebooks
         with reaching(str(source)):

@@ -20,7 +20,7 @@ from ..records import Records
 from ..search import END, ChunkSearch, SearchSettings, Task
 from ..verifiers import Cosine, Criterion, Target
 from ..voices import MAX_SECONDS, Voice
-from .listening import Crowd, Ears
+from .listening import Crowd, Ears, counted
 
 log = logging.getLogger(__name__)
 
@@ -281,7 +281,6 @@ def continuation(
 
 def asr(system: str, hear: Callable[[np.ndarray], str], clips, language: str = "en") -> Todo:
     """Recognition (paper, Table 3): `hear` is `lambda wav: llasa.transcribe(wav).text`, or a Judge."""
-    from .listening import counted
 
     def make(clip) -> dict:
         wav, began = clip.load(), time.perf_counter()
