@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files
 from .audio import FRAME_RATE
 from .benchmark_paths import SHAPES, nano, paths
 from .benchmark_whole import whole
 from .checkpoints import SHAPES as RELEASED
 from .checkpoints import pick_device
+from .files import write_table
 from .measure import Row, as_typed, least, machine
 
 TEXT = "The quick brown fox jumps over the lazy dog near the river bank."
@@ -105,10 +105,7 @@ def write_csv(table: BenchTable, path: str | os.PathLike) -> None:
     new = [asdict(row) | {"machine": table.machine, "command": table.command} for row in table.rows]
     measured = set(map(_what, new))
     old = [row for row in read_csv(path) if _what(row) not in measured] if Path(path).exists() else []
-    with files.whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(new[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in old + new)
+    write_table(path, list(new[0]), ({name: _cell(value) for name, value in row.items()} for row in old + new))
 
 
 def read_csv(path: str | os.PathLike) -> list[dict]:

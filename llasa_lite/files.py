@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,6 +84,14 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
+    """Write rows as CSV, whole or not at all: their fields of these names. Raises ValueError as `whole`."""
+    with whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def read_json(path: str | os.PathLike, name: str, wrong: str = "") -> object:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from .data import Mixture, Utterance, with_rows
+from .files import write_table
 from .records import Records, which
 from .tokens import Protocol, character_tokenizer
 
@@ -211,10 +212,7 @@ def write_ladder(out: str | Path) -> list[dict]:
             curves.append(point | told)
     for name, columns, table in (("ladder.csv", COLUMNS, rows), ("ladder_log.csv", LOG_COLUMNS, curves)):
         table.sort(key=lambda row: (list(SIZES).index(row["size"]), row["share"]))
-        with open(out / name, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+        write_table(out / name, columns, table)
     return rows
 
 

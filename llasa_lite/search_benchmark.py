@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from .evaluation.listening import counted
+from .evaluation.tables import with_interval
+from .files import write_table
 from .search import Candidate, SearchSettings
 from .verifiers import Criterion, Own, Target, Verifier, criterion
 
@@ -38,7 +40,6 @@ class SearchBench:
     guided: tuple[tuple[int, int], ...] = ((4, 4), (8, 4))
     continuations: int = 1  # of every beam that partial PRM left, for the outcome verifier
     seed: int = 0
-    reference: str = "prompt"
 
     def __post_init__(self):
         if self.n < 1:
@@ -95,7 +96,7 @@ def evaluate_search(
         one.load()
     for k, sentence in enumerate(sentences):
         voice = llasa.prepare(voices[k % len(voices)])
-        given = dict(voice=voice, seed=bench.seed + k, reference=bench.reference)
+        given = dict(voice=voice, seed=bench.seed + k)
 
         def judged(candidate: Candidate, method: str, n: int, branch: int, sentence=sentence, voice=voice, k=k) -> Take:
             similarity = like.score([candidate.wav], Target(reference=voice.wav))[0] if like else None
@@ -206,19 +207,13 @@ def _figures(chosen: list[list[list[Take]]], cost: float, chance: np.ndarray) ->
     more than choosers do, so that two intervals beside each other say little of their difference.
     """
     wrong = _errors(chosen)
-    words = np.array([blocks[0][0].words for blocks in chosen])
-    rows = np.random.default_rng(0).integers(len(wrong), size=(2000, len(wrong)))
-    row = {}
-    for name, errors in (("wer", wrong), ("wer_change", wrong - chance)):
-        row[name] = errors.sum() / words.sum()
-        low, high = np.percentile(errors[rows].sum(1) / words[rows].sum(1), [2.5, 97.5])
-        row |= {f"{name}_low": low, f"{name}_high": high}
-    row |= dict.fromkeys(("similarity", "similarity_low", "similarity_high"))
-    if chosen[0][0][0].similarity is not None:
-        like = np.array([np.mean([np.mean([t.similarity for t in block]) for block in blocks]) for blocks in chosen])
-        row["similarity"] = like.mean()
-        row["similarity_low"], row["similarity_high"] = np.percentile(like[rows].mean(1), [2.5, 97.5])
-    row = {name: None if value is None else round(float(value), 4) for name, value in row.items()}
+    words = [blocks[0][0].words for blocks in chosen]
+    row = with_interval("wer", wrong, words) | with_interval("wer_change", wrong - chance, words)
+    if chosen[0][0][0].similarity is None:
+        row |= dict.fromkeys(("similarity", "similarity_low", "similarity_high"))
+    else:
+        like = [np.mean([np.mean([t.similarity for t in block]) for block in blocks]) for blocks in chosen]
+        row |= with_interval("similarity", like)
     return row | {"seconds": round(cost, 3), "sentences": len(chosen)}
 
 
@@ -239,11 +234,8 @@ def agreement(takes: Sequence[Take]) -> list[dict]:
                 if None not in theirs and len(set(theirs)) > 1 and len(set(ours)) > 1:
                     found.append(spearmanr(ours, theirs).statistic)
             if found:
-                found = np.array(found)
-                draws = np.random.default_rng(0).integers(len(found), size=(2000, len(found)))
-                low, high = np.percentile(found[draws].mean(1), [2.5, 97.5])
-                figures = {"spearman": found.mean(), "low": low, "high": high}
-                row = {"verifier": name, "judge": judge} | {k: round(float(v), 4) for k, v in figures.items()}
+                mean, low, high = with_interval("spearman", found).values()
+                row = {"verifier": name, "judge": judge, "spearman": mean, "low": low, "high": high}
                 rows.append(row | {"sentences": len(found), "takes": len(plain)})
     return rows
 
@@ -272,10 +264,7 @@ def write(folder: str | Path, takes: Sequence[Take], summary, agreed, command: s
             (folder / f"{name}.csv").unlink(missing_ok=True)  # that of another run
             continue
         paths.append(folder / f"{name}.csv")
-        with open(paths[-1], "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(paths[-1], list(dict.fromkeys(chain.from_iterable(rows))), rows)
     return paths
 
 

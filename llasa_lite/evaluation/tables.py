@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+from ..files import write_table
 
 PAPER = Path(__file__).parent / "paper"  # Tables 1 to 7 of arXiv 2502.04128
 
@@ -44,10 +46,22 @@ CUT_OFF = Measure("incomplete", "cut off %", "incomplete", scale=100, digits=0)
 SPEED = Measure("real_time_factor", "real-time factor", "seconds_taken", "seconds", digits=2)
 
 
-def summarise(rows: list[dict], measures: Iterable[Measure], draws: int = 2000, seed: int = 0) -> dict:
-    """Each measure with its 95 % bootstrap interval over items, and n: {"n", "wer", "wer_low", "wer_high", ...}.
+def with_interval(name: str, above: Sequence[float], below: Sequence[float] | None = None) -> dict[str, float]:
+    """{name, name_low, name_high}: a sum over another (left out: a mean), and its 95 % bootstrap interval over items.
 
     Items are drawn one by one, also where several are of one speaker: the interval is for these speakers alone.
+    """
+    above = np.asarray(above, np.float64)
+    below = np.ones(len(above)) if below is None else np.asarray(below, np.float64)
+    drawn = np.random.default_rng(0).integers(len(above), size=(2000, len(above)))
+    sums, overs = above[drawn].sum(1), below[drawn].sum(1)
+    low, high = np.percentile(sums[overs > 0] / overs[overs > 0], [2.5, 97.5])
+    values = {name: above.sum() / below.sum(), f"{name}_low": low, f"{name}_high": high}
+    return {key: round(float(value), 4) for key, value in values.items()}
+
+
+def summarise(rows: list[dict], measures: Iterable[Measure]) -> dict:
+    """Each measure with its 95 % bootstrap interval over items, and n: {"n", "wer", "wer_low", "wer_high", ...}.
 
     A measure whose field no row has, or that would be divided by nothing (the edits of no words), is left out; one
     that some rows lack says its own n ("sim_o_n").
@@ -57,13 +71,8 @@ def summarise(rows: list[dict], measures: Iterable[Measure], draws: int = 2000, 
         have = [row for row in rows if measure.field in row]
         if not any(row[measure.over] if measure.over else True for row in have):
             continue
-        above = np.array([row[measure.field] for row in have], np.float64)
-        below = np.array([row[measure.over] for row in have], np.float64) if measure.over else np.ones(len(have))
-        drawn = np.random.default_rng(seed).integers(len(have), size=(draws, len(have)))
-        value, above, below = above.sum() / below.sum(), above[drawn].sum(1), below[drawn].sum(1)
-        low, high = np.percentile(above[below > 0] / below[below > 0], [2.5, 97.5])
-        summary |= {measure.name: round(float(value), 4)}
-        summary |= {f"{measure.name}_low": round(float(low), 4), f"{measure.name}_high": round(float(high), 4)}
+        below = [row[measure.over] for row in have] if measure.over else None
+        summary |= with_interval(measure.name, [row[measure.field] for row in have], below)
         if len(have) < len(rows):
             summary[f"{measure.name}_n"] = len(have)
     return summary
@@ -128,13 +137,10 @@ def write_tables(folder: str | Path, title: str, rows: list[dict], measures: lis
     (folder / "table.json").write_text(json.dumps(told, indent=1, ensure_ascii=False), encoding="utf-8")
     ends = ("", "_low", "_high")
     names = [f"{m.name}{end}" for m in measures for end in ends if any(m.name in s for s in summaries.values())]
-    with open(folder / "table.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ["source", "system", "n", *names], extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        for system, summary in summaries.items():
-            table.writerow({"source": "measured", "system": system} | summary)
-        scales = {m.name: m.scale for m in measures}
-        for system, printed in paper:
-            numbers = {k: round(float(v) / scales[k], 6) for k, v in printed.items()}
-            table.writerow({"source": "paper", "system": system} | numbers)
+    table = [{"source": "measured", "system": system} | summary for system, summary in summaries.items()]
+    scales = {m.name: m.scale for m in measures}
+    for system, printed in paper:
+        numbers = {k: round(float(v) / scales[k], 6) for k, v in printed.items()}
+        table.append({"source": "paper", "system": system} | numbers)
+    write_table(folder / "table.csv", ["source", "system", "n", *names], table)
     return summaries
