@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 import gradio as gr
 
 from llasa_lite import audio, builtin_voices
 
 from .common import ANY_VOICE, OWN_CLIP, SAMPLE_RATE
-from .words import SAID
+from .words import component
 
-SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 TEMPLATE = """<fieldset><legend>${label}</legend><div class="cards">{{#each cards}}<div class="card">
 {{#if sounds}}<button type="button" data-name="{{name}}" aria-label="Hear {{title}}">▶</button>{{/if}}
 <label><input type="radio" name="{{../group}}" value="{{name}}"><span class="title">{{title}}</span>
 <small title="{{full}}">{{note}}</small></label>
 </div>{{/each}}</div></fieldset>"""
-STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
 def layout(value: str, label: str, elem_id: str) -> gr.HTML:
@@ -31,13 +28,11 @@ def layout(value: str, label: str, elem_id: str) -> gr.HTML:
     ]
     cards.append({"name": ANY_VOICE, "title": "No voice", "note": "model's choice", "full": "The model chooses one"})
     cards.append({"name": OWN_CLIP, "title": "My clip", "note": "upload, record", "full": "Upload or record a clip"})
-    return gr.HTML(
-        value,
+    return component(
+        __file__,
+        TEMPLATE,
+        value=value,
         label=label,
-        html_template=TEMPLATE,
-        css_template=STYLE,
-        js_on_load=SCRIPT,
-        apply_default_css=False,
         server_functions=[hear],
         cards=cards,
         group=elem_id,

@@ -5,18 +5,14 @@ It drives a `gr.Audio` with Gradio's plain player. Its value holds pictures and 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
 import numpy as np
 
 from llasa_lite import Codec, Speech, audio
 
 from . import drawing
-from .words import SAID
+from .words import component
 
-SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 # Gradio gives its players no name; sound events do not bubble, but they can be caught on their way down.
 NAME_PLAYERS = """() => document.addEventListener('loadedmetadata', event => {
     const label = event.target.closest('.block')?.querySelector('label')?.textContent.trim();
@@ -30,13 +26,10 @@ def layout(player: str, elem_id: str, selectable: bool = False) -> gr.HTML:
         player: element id of the `gr.Audio` it plays with.
         selectable: dragging picks tokens: the event `pick` brings `begin` and `end`.
     """
-    return gr.HTML(
-        None,
+    return component(
+        __file__,
+        '<figure class="picture" hidden></figure>',
         label="Picture of the sound",
-        html_template='<figure class="picture" hidden></figure>',
-        css_template=STYLE,
-        js_on_load=SCRIPT,
-        apply_default_css=False,
         player=player,
         selectable=selectable,
         rate=audio.FRAME_RATE,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -17,11 +16,9 @@ import numpy as np
 from llasa_lite import audio
 
 from .common import SAMPLE_RATE
-from .words import SAID
+from .words import component
 
 TEMPLATE = '<div class="live" hidden><span class="dot"></span><span class="words"></span></div>'
-STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
 def stream_player(starter: str, stoppers: list[str], **more) -> gr.HTML:
@@ -30,12 +27,10 @@ def stream_player(starter: str, stoppers: list[str], **more) -> gr.HTML:
         starter: element id of the button that starts a stream.
         stoppers: element ids of the buttons that silence it.
     """
-    return gr.HTML(
+    return component(
+        __file__,
+        TEMPLATE,
         label="Stream",
-        html_template=TEMPLATE,
-        css_template=STYLE,
-        js_on_load=SCRIPT,
-        apply_default_css=False,
         rate=SAMPLE_RATE,
         starter=starter,
         stoppers=stoppers,

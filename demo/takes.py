@@ -5,8 +5,6 @@ The rows refer to files of Gradio's cache, which the page's own cleaning deletes
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
 import numpy as np
 
@@ -14,11 +12,9 @@ from llasa_lite import Speech, audio
 
 from . import drawing
 from .common import new_folder, to_wave
-from .words import SAID, t
+from .words import component, t
 
-SCRIPT = SAID + Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 BARS = 48
-STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
 def layout(empty: str, elem_id: str) -> gr.HTML:
@@ -26,13 +22,10 @@ def layout(empty: str, elem_id: str) -> gr.HTML:
     Args:
         empty: what stands there before there are any.
     """
-    return gr.HTML(
-        None,
+    return component(
+        __file__,
+        '<div class="takes" data-empty="${label}"></div>',
         label=t(empty),
-        html_template='<div class="takes" data-empty="${label}"></div>',
-        css_template=STYLE,
-        js_on_load=SCRIPT,
-        apply_default_css=False,
         elem_id=elem_id,
         elem_classes="flat",
     )

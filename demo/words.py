@@ -29,6 +29,14 @@ const onLanguage = redo =>
 """
 
 
+def component(file: str, template: str, **more) -> gr.HTML:
+    """A component of our own: an HTML template with the script and the style that lie beside a Python file."""
+    script, style = (Path(file).with_suffix(kind).read_text(encoding="utf-8") for kind in (".js", ".css"))
+    return gr.HTML(
+        html_template=template, css_template=style, js_on_load=SAID + script, apply_default_css=False, **more
+    )
+
+
 def t(key: str):
     """A text of the page by its English words or its name; one without Chinese stops the page from being built."""
     if key not in CHINESE:
