@@ -135,7 +135,7 @@ class Beams:
             # 2. one of it for each row
             picked = sample(logits, self.sampling, self._draw, self.said[:, : self.new])  # (rows,) among `allowed`
             likely = own.softmax(-1).gather(1, picked[:, None])[:, 0].log()  # logsumexp takes twice as long
-            if self.sampling.guided:  # a partner that left the range of its numbers picked, too: no number shows it
+            if self.sampling.guided:  # the partner had its part in the draw: its NaN (0 * NaN is NaN) must show, too
                 likely = likely + 0 * self.logits[len(self.rows) :].gather(1, picked[:, None])[:, 0]
             self.said[:, self.new] = picked
             self.logits = None

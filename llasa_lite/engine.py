@@ -8,14 +8,14 @@ One loop serves everything:
     beams.fork(8)                                            # every row becomes 8
 
 Sampling one utterance, streaming, best-of-N and beam search are loops over these four calls; `start_batch` opens rows
-of different prompts for the same loop. `likeliest` is another loop, for answers of which one is right; `weigh` says how
-likely given answers are.
+of different prompts for the same loop. `likeliest` is another loop, for questions with one right answer; `weigh` says
+how likely given answers are.
 
 A row's ids depend on its prompt, its seed and its number alone, not on its neighbours: each row draws from a stream of
 its own, attends over its own length, and on CPUs with packed weights even the arithmetic is the same bit for bit,
-whatever its neighbours are. What rounds differently: four rows or more opened on one prompt, which share its keys, than
-fewer; and where weights cannot be packed, products of one row than of many. A draw that falls within that rounding of a
-border may go the other way.
+whatever its neighbours are. Two things do change the rounding: four or more rows opened on one prompt share its keys,
+fewer do not; and where weights cannot be packed, a product of one row is summed otherwise than one of many. A draw that
+falls that close to the border between two ids may then go the other way.
 
 On CUDA rows live in static buffers and a step is a captured graph (`graphs`); elsewhere it is a plain loop (`beams`).
 """
@@ -58,7 +58,7 @@ class Engine:
         answers: for each kind of answer, the ids that may be sampled, its END first
             (`{"speech": protocol.speech_ids(), "text": protocol.text_ids()}`).
         max_ids: ids of prompt and answer together; what the config allows if left out.
-        patience: when rows that go nowhere are stopped; as it stands, only at their limit.
+        patience: when rows that go nowhere are stopped; by default only at their limit.
         int8: weights and what they are multiplied with in 8 bits (CPU only): see `Linear8`.
         static: rows in static buffers, for CUDA graphs; None: on CUDA. (On a CPU it works and is slower.)
         compile: let `torch.compile` fuse the static step; minutes at the first use of every shape.
@@ -156,14 +156,14 @@ class Engine:
     ) -> list[Hypothesis]:
         """The most probable answers that a beam search over ids finds, the likeliest first.
 
-        For answers of which one is right, as transcripts; speech that is always the likeliest drones. One wrong letter
-        early on leads a greedy reader astray, `width` of them seldom all.
+        For questions with one right answer, such as transcripts; speech that is always the likeliest drones. One wrong
+        letter early on leads a greedy reader astray; `width` of them at once are seldom all wrong.
 
         Args:
             prompt_ids: (p,) ids.
             width: hypotheses kept after every id, at least 1 (greedy).
             answer, max_new: as in `start`.
-            within: nats by which an answer may be less likely than the likeliest and is still wanted; 0: that alone.
+            within: answers up to so many nats less likely than the likeliest are returned too; 0: that one alone.
         Returns:
             1 .. `width` that ended by themselves; where none did, the likeliest open one.
         Raises:

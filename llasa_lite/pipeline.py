@@ -75,8 +75,8 @@ class Llasa:
         self.sampling = sampling  # the checkpoint's own defaults
         self._builtin: dict[str, Voice] = {}  # those that were spoken with: their timbre is learned once
         self._heard: dict[bytes, str] = {}  # digest of a clip -> the words that were heard in it
-        # what tells the weights at work from others of their names, where that is known; now, since a run may write
-        # new ones where these were read
+        # fingerprints of the weights at work, where they are small enough to have one; taken now, since a training may
+        # write others to where these were read from
         self._weights = {"model": fingerprint(checkpoint.source), "codec": fingerprint(codec_source(codec.name))}
 
     @classmethod

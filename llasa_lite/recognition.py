@@ -2,8 +2,9 @@
 
 A transcript is searched for with everything the one Llama knows:
 
-1. Several hearings. The same sound cut into codes from another place on gives other codes: each is heard by itself.
-2. A beam search reads every hearing, and what it finds likely there becomes a reading.
+1. Several hearings. The same sound encoded from a few milliseconds later on gives other codes: each set of codes is a
+   hearing of its own.
+2. A beam search reads every hearing; what it finds likely becomes a reading.
 3. Each reading is weighed in both directions, in the first over all hearings and in the second on one,
 
        log p(text | speech) + SPEAKING_WEIGHT * log p(speech | text),

@@ -22,8 +22,8 @@ class Sampling:
     top_p: float = 0.95  # smallest set of ids with this probability; 0 < top_p <= 1
     top_k: int = 0  # at most this many ids; 0: no limit
     repetition_penalty: float = 1.0  # logits of ids already said are divided by it (multiplied where negative); >= 1
-    # classifier-free guidance (arXiv 2306.17806; on speech 2502.05236): how many times over the difference counts that
-    # the words make to the logits; 1 is off, above it words are followed more closely at twice the rows; 1 .. 5
+    # classifier-free guidance (arXiv 2306.17806; on speech 2502.05236): logits = without + guidance * (with - without),
+    # with and without the words in the prompt; 1 is off, more follows the words more closely, at twice the rows; 1 .. 5
     guidance: float = 1.0
 
     def __post_init__(self):
@@ -60,23 +60,20 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether one choice holds it all; drawing would then overflow float32, or see a zero."""
+        """Whether the likeliest choice always wins; drawing would then overflow float32, or divide by zero."""
         return self.temperature < COLDEST or self.top_p < SMALLEST
 
 
 def sample(
-    logits: torch.Tensor,
-    how: Sampling,
-    draw: Callable[[list[int]], Sequence[float]],
-    said: torch.Tensor | None = None,
+    logits: torch.Tensor, how: Sampling, draw: Callable[[list[int]], Sequence[float]], said: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Draw one index a row by inverting the cumulative distribution.
 
     One random number a row takes a twelfth of the time of one a choice (multinomial, Gumbel). top_p needs no sorted
-    row: what was drawn lies in the nucleus when the choices likelier than it hold less than top_p; if not, neither
-    does anything less likely, and it is drawn again from the rest, as FlashInfer does. Sums are taken in blocks:
-    quicker than one long cumulative sum, and rounded alike for any number of rows and threads. (8 rows of 65,537:
-    0.5 ms; their 1,024 likeliest take 3 ms, sorting them 32 ms.)
+    row: what was drawn lies in the nucleus when the choices likelier than it hold less than top_p; if it does not,
+    neither does anything less likely, and the next draw is from the likelier ones alone, as FlashInfer does. Sums are
+    taken in blocks: quicker than one long cumulative sum, and rounded alike for any number of rows and threads. (8 rows
+    of 65,537: 0.5 ms; their 1,024 likeliest take 3 ms, sorting them 32 ms.)
 
     Args:
         logits: (rows, choices) float32.

@@ -48,11 +48,11 @@ class SearchSettings:
     # open: how many candidates the ORM sees after PRM. One for every beam: the beams are diversity already paid for.
     continuations: int = 1  # plain samples of every beam that PRM left
     # open: how a partial beam is heard. The whole answer so far is scored, not the last half second alone: speaker
-    # embeddings of half a second are mostly noise. It is decoded after this much of the prompt: the decoder looks
-    # back, and more costs time at every step. A finished candidate is decoded after all of it, as `tts` does.
+    # embeddings of half a second are mostly noise. It is decoded after so many codes of the prompt, since the decoder
+    # looks back; more would cost time at every step. A finished candidate is decoded after all of it, as by `tts`.
     context_codes: int = 50
-    # Finished candidates are scored as they come, a few at a time: one by one a batch is wasted, all at the end
-    # nothing is there yet when the search is stopped.
+    # Finished candidates are scored as they come, a few at a time: one by one would waste the batch, and all at the end
+    # would leave nothing to return when the search is stopped.
     score_batch: int = 4
     reference: str = "prompt"  # what speaker and emotion compare with: the prompt (SIM-o) or its "resynthesis" (SIM-r)
 
@@ -82,7 +82,7 @@ class SearchSettings:
     @property
     def guided_tokens(self) -> float:
         """How many tokens are sampled under the process verifier."""
-        tokens = max(1, round(self.process_seconds * FRAME_RATE))  # of none it would be best_of_n
+        tokens = max(1, round(self.process_seconds * FRAME_RATE))  # with none it would be best_of_n
         return {"beam_search": math.inf, "partial_prm": tokens}.get(self.method, 0)
 
     def criteria(self, process, outcome, own: Own = NO_LLASA) -> tuple[Criterion | None, Criterion | None]:
@@ -142,7 +142,7 @@ class Candidate:
 
     Attributes:
         index: which row it was: k is what plain sampling of row k gives; of a guided search, its rank at the last
-            pruning.
+            pruning, or its place among the `continuations` of all beams in that order.
         stopped: "end", "running", or the engine's word for why it was cut off ("length": the text ran out, or it is
             stuck).
         scores: verifier name -> score; empty before it was scored.
@@ -317,8 +317,7 @@ class ChunkSearch:
                 if length == 0:
                     self.beams = self.task.start(s.n * s.branch)
                 else:
-                    running = [beam.row for beam in self.pool if beam.row is not None]
-                    self.beams.select([row for row in running for _ in range(s.branch)])
+                    self.beams.fork(s.branch)  # its rows are those that still run: see `_keep_running`
                 self.beams.advance(int(min(s.step_tokens, s.guided_tokens - length)))
             length = max(map(len, self.beams.ids))
             grown = self._rows()

@@ -137,7 +137,7 @@ class Protocol:
         """Text in, speech out: the loss covers the codes and their END, nothing else.
 
         Args:
-            unconditional: the text is what the first of the codes say, and may be empty (`unconditional_prompt`).
+            unconditional: the text covers only the beginning of the codes, or nothing (`unconditional_prompt`).
         """
         prompt = self.unconditional_prompt(text) if unconditional else self.tts_prompt(text)
         return _example(prompt, [*self.codes_to_ids(codes), self.speech_end])
@@ -182,7 +182,7 @@ class Protocol:
 
 
 def within_codebook(codes: Sequence[int], size: int, reason: str = "") -> np.ndarray:
-    """Codes (n,) as int64. Raises ValueError, which ends with `reason`, where one is none of 0 .. size - 1."""
+    """Codes (n,) as int64. Raises ValueError, followed by `reason`, where one lies outside 0 .. size - 1."""
     try:
         codes = np.asarray(codes, np.int64).reshape(-1)
     except OverflowError as error:
