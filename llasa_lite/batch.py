@@ -73,9 +73,7 @@ def speak_list(
     folder: str | Path,
     voice=None,
     seed: int = 0,
-    sampling=None,
     shard="1/1",
-    format="wav",
 ) -> Iterator[tuple[Line, Speech | None]]:
     """Speak every line into `folder/clips/<id>.wav`, with its receipt; line k is drawn with seed + k.
 
@@ -87,7 +85,6 @@ def speak_list(
     Args:
         voice: for lines that name none: a built-in name, a `Voice`, or None (the model chooses).
         shard: "2/8": the second of eight parts.
-        format: wav, flac or ogg.
     Raises:
         ValueError: a shard that is none, or, naming the line and before anything is spoken, a text that cannot be, a
             voice that is not there or a seed out of range; another text or voice under an id that is there, whereupon
@@ -113,9 +110,9 @@ def speak_list(
 
     def speak() -> Iterator[tuple[Line, Speech]]:
         asked = [voices[line.voice] for line, _ in waiting]
-        made = llasa.tts_batch([line.text for line, _ in waiting], asked, [seed for _, seed in waiting], sampling)
+        made = llasa.tts_batch([line.text for line, _ in waiting], asked, [seed for _, seed in waiting])
         for (line, _), speech in zip(waiting, made):
-            path = speech.save(folder / "clips" / f"{line.id}.{format}")
+            path = speech.save(folder / "clips" / f"{line.id}.wav")
             row = {"id": line.id, "text": line.text, "speaker": speech.receipt["voice"] or "", "split": "train"}
             row |= {"seconds": round(speech.seconds, 3), "audio": f"clips/{path.name}", "complete": speech.complete}
             manifest.add(row)  # after its wave: a kill costs what was waiting at most

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -81,14 +81,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             6,
             revision="7f094cb62b0a9779b334c60d039a61c5a6e04456",  # as preloaded in spaces/zerogpu
         ),
-        _hkust(
-            "llasa-1b-kore-puck",
-            "Llasa-1B-two-speakers-kore-puck",
-            _ZH_EN,
-            "1B",
-            6,
-            speakers=("kore", "puck"),
-        ),
+        _hkust("llasa-1b-kore-puck", "Llasa-1B-two-speakers-kore-puck", _ZH_EN, "1B", 6, speakers=("kore", "puck")),
         _hkust(
             "llasa-1b-genshin",
             "Llasa-1B-multi-speakers-genshin-zh-en-ja-ko",
@@ -202,22 +195,11 @@ def config_facts(checkpoint: Checkpoint, tasks: Sequence[str] | None = None) -> 
 
 
 def described(name: str, source: str, facts: dict) -> Checkpoint:
-    """A checkpoint from the "llasa" entry of its own config."""
-    return Checkpoint(
-        name,
-        source,
-        facts.get("codec", RELEASED_CODEC),
-        facts.get("licence", "see its model card"),
-        tuple(facts.get("languages", ())),
-        facts.get("parameters", "?"),
-        facts.get("gigabytes", 0.0),
-        tuple(facts.get("tasks", ("tts",))),
-        facts.get("chunk_chars", 100),
-        facts.get("chunk_seconds", 25.0),
-        facts.get("context", 2048),
-        facts.get("spell_out", False),
-        None if facts.get("speakers") is None else tuple(facts["speakers"]),
-    )
+    """A checkpoint from the "llasa" entry of its own config; what that does not say is as in the released ones."""
+    unknown = dict(codec=RELEASED_CODEC, licence="see its model card", languages=(), parameters="?", gigabytes=0.0)
+    names = {field.name for field in fields(Checkpoint)} - {"name", "source", "revision", "note"}
+    told = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items() if k in names}
+    return Checkpoint(name, source, **unknown | {"speakers": None} | told)
 
 
 def pick_device(device: str | None = None) -> str:

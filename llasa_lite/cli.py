@@ -141,8 +141,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--csv", help="file for the table; rows of earlier runs of the same kind are replaced")
     sub.add_argument("--plot", help="file for the figure, .png or .svg")
 
-    sub = verbs.add_parser("demo", help="Open the Gradio app.", description="Open the Gradio app.")
-    sub.set_defaults(handler=demo)
+    sub = verb("demo", demo, "Open the Gradio app.")
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all machines can reach it (default: this one only)")
     sub.add_argument("--port", type=int, help="default: the first free one from 7860")
     sub.add_argument("--model", help="checkpoint shown first (default: nano)")

@@ -254,14 +254,13 @@ def kaldi_fbank(wav: torch.Tensor) -> torch.Tensor:
 
 
 @functools.lru_cache(None)
-def _fbank_tables(device: str, n_mels: int = 80, n_fft: int = 512, low: float = 20.0, high: float = 8000.0):
-    def mel(hertz):
-        return 1127.0 * math.log(1.0 + hertz / 700.0)
-
-    step = (mel(high) - mel(low)) / (n_mels + 1)
-    index = torch.arange(n_mels)[:, None]
-    left, center, right = (mel(low) + (index + k) * step for k in (0.0, 1.0, 2.0))
-    bins = 1127.0 * (1.0 + (SAMPLE_RATE / n_fft * torch.arange(n_fft / 2)) / 700.0).log()[None]
+def _fbank_tables(device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mel filters (257, 80), from 20 to 8,000 Hz, and the window (400,)."""
+    low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (20.0, 8000.0))  # mel
+    step = (high - low) / 81
+    index = torch.arange(80)[:, None]
+    left, center, right = (low + (index + k) * step for k in (0.0, 1.0, 2.0))
+    bins = 1127.0 * (1.0 + (SAMPLE_RATE / 512 * torch.arange(512 / 2)) / 700.0).log()[None]
     bank = torch.minimum((bins - left) / (center - left), (right - bins) / (right - center)).clamp(min=0.0)
     window = torch.hann_window(400, periodic=False).pow(0.85)
     return F.pad(bank, (0, 1)).T.to(device), window.to(device)

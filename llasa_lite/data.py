@@ -334,6 +334,7 @@ class Row:
     task: int
 
 
+WIDTHS = 128, 192, 256, 320, 384, 512, 640  # ids of a batch's rows, padding included
 CLIP_STRIDE = 1000.0
 NOWHERE = -1e6
 
@@ -480,10 +481,10 @@ class RowSampler:
             if len(row.input_ids) <= self.mixture.max_ids:
                 return row
 
-    def batches(self, ids_per_batch: int, widths: tuple[int, ...] = (128, 192, 256, 320, 384, 512, 640)):
+    def batches(self, ids_per_batch: int):
         """Batches of rows of about equal length, each padded to one of a few widths (new shapes cost memory and
         compiling), what is longer than these to `max_ids`: yields dicts of arrays of shape (rows, width)."""
-        widths = (*widths, self.mixture.max_ids)
+        widths = (*WIDTHS, self.mixture.max_ids)
         pools: dict[int, list[Row]] = {width: [] for width in widths}
         while True:
             row = self.row()

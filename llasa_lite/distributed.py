@@ -22,12 +22,7 @@ CLIPS_PER_PART = 1000  # about an hour of speech: what is lost at most when a ma
 
 
 def encode_parts(
-    clips: list,
-    codec: str,
-    out: str | Path,
-    workers: int = 1,
-    gpus: float = 0,
-    clips_per_part: int = CLIPS_PER_PART,
+    clips: list, codec: str, out: str | Path, workers: int = 1, gpus: float = 0, clips_per_part: int = CLIPS_PER_PART
 ) -> Iterator[dict]:
     """Clips to `out/part-00000.safetensors` and so on, each a token corpus (`data.read_tokens`), unaligned.
 
@@ -88,7 +83,7 @@ def speak_parts(load: Callable, lines: list, folder: str | Path, workers: int = 
 
     Args:
         load: gives the `Llasa` of a worker; called once in each.
-        how: voice, seed, sampling, format, as of `speak_list`. A voice is a name or a `Voice`.
+        how: voice and seed, as of `speak_list`. A voice is a name or a `Voice`.
     """
     todo = [{"part": k, "shard": f"{k + 1}/{workers}"} for k in range(workers)]
     yield from _on_ray(_Speaker, (load, lines, Path(folder).absolute(), how), todo, workers, gpus)

@@ -233,7 +233,6 @@ def finetune(
         data_collator=rows.collate,
         callbacks=[Log()],
     )
-    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     go_on(trainer)
     model.config.use_cache = True
     trainer.save_model(str(out / "adapter" if recipe.lora else out))  # gathers what DeepSpeed and FSDP have spread
@@ -318,6 +317,9 @@ def last_checkpoint(folder: str | Path) -> tuple[str | None, int]:
 def go_on(trainer) -> None:
     """Train, from the last whole checkpoint on if there is one. Of a run that was at its end already only the weights
     are taken: Trainer would take one step more."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # it prints to standard output
     last, done = last_checkpoint(trainer.args.output_dir)
     first = trainer.set_initial_training_values
 

@@ -56,12 +56,12 @@ def machine(device: str = "cpu") -> str:
     return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {versions}"
 
 
-def bandwidth(device: str = "cpu", megabytes: int | None = None) -> float:
+def bandwidth(device: str = "cpu") -> float:
     """Bytes a second at which memory is read: on a CPU by a sum, on a GPU by a copy (half of its bytes are written)."""
     import torch
 
     on_cpu = device == "cpu"
-    memory = torch.ones((megabytes or (512 if on_cpu else 2048)) * 2**18, device=device)
+    memory = torch.ones((512 if on_cpu else 2048) * 2**18, device=device)  # float32
     if on_cpu:
         return memory.nbytes / least(5, memory.sum)[0]
     into = torch.empty_like(memory)

@@ -247,7 +247,6 @@ def train_preferences(
         callbacks=[Told()],
     )
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: Trainer is to divide it by the accumulation
-    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     go_on(trainer)
     # as the base was kept; a small one in files that plain git takes
     size = {"max_shard_size": PLAIN_GIT} if model.num_parameters() < 20e6 else {}

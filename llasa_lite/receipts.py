@@ -39,13 +39,11 @@ def to_comment(receipt: dict, kind: str = "wav") -> str:
     What was recorded of somebody (words, codes and timbre of a clip of one's own) stays out of it: files are passed on.
     An ogg file holds no long ones, so that there the long fields are left out, and named.
     """
-    told = {"llasa_lite": "receipt"} | {
-        k: v for k, v in receipt.items() if k != "seconds_taken"
-    }  # same seed, same file
+    told = {k: v for k, v in receipt.items() if k != "seconds_taken"}  # the same seed writes the same file
+    told = {"llasa_lite": "receipt"} | told
     known = builtin_voices().get(str(receipt.get("voice")))
-    if (
-        known is None or receipt.get("voice_text") != known.text
-    ):  # by its words: its codes are another codec's elsewhere
+    # a built-in voice is known by its words: under another codec it has other codes
+    if known is None or receipt.get("voice_text") != known.text:
         private = [key for key in ("voice_text", "voice_codes", "voice_timbre") if told.get(key) is not None]
         told |= dict.fromkeys(private) | ({"left_out": private} if private else {})
     if kind == "ogg" and len(json.dumps(told, ensure_ascii=False).encode()) > audio.MAX_OGG_COMMENT:
@@ -126,10 +124,7 @@ _FIELDS = {
     "device": (_NAME, "a name"),
     "dtype": (_NAME, "a name"),
     "speaker": (_or_none(_NAME), "a name or null"),
-    "weights": (
-        lambda v: isinstance(v, dict) and all(map(_or_none(_NAME), v.values())),
-        "an object of names or null",
-    ),
+    "weights": (lambda v: isinstance(v, dict) and all(map(_or_none(_NAME), v.values())), "an object of names or null"),
     "search": (lambda v: isinstance(v, dict), "an object"),
     "codes": (
         lambda v: isinstance(v, list) and len(v) <= 10_000 and all(whole_numbers(one, MAX_CODES) for one in v),

@@ -100,18 +100,7 @@ class Search:
     """
 
     def __init__(
-        self,
-        llasa,
-        text_,
-        pieces,
-        voice,
-        settings: SearchSettings,
-        process,
-        outcome,
-        seed,
-        sampling,
-        speaker,
-        stop,
+        self, llasa, text_, pieces, voice, settings: SearchSettings, process, outcome, seed, sampling, speaker, stop
     ):
         self.llasa, self.text, self.pieces, self.settings = llasa, text_, pieces, settings
         self.seed, self.sampling, self.speaker = seed, sampling, speaker
@@ -188,8 +177,7 @@ class Search:
             if run.stopped_early:
                 return
             if voice is None:
-                codes = run.candidates()[0].codes.tolist()
-                voice = Voice("first piece", piece, codes={self.llasa.codec.name: codes})
+                voice = self.llasa._first_piece(piece, run.candidates()[0].codes)
 
     def _task(self, index: int, piece: str, voice: Voice | None) -> Task:
         # what the task needs of the search, and not the search itself: it would keep rows and weights in memory

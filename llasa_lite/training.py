@@ -351,7 +351,6 @@ def train_lm(
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_at(s, settings))),
         callbacks=[Watch()],
     )
-    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     began = time.perf_counter()
     go_on(trainer)
     save_lm(model, protocol, out, codec)

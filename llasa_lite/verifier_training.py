@@ -85,7 +85,7 @@ def small_verifier_config():
     )
 
 
-def new_verifier(config=None, speech: torch.Tensor | None = None):
+def new_verifier(speech: torch.Tensor | None = None):
     """A fresh `WavLMForXVector` whose first convolution is a bank of 64 mel-spaced filters in four phases each.
 
     From random filters a model of this size would spend its few minutes on finding the frequencies.
@@ -98,7 +98,7 @@ def new_verifier(config=None, speech: torch.Tensor | None = None):
     import librosa
     from transformers import WavLMForXVector
 
-    model = WavLMForXVector(config or small_verifier_config())
+    model = WavLMForXVector(small_verifier_config())
     first = model.wavlm.feature_extractor.conv_layers[0]
     channels, _, length = first.conv.weight.shape
     frequencies = librosa.mel_frequencies(channels // PHASES + 2, fmin=60.0, fmax=7600.0)[1:-1]

@@ -87,11 +87,8 @@ class Voice:
         path = Path(path)
         wrong = f"'{path.name}' is not a voice: it needs name, text and codes"
         row = read_json(path, "voice file", f"{wrong}.")
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(k, ""), str) for k in ("name", "text", "description")
-        ):
-            raise ValueError(f"{wrong}.")
-        if not row.get("name") or not row.get("text"):
+        told = [row.get(k, "") for k in ("name", "text", "description")] if isinstance(row, dict) else [None]
+        if not all(isinstance(one, str) for one in told) or not all(told[:2]):
             raise ValueError(f"{wrong}.")
         if len(row["name"]) + len(row["text"]) > MAX_VOICE_CHARS:
             raise ValueError(

@@ -59,7 +59,8 @@ class TransformersCodec:
     @property
     def tokens_per_second(self) -> float:
         """Codes of all codebooks kept."""
-        return self.config.frame_rate * (self.codebooks or self._all_codebooks)
+        every = getattr(self.config, "n_codebooks", None) or self.config.num_quantizers
+        return self.config.frame_rate * (self.codebooks or every)
 
     def encode(self, wav: np.ndarray) -> np.ndarray:
         """(samples,) at 16 kHz -> codes (codebooks, frames)."""
@@ -91,7 +92,3 @@ class TransformersCodec:
         """There and back, as long as it was."""
         made = self.decode(self.encode(wav))[: len(wav)]
         return np.pad(made, (0, len(wav) - len(made)))
-
-    @property
-    def _all_codebooks(self) -> int:
-        return getattr(self.config, "n_codebooks", None) or self.config.num_quantizers

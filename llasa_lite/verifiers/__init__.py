@@ -15,6 +15,8 @@ import numpy as np
 
 from ..audio import SAMPLE_RATE, SILENCE_PEAK
 
+ROWS_AT_ONCE = 32  # waves of one pass: bounds memory
+
 # name -> (file, class); loaded when it is asked for
 VERIFIERS = {
     "asr": ("asr", "Asr"),
@@ -159,12 +161,12 @@ class Cosine(Verifier):
     def _vectors(self, inputs): ...
 
 
-def _by_length(waves: Sequence[np.ndarray], at_most: int = 32) -> list[list[int]]:
+def _by_length(waves: Sequence[np.ndarray]) -> list[list[int]]:
     """Rows that may share a pass: equal lengths, since padding would change what a model without a mask hears."""
     rows: dict[int, list[int]] = {}
     for row, wav in enumerate(waves):
         rows.setdefault(len(wav), []).append(row)
-    return [group[k : k + at_most] for group in rows.values() for k in range(0, len(group), at_most)]
+    return [group[k : k + ROWS_AT_ONCE] for group in rows.values() for k in range(0, len(group), ROWS_AT_ONCE)]
 
 
 @dataclass(frozen=True)
