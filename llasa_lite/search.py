@@ -143,6 +143,7 @@ class Candidate:
     Attributes:
         index: which row it was: k is what plain sampling of row k gives; of a guided search, its rank at the last
             pruning, or its place among the `continuations` of all beams in that order.
+        codes, wav: as the task makes them: (n,) int64, and (samples,) float32 at 16 kHz.
         stopped: "end", "running", or the engine's word for why it was cut off ("length": the text ran out, or it is
             stuck).
         scores: verifier name -> score; empty before it was scored.

@@ -149,6 +149,7 @@ class Protocol:
     # -- ids <-> codes, ids <-> text -------------------------------------------------------------------------------
 
     def codes_to_ids(self, codes: Sequence[int]) -> list[int]:
+        """Codes (n,) -> speech ids. Raises ValueError on a code that this codebook has not."""
         apart = " The codec and the language model do not belong together."
         return (within_codebook(codes, self.codebook_size, apart) + self.code_offset).tolist()
 
