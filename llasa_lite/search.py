@@ -77,7 +77,8 @@ class SearchSettings:
         if self.reference not in ("prompt", "resynthesis"):
             raise ValueError(f"reference must be 'prompt' or 'resynthesis', not '{self.reference}'.")
         if self.n * (max(self.branch, self.continuations) if self.guided_tokens else 1) > MAX_ROWS:
-            raise ValueError(f"More than {MAX_ROWS:,} candidates at once are asked for. Make n or branch smaller.")
+            smaller = "n, branch or continuations" if self.guided_tokens else "n"
+            raise ValueError(f"More than {MAX_ROWS:,} candidates at once are asked for. Make {smaller} smaller.")
 
     @property
     def guided_tokens(self) -> float:
