@@ -177,9 +177,10 @@ class Llasa:
         # without a voice every piece would be spoken by another: the others wait for the voice of the first
         at_once = [(t, k) for t, voice in enumerate(voices) for k in range(1 if voice is None else len(pieces[t]))]
         while at_once:
+            # all of them now: what cannot be said is refused before anything is spoken
+            openings = {(t, k): self._opening(voices[t], pieces[t], k, seeds[t], speaker) for t, k in at_once}
             for group in (at_once[i : i + ROWS_AT_ONCE] for i in range(0, len(at_once), ROWS_AT_ONCE)):
-                openings = [self._opening(voices[t], pieces[t], k, seeds[t], speaker) for t, k in group]
-                prompts, row_seeds, limits, without = zip(*openings)
+                prompts, row_seeds, limits, without = zip(*map(openings.get, group))
                 beams = self.engine.start_batch(prompts, "speech", sampling, row_seeds, limits, unconditional=without)
                 while not beams.done:
                     if stop and stop():

@@ -112,6 +112,8 @@ class Search:
             if verifier.needs_reference and voice is None:
                 raise ValueError(f"The verifier '{verifier.name}' compares with a voice: choose one.")
         self.voice = llasa.prepare(voice) if voice is not None else None
+        for index in range(len(pieces)):  # what cannot be said is refused before anything is searched
+            llasa._opening(self.voice, pieces, index, seed, speaker)
         for verifier in self._verifiers():
             verifier.load()
         self.reference = None

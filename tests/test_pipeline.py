@@ -10,7 +10,7 @@ from conftest import WHISPER, buzz
 from llasa_lite import Llasa, NotReachable, Sampling, Stopped, Voice, builtin_voices, recognition
 from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, load_codec, load_lm, pick_device, pick_dtype
 from llasa_lite.codec import CHUNK_CODES
-from llasa_lite.pipeline import CLIPS_REMEMBERED, MAX_TEXT_CHARS
+from llasa_lite.pipeline import CLIPS_REMEMBERED, MAX_TEXT_CHARS, ROWS_AT_ONCE
 from llasa_lite.speech import GAP_SECONDS, Transcript
 from llasa_lite.text import normalize_transcript as bare
 from llasa_lite.text import spell_out
@@ -487,6 +487,17 @@ def test_a_voice_that_leaves_no_room_for_this_text_gives_its_sentence(nano):
     assert nano.tts("Oh.", voice, seed=1).seconds > 0
     with pytest.raises(ValueError, match="clip of 'long' leaves .* too little to say 'A whole sentence.*shorter clip"):
         nano.tts("A whole sentence of some length needs more.", voice, seed=1)
+
+
+def test_what_cannot_be_said_is_refused_before_anything_is_spoken(nano, monkeypatch):
+    voice = Voice("long", "hello.", codes={"nano": [1] * (nano.engine.max_ids - 120)})
+    long = "A whole sentence of some length needs more."
+    monkeypatch.setattr(nano.engine, "start_batch", None)
+    with pytest.raises(ValueError, match="too little to say"):
+        nano.tts_batch([*["Oh."] * ROWS_AT_ONCE, long], voice, range(ROWS_AT_ONCE + 1))
+    monkeypatch.setattr(nano, "_pieces", lambda text: ["oh.", long])
+    with pytest.raises(ValueError, match="too little to say"):
+        nano.search_events("Oh.", voice, n=1, outcome="likelihood")
 
 
 def test_the_longest_voice_leaves_room_for_an_answer(nano):
