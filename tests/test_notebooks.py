@@ -142,6 +142,10 @@ def test_results_that_ship_are_saved_as_they_are_now():
         if row["method"] != "best_of_n" or int(row["n"]) == most:
             name = f"{row['method']} {row['n']} x {row['branch']}, {row['chooser']}"
             assert f"| **{name}** | {row['sentences']} | {percent(row)} |" in shown["03"]
+    oracle = {int(row["n"]): 100 * float(row["wer"]) for row in search if row["chooser"] == "oracle"}
+    first, last = oracle[1] - oracle[2], oracle[most // 4] - oracle[most]
+    told = f"its first doubling saves {first:.1f} points of word errors, the last two together {last:.1f}."
+    assert any(told in cell.source for cell in BOOKS["03_inference_time_scaling"].cells)
     assert f"| **nano** | {asr[0]['n']} | {percent(asr[0])} |" in shown["05"]
     for row in rows_of("results/search_agreement.csv"):
         rho, low, high = (float(row[key]) for key in ("spearman", "low", "high"))
