@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[
         table.writerows(rows)
 
 
-def read_json(path: str | os.PathLike, name: str, wrong: str = "") -> object:
+def read_json(path: str | os.PathLike, name: str, wrong: str = "") -> Any:
     """What a JSON file holds.
 
     Args:
