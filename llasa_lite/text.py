@@ -294,7 +294,7 @@ def _measure(match) -> str:
         return match[0]
     said = number + (gap or " ") + _UNITS.get(unit, "")
     if gap == "-" or re.fullmatch(r"1|\d+[/⁄]\d+", number):
-        said = said.removesuffix("s")
+        said = said.removesuffix("s").replace("feet", "foot")
     return said + f" per {_UNITS.get(per, per).removesuffix('s')}" if per else said
 
 

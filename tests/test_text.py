@@ -245,8 +245,9 @@ def test_error_rate_is_of_words_or_characters():
             "per month, sixty per minute.",
         ),
         (
-            "1 kg, 2.5lbs, ½ tsp, 2 tbsp. sugar, a 5-kg bag, 5 m.",
-            "one kilogram, two point five pounds, one half teaspoon, two tablespoons sugar, a five-kilogram bag",
+            "1 kg, 2.5lbs, ½ tsp, 2 tbsp. sugar, a 5-kg bag, a 6-ft wall, 5 m.",
+            "one kilogram, two point five pounds, one half teaspoon, two tablespoons sugar, a five-kilogram bag, "
+            "a six-foot wall",
         ),
         (
             "50-1000, 500-1500 words, 1,000-2,000, $10k-$20k, 9-1999.",
