@@ -190,6 +190,8 @@ def to_summary(speech: Speech, first_seconds: float | None = None) -> str:
     line = said("**{0:.1f} s** of speech in {1:.1f} s", speech.seconds, speech.receipt["seconds_taken"])
     if first_seconds is not None:
         line += said(", the first of it after {0:.1f} s", first_seconds)
+    if search := speech.receipt.get("search"):
+        line += said(" · of {0} candidates", search["n"])
     line += said(" · seed {0}", speech.seed)
     if speech.complete:
         return line + said(" · complete")

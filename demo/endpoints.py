@@ -57,7 +57,8 @@ def layout(models: Models) -> None:
 
         Args:
             text: what to say, at most 2,000 characters.
-            voice: a built-in voice, "" to let the model choose one, or "my clip" to follow `clip`.
+            voice: a built-in voice, "" to let the model choose one, or "my clip" to follow `clip`: in the likeliest of
+                four takes, where the model can transcribe and the text has at most 300 characters.
             clip: 0.5 to 15 s of a voice; only with voice "my clip".
             transcript: what is said in the clip, word for word; recognised where the model can.
             seed: the same seed gives the same speech; drawn if left out.

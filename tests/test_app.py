@@ -21,7 +21,7 @@ pytest.importorskip("gradio", reason="pip install gradio")
 
 import gradio as gr
 
-from llasa_lite import CHECKPOINTS, Llasa, audio, builtin_voices
+from llasa_lite import CHECKPOINTS, Llasa, Stopped, audio, builtin_voices
 from llasa_lite.verifiers import Verifier
 
 
@@ -114,6 +114,28 @@ def test_an_own_clip_is_a_voice(client, tmp_path):
     clip = handle_file(str(audio.save(emma.wav, tmp_path / "clip.wav")))
     _, told = speak(client, voice="my clip", clip=clip, transcript=emma.text)
     assert told["voice_text"] == emma.text and len(told["voice_codes"]) == pytest.approx(50 * 2.1, abs=10)
+
+
+def test_after_an_own_clip_the_likeliest_of_four_takes_is_heard(nano, tmp_path):
+    from demo import common, speak
+
+    emma = builtin_voices()["emma"]
+    clip = str(audio.save(emma.wav, tmp_path / "clip.wav"))
+    models = SimpleNamespace(get=lambda name: nano)
+
+    def said(text="It is late.", voice="my clip", **more):
+        return speak.speak(models, "nano", text, voice, clip, emma.text, False, 3, 0.7, 0.95, 2.0, **more)
+
+    best = said()
+    found = nano.search("It is late.", nano.prepare(common.own_voice(clip, emma.text)), n=4, outcome="likelihood",
+                        seed=3, sampling=common.sampling_of(nano, 0.7, 0.95, 2.0))  # fmt: skip
+    assert best.codes[0].tolist() == found.best.codes[0].tolist() and best.seed == 3
+    np.testing.assert_array_equal(Llasa.replay(best.receipt).wav, best.wav)
+    assert "of 4 candidates" in common.to_summary(best)
+    assert "search" not in said(voice="emma").receipt  # one take; nor where a text would take too long
+    assert "search" not in said("It is late, and we have been here before. " * 8).receipt
+    with pytest.raises(Stopped):
+        said(stop=lambda: True)
 
 
 def test_eight_visitors_at_once_get_each_their_own(server):
