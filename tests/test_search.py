@@ -274,7 +274,8 @@ def test_only_rows_that_run_side_by_side_are_counted():
     """Branches and continuations follow one another; without PRM there are none."""
     assert SearchSettings("partial_prm", 64, 16, continuations=8).continuations == 8
     assert SearchSettings("best_of_n", 2048, continuations=4).n == 2048
-    with pytest.raises(ValueError, match="candidates at once are asked for. Make n, branch or continuations smaller."):
+    told = "More than 4,096 candidates at once are asked for. Make n, branch or continuations smaller."
+    with pytest.raises(ValueError, match=told):
         SearchSettings("partial_prm", 64, continuations=65)
 
 
