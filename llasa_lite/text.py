@@ -292,10 +292,15 @@ def _measure(match) -> str:
     number, gap, unit, per = match.groups()
     if len(unit) == 1 and not per:
         return match[0]
-    said = number + (gap or " ") + _UNITS.get(unit, "")
+    name = _UNITS.get(unit, "")
     if gap == "-" or re.fullmatch(r"1|\d+[/⁄]\d+", number):
-        said = said.removesuffix("s").replace("feet", "foot")
-    return said + f" per {_UNITS.get(per, per).removesuffix('s')}" if per else said
+        name = _singular(name)
+    said = number + (gap or " ") + name
+    return said + f" per {_singular(_UNITS.get(per, per))}" if per else said
+
+
+def _singular(unit: str) -> str:
+    return "foot" if unit == "feet" else unit.removesuffix("s")
 
 
 def _money(match) -> str:

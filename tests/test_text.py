@@ -240,9 +240,9 @@ def test_error_rate_is_of_words_or_characters():
             "five thousand yen, three hundred rupees, fifty paise, one thousand won and three hundred yen.",
         ),
         (
-            "50 km/h, 9.8 m/s², $35.50/month, 60/min.",
+            "50 km/h, 9.8 m/s², $35.50/month, 60/min, 3 lb/ft.",
             "fifty kilometers per hour, nine point eight meters per second squared, thirty-five dollars, fifty cents "
-            "per month, sixty per minute.",
+            "per month, sixty per minute, three pounds per foot.",
         ),
         (
             "1 kg, 2.5lbs, ½ tsp, 2 tbsp. sugar, a 5-kg bag, a 6-ft wall, 5 m.",
