@@ -176,52 +176,9 @@ def spell_out(text: str) -> str:
     """
     text = " ".join("".join(map(_plain, _lines(text))).split())
     shouted = not any(c.islower() for c in text)  # then capitals are no initials; what follows writes lower case
-    text = re.sub(r"\bhttps?://", "", text)
-    text = re.sub(_TELEPHONE, _telephone, text)
-    text = re.sub(r"(?<=[\d)]) ?\* ?(?=[\d(])", " times ", text)
-    text = re.sub(r"(?<=[\w)]) ?[-−–] ?(?=[\d ()+.−–-]{0,40}=)", " minus ", text)  # 10-3=7
-    text = re.sub(rf"(?<![\w.,:/–-]){_ENDPOINT}%?[–-]{_ENDPOINT}(?![\d–-]|[.,:/]\d)", _range, text)
-    text = re.sub(rf"(?<=[\d%])-(?={_MONEY}?\d)", " - ", text)  # other numbers are read one by one
-    text = re.sub(r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m.", text)
-    text = re.sub(r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2", text)  # 9.30 am
-    text = re.sub(r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street, text)
-    text = re.sub(r"(\b\d+[A-Z]?(?: [A-Z][a-z]+)+) Dr\.,?", r"\1 Drive,", text)
-    text = re.sub(r"\b(Mrs?|Ms|Dr|Prof)(?=\s[A-Z])", r"\1.", text)  # as the British write
-    text = re.sub(rf"\b({_MONTH})\.?(?=\s\d)|(?<=\d\s)({_MONTH})\b", lambda m: _MONTHS[(m[1] or m[2])[:3]], text)
-    text = re.sub(r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded, text)
-    text = re.sub(_MEASURE, _measure, text)
-    text = re.sub(r"(?i)(?:\bno\.|#)\s?(?=\d)", "number ", text)
-    text = re.sub(rf"(?<![\w,.]|{_MONEY})({_NUMBER})\s?({_MONEY})(?!\.?\d)", r"\2\1", text)  # 20 € is €20
-    text = re.sub(rf"(?<![\w.])[-−](?={_MONEY}\s?\.?\d)", "minus ", text)
-    text = re.sub(rf"({_MONEY})\s?[-−](?=\.?\d)", r"minus \1", text)
-    text = re.sub(rf"(?<=[^\W\d_])(?={_MONEY}\s?\.?\d)", " ", text)  # US$5
-    text = re.sub(rf"({_MONEY})\.(?=\d)", r"\g<1>0.", text)
-    text = re.sub(rf"(?i)({_MONEY}\s?(?:{_NUMBER}))(k|m|bn?|tn)\b", lambda m: f"{m[1]} {_SHORT[m[2].lower()]}", text)
-    text = re.sub(rf"({_MONEY})\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}", text)
-    text = re.sub(rf"({_MONEY})\s?({_NUMBER})(?!\w)", _money, text)
-    text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text)
-    text = re.sub(rf"(?i)\b({_WHOLE})(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal"), text)
-    text = re.sub(r"(?<![\w,.])['’]?([2-9]0)['’]?s\b", lambda m: f"{_in_words(m[1])[:-1]}ies", text)
-    text = re.sub(r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year, text)
-    text = re.sub(rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", lambda m: "minus ", text)
-    text = re.sub(r"(\d )?(?<![\d/⁄.,])([1-9]\d?)[/⁄]([1-9]\d?)(?![\d/⁄]|[.,]\d)", _fraction, text)
-    # a hyphen to a word stays in it: with space around it would pass for a dash
-    text = re.sub(
-        rf"([^\W\d_]-)?({_NUMBER}(?:\.\d+)*)(-(?=[^\W\d_]))?",
-        lambda m: f"{m[1] or ' '}{_in_words(m[2].replace(',', ''))}{m[3] or ' '}",
-        text,
-    )
-    text = re.sub(f"[{''.join(_SIGNS)}]", lambda m: f" {_SIGNS[m[0]]} ", text)
-    text = re.sub(r"\b([A-Z][a-z]+) ([IVX]{2,})\b(?!['’][A-Z])", _roman, text)
-    if not shouted:
-        text = re.sub(r"\b[A-Z]+(?:['’][A-Z]+)?(?: [A-Z]+(?:['’][A-Z]+)?){2,}\b", _shouted, text)
-        text = re.sub(
-            r"(?<![A-Z]['’])\b(?:[A-Z]{2,5}\b(?!['’][A-Z])|[A-Z]{2,5}(?=s\b)|(?:[A-Z]\.){2,5}(?!\w))",
-            _letter_by_letter,
-            text,
-        )
-    text = re.sub(r"\s+([.,!?;:)])", r"\1", text)
-    return " ".join(text.split())
+    for pattern, said in _NORMALIZATION if shouted else _NORMALIZATION + _CAPITALS:
+        text = pattern.sub(said, text)
+    return " ".join(re.sub(r"\s+([.,!?;:)])", r"\1", text).split())
 
 
 @lru_cache(10_000)  # num2words takes a millisecond
@@ -366,6 +323,66 @@ def _letter_by_letter(match) -> str:
     if "." not in match[0] and len(letters) > 3 and set(letters) & set("AEIOU"):
         return match[0]
     return " ".join(_LETTERS[letter] for letter in letters)
+
+
+def _rules(*rules) -> tuple:
+    return tuple((re.compile(pattern), said) for pattern, said in rules)
+
+
+# What is written, and what is said for it: one after the other, so that a rule reads what those above it left.
+_NORMALIZATION = _rules(
+    (r"\bhttps?://", ""),
+    (_TELEPHONE, _telephone),
+    # 3 * 4; 10-3=7
+    (r"(?<=[\d)]) ?\* ?(?=[\d(])", " times "),
+    (r"(?<=[\w)]) ?[-−–] ?(?=[\d ()+.−–-]{0,40}=)", " minus "),
+    # 10-20; numbers that no range joins are read one by one
+    (rf"(?<![\w.,:/–-]){_ENDPOINT}%?[–-]{_ENDPOINT}(?![\d–-]|[.,:/]\d)", _range),
+    (rf"(?<=[\d%])-(?={_MONEY}?\d)", " - "),
+    # 9 AM, 9p.m.; 9.30 am
+    (r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m."),
+    (r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2"),
+    # Main St.; 12 Oak Dr.; Mr Lee, as the British write; Jan. 5
+    (r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street),
+    (r"(\b\d+[A-Z]?(?: [A-Z][a-z]+)+) Dr\.,?", r"\1 Drive,"),
+    (r"\b(Mrs?|Ms|Dr|Prof)(?=\s[A-Z])", r"\1."),
+    (rf"\b({_MONTH})\.?(?=\s\d)|(?<=\d\s)({_MONTH})\b", lambda m: _MONTHS[(m[1] or m[2])[:3]]),
+    (r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded),
+    (_MEASURE, _measure),
+    (r"(?i)(?:\bno\.|#)\s?(?=\d)", "number "),
+    # money: 20 € is €20, -$5 and $-5, US$5, $.50, $3M, $3 million
+    (rf"(?<![\w,.]|{_MONEY})({_NUMBER})\s?({_MONEY})(?!\.?\d)", r"\2\1"),
+    (rf"(?<![\w.])[-−](?={_MONEY}\s?\.?\d)", "minus "),
+    (rf"({_MONEY})\s?[-−](?=\.?\d)", r"minus \1"),
+    (rf"(?<=[^\W\d_])(?={_MONEY}\s?\.?\d)", " "),
+    (rf"({_MONEY})\.(?=\d)", r"\g<1>0."),
+    (rf"(?i)({_MONEY}\s?(?:{_NUMBER}))(k|m|bn?|tn)\b", lambda m: f"{m[1]} {_SHORT[m[2].lower()]}"),
+    (rf"({_MONEY})\s?({_NUMBER})\s({_LARGE})\b", lambda m: f"{m[2]} {m[3]} {_CURRENCY_NAMES[m[1]]}"),
+    (rf"({_MONEY})\s?({_NUMBER})(?!\w)", _money),
+    # 9:30, 21st, the '90s, 1999
+    (r"\b([01]?\d|2[0-3]):([0-5]\d)\b", _time),
+    (rf"(?i)\b({_WHOLE})(?:st|nd|rd|th)\b", lambda m: _in_words(m[1].replace(",", ""), to="ordinal")),
+    (r"(?<![\w,.])['’]?([2-9]0)['’]?s\b", lambda m: f"{_in_words(m[1])[:-1]}ies"),
+    (r"(?<![\d,.])(1[1-9]\d\d|20\d\d)(s?)(?!,?\d|\.\d|\w)", _year),
+    # -5; 1/2; every other number: a hyphen to a word stays in it, with space around it would pass for a dash
+    (rf"(?:(?<=\s)|^|(?<=\())[-−](?={_NUMBER})", "minus "),
+    (r"(\d )?(?<![\d/⁄.,])([1-9]\d?)[/⁄]([1-9]\d?)(?![\d/⁄]|[.,]\d)", _fraction),
+    (
+        rf"([^\W\d_]-)?({_NUMBER}(?:\.\d+)*)(-(?=[^\W\d_]))?",
+        lambda m: f"{m[1] or ' '}{_in_words(m[2].replace(',', ''))}{m[3] or ' '}",
+    ),
+    (f"[{''.join(_SIGNS)}]", lambda m: f" {_SIGNS[m[0]]} "),
+    # Louis XIV
+    (r"\b([A-Z][a-z]+) ([IVX]{2,})\b(?!['’][A-Z])", _roman),
+)
+# THE ART OF WAR; the BBC, TVs, the U.S.
+_CAPITALS = _rules(
+    (r"\b[A-Z]+(?:['’][A-Z]+)?(?: [A-Z]+(?:['’][A-Z]+)?){2,}\b", _shouted),
+    (
+        r"(?<![A-Z]['’])\b(?:[A-Z]{2,5}\b(?!['’][A-Z])|[A-Z]{2,5}(?=s\b)|(?:[A-Z]\.){2,5}(?!\w))",
+        _letter_by_letter,
+    ),
+)
 
 
 def join(first: str, second: str) -> str:
