@@ -1,4 +1,4 @@
-"""Cutting long text, and making transcripts comparable; knows nothing of tokens or audio."""
+"""Text before it is tokens (cut, its signs put into words) and after it was heard (compared); knows no audio."""
 
 from __future__ import annotations
 
@@ -126,6 +126,14 @@ _UNITS = {
     "mg": "milligrams", "g": "grams", "kg": "kilograms", "lb": "pounds", "lbs": "pounds", "oz": "ounces",
     "ml": "milliliters", "l": "liters", "tsp": "teaspoons", "tbsp": "tablespoons",
     "s": "seconds", "sec": "seconds", "min": "minutes", "mins": "minutes", "h": "hours", "hr": "hours", "hrs": "hours",
+    "Hz": "hertz", "kHz": "kilohertz", "MHz": "megahertz", "GHz": "gigahertz", "dB": "decibels", "kW": "kilowatts",
+    "kWh": "kilowatt hours", "KB": "kilobytes", "MB": "megabytes", "GB": "gigabytes", "TB": "terabytes",
+    "fps": "frames per second",
+}  # fmt: skip
+# Before a number.
+_NUMBERED = {
+    "no": "number", "nos": "numbers", "fig": "figure", "figs": "figures", "p": "page", "pp": "pages", "vol": "volume",
+    "ch": "chapter",
 }  # fmt: skip
 # Letters that no accent tells from a to z, which is all that a small model may know.
 _PLAIN = dict(zip("æÆœŒßøØłŁđĐðþÞı", "ae Ae oe Oe ss o O l L d D d th Th i".split()))
@@ -157,6 +165,7 @@ _ENDPOINT = rf"({_MONEY}?(?:\d{{1,3}}(?:,\d{{3}})+|\d{{1,5}})(?:\.\d+)?[km]?|\d\
 _TELEPHONE = (
     r"(?<![\w.,/(–-])(?:(?:(?:\+\d{1,3}|1)[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]|\+\d{1,3} \d{3} \d{3} "
     r"|(?!\d\d0-\d{3}0)\d{3}-)\d{4}(?![\w–-]|[.,/]\d)"
+    r"|(?<![\w.,/–-])0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}(?![\w–-]|[.,/]\d)"
 )
 _MEASURE = (
     rf"(?<![\d.,/⁄])([\d.,/⁄]*\d)([\s-]?)({'|'.join(_UNITS)}|(?=/))"
@@ -237,11 +246,25 @@ def _telephone(match) -> str:
 
 
 def _range(match) -> str:
-    """10-20, 1990-1995, 9:30-10:30; what does not go up (3-2, 747-400), or is a month's (9-1999), stays."""
-    first, last = (re.sub(r"[^\d.]", "", one) for one in match.groups())
+    """10-20, $10-20, 1990-1995, 1990-95, 9:30-10:30; what does not go up (3-2, 747-400), or is a month's (9-1999),
+    stays."""
+    first, last = (float(re.sub(r"[^\d.]", "", one)) for one in match.groups())
     times = ":" in match[1] and ":" in match[2]
-    goes_up = float(first) < float(last) and not (float(first) <= 12 and 1900 <= float(last) < 2100)
-    return " to ".join(match[0].replace("–", "-").split("-")) if times or goes_up else match[0]
+    goes_up = first < last and not (first <= 12 and 1900 <= last < 2100)
+    of_years = re.fullmatch(r"1[1-9]\d\d|20\d\d", match[1]) and re.fullmatch(r"\d\d", match[2]) and first % 100 < last
+    if not (times or goes_up or of_years):
+        return match[0]
+    low, high = match[0].replace("–", "-").split("-")
+    if sign := re.match(_MONEY, low):  # said once, after both: 5 to $10 million, but $1.50 to $2, $5m to $10m
+        high = sign[0] + high.removeprefix(sign[0])
+        low = low if re.search(r"\.\d\d$|[km]$", low) else low.removeprefix(sign[0])
+    return f"{low} to {high}"
+
+
+def _date(match) -> str:
+    """2024-01-31: January thirty-first, 2024, which is read as a year by the rule for those."""
+    year, month, day = match.groups()
+    return f"{[*_MONTHS.values()][int(month) - 1]} {_in_words(day.lstrip('0'), to='ordinal')}, {year}"
 
 
 def _measure(match) -> str:
@@ -257,7 +280,9 @@ def _measure(match) -> str:
 
 
 def _singular(unit: str) -> str:
-    return "foot" if unit == "feet" else unit.removesuffix("s")
+    """The first word is what is counted: mile per hour, kilowatt hour."""
+    first, space, rest = unit.partition(" ")
+    return "foot" if unit == "feet" else first.removesuffix("s") + space + rest.removesuffix("s")
 
 
 def _money(match) -> str:
@@ -322,7 +347,11 @@ def _letter_by_letter(match) -> str:
         return match[0].lower()
     if "." not in match[0] and len(letters) > 3 and set(letters) & set("AEIOU"):
         return match[0]
-    return " ".join(_LETTERS[letter] for letter in letters)
+    return _letters(letters)
+
+
+def _letters(initials: str) -> str:
+    return " ".join(_LETTERS[letter] for letter in initials)
 
 
 def _rules(*rules) -> tuple:
@@ -332,9 +361,17 @@ def _rules(*rules) -> tuple:
 # What is written, and what is said for it: one after the other, so that a rule reads what those above it left.
 _NORMALIZATION = _rules(
     (r"\bhttps?://", ""),
+    # 2024-01-31; AT&T; w/ and w/o
+    (r"\b(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\b(?!-)", _date),
+    (r"\b([A-Z]{1,3})&([A-Z]{1,3})(?=s?\b)", lambda m: f"{_letters(m[1])} and {_letters(m[2])}"),
+    (r"\bw/(o\b)?(?=\s)", lambda m: "without" if m[1] else "with"),
     (_TELEPHONE, _telephone),
-    # 3 * 4; 10-3=7
-    (r"(?<=[\d)]) ?\* ?(?=[\d(])", " times "),
+    # 3 * 4 and 3 x 4, but 2x4; 1.5x and 10x faster, but 2x + 1; 10-3=7; x < 5, but not <3
+    (r"(?<=[\d)])(?: ?\* ?| x )(?=[\d(])", " times "),
+    (r"(?<=\d)(?<!\b0)x(?=\d)", " by "),
+    (r"(?<=\.\d)x\b|(?<=\d)x(?= (?:\w+er|more|less|as|the)\b)", " times"),
+    (r"(?<=[\w)])( ?)<\1(?=\d)", " is less than "),
+    (r"(?<=[\w)])( ?)>\1(?=\d)", " is more than "),
     (r"(?<=[\w)]) ?[-−–] ?(?=[\d ()+.−–-]{0,40}=)", " minus "),
     # 10-20; numbers that no range joins are read one by one
     (rf"(?<![\w.,:/–-]){_ENDPOINT}%?[–-]{_ENDPOINT}(?![\d–-]|[.,:/]\d)", _range),
@@ -342,14 +379,19 @@ _NORMALIZATION = _rules(
     # 9 AM, 9p.m.; 9.30 am
     (r"(?i)(?<=\d)\s?([ap])(?:m\b|\.m\b\.?)", r" \1.m."),
     (r"(?i)\b(1?\d)\.([0-5]\d)(?=\s?[ap]\.m\.)", r"\1:\2"),
+    (r"(?i)(?<=[ap]\.m\.)[-–](?=\d)", " to "),
     # Main St.; 12 Oak Dr.; Mr Lee, as the British write; Jan. 5
     (r"\b([A-Z][a-z]+|\d+(?:st|nd|rd|th)) St\.(?=(\s*$)?)(?!\s+[A-Z])", _street),
     (r"(\b\d+[A-Z]?(?: [A-Z][a-z]+)+) Dr\.,?", r"\1 Drive,"),
     (r"\b(Mrs?|Ms|Dr|Prof)(?=\s[A-Z])", r"\1."),
     (rf"\b({_MONTH})\.?(?=\s\d)|(?<=\d\s)({_MONTH})\b", lambda m: _MONTHS[(m[1] or m[2])[:3]]),
     (r"(?i)(?<![\w.])(?:" + "|".join(re.escape(a) for a in _ABBREVIATIONS) + r")(?!\w)", _expanded),
+    # 5'10"; 20 °C; 5 kg; no. 5 and #5, pp. 3 to 5
+    (r"(?<![\w.])(\d)['’′](\d\d?)[\"”″](?!\w)", r"\1 foot \2"),
+    (r" ?° ?([CF])\b", lambda m: f" degrees {'Celsius' if m[1] == 'C' else 'Fahrenheit'}"),
     (_MEASURE, _measure),
-    (r"(?i)(?:\bno\.|#)\s?(?=\d)", "number "),
+    (rf"(?i)\b({'|'.join(_NUMBERED)})\.\s?(?=\d)", lambda m: f"{_NUMBERED[m[1].lower()]} "),
+    (r"#\s?(?=\d)", "number "),
     # money: 20 € is €20, -$5 and $-5, US$5, $.50, $3M, $3 million
     (rf"(?<![\w,.]|{_MONEY})({_NUMBER})\s?({_MONEY})(?!\.?\d)", r"\2\1"),
     (rf"(?<![\w.])[-−](?={_MONEY}\s?\.?\d)", "minus "),

@@ -209,7 +209,7 @@ def test_error_rate_is_of_words_or_characters():
         ("The '90s, his 30s and 60's.", "The nineties, his thirties and sixties."),
         (
             "Pages 10–20, $5-$10, 5-10%, 1990-1995, 9:30-1:00, 6-7pm.",
-            "Pages ten to twenty, five dollars to ten dollars, five to ten percent, nineteen ninety to nineteen "
+            "Pages ten to twenty, five to ten dollars, five to ten percent, nineteen ninety to nineteen "
             "ninety-five, nine thirty to one o'clock, six to seven pee em.",
         ),
         ("3-2, 4-4-2", "three - two, four - four - two"),
@@ -264,6 +264,29 @@ def test_error_rate_is_of_words_or_characters():
         ("See https://example.com, Apt. 4B.", "See example.com, apartment four B."),
         ("3 × 4 ÷ 2 ± 1 m², 5¢.", "three times four divided by two plus or minus one m squared, five cents."),
         ("0.1234567890123456", "zero point one two three four five six seven eight nine zero one two three four five"),
+        ("AT&T, R&B and M&Ms.", "ay tee and tee, ar and bee and em and ems."),
+        (
+            "$5-10 million, £5m–£10m, $50k-60k, $1.50-2, $999-$1,500.",
+            "five to ten million dollars, five million pounds to ten million pounds, fifty thousand dollars to sixty "
+            "thousand dollars, one dollar, fifty cents to two dollars, nine hundred and ninety-nine to one thousand "
+            "five hundred dollars.",
+        ),
+        ("1990-95, 2024–25, 1984-12.", "nineteen ninety to ninety-five, twenty twenty-four to twenty-five, nineteen"),
+        ("On 2024-01-31 at 10am-5pm.", "On January thirty-first, twenty twenty-four at ten ay em to five pee em."),
+        ("020 7946 0958", "zero two zero, seven nine four six, zero nine five eight"),
+        ("20°C, -4 °F, 3°.", "twenty degrees Celsius, minus four degrees Fahrenheit, three degrees."),
+        (
+            "A 30-mph zone, 16GB at 3.2 GHz, 1 kWh, 60-fps.",
+            "A thirty-mile per hour zone, sixteen gigabytes at three point two gigahertz, one kilowatt hour, "
+            "sixty-frame per second.",
+        ),
+        (
+            "A 2x4, 3 x 4, 10x faster, 1.5x, 2x + 1.",
+            "A two by four, three times four, ten times faster, one point five times, two x plus one.",
+        ),
+        ("x < 5, y>2, I <3 you", "x is less than five, y is more than two, I < three you"),
+        ("He is 5'10\", see pp. 3-5, Fig. 2.", "He is five foot ten, see pages three to five, figure two."),
+        ("Tea w/ milk, w/o sugar.", "Tea with milk, without sugar."),
         (
             "10kg of 07123456789012345",
             "ten kilograms of zero seven one two three four five six seven eight nine zero one two",
