@@ -146,6 +146,15 @@ def test_results_that_ship_are_saved_as_they_are_now():
     first, last = oracle[1] - oracle[2], oracle[most // 4] - oracle[most]
     told = f"its first doubling saves {first:.1f} points of word errors, the last two together {last:.1f}."
     assert any(told in cell.source for cell in BOOKS["03_inference_time_scaling"].cells)
+    before, after = (
+        {key: 100 * float(row[key]) for key in ("wer", "recognised")}
+        for row in rows_of("nano/results/seed-tts-eval.csv")[:2]
+    )
+    told = (
+        f"{before['wer']:.1f} % of the words before the codec and {after['wer']:.1f} % after it; the right voice of 34 "
+        f"is the nearest in {before['recognised']:.0f} % before and in {after['recognised']:.0f} % after."
+    )
+    assert any(told in cell.source for cell in BOOKS["02_codec_tokens"].cells)
     assert f"| **nano** | {asr[0]['n']} | {percent(asr[0])} |" in shown["05"]
     for row in rows_of("results/search_agreement.csv"):
         rho, low, high = (float(row[key]) for key in ("spearman", "low", "high"))
