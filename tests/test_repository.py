@@ -241,6 +241,15 @@ def test_the_test_command_is_what_ci_runs():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+def test_the_readme_sends_people_to_this_repository():
+    (repository,) = re.findall(r'^Repository = "https://github.com/(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert f"git clone https://github.com/{repository} " in README
+    opened = re.findall(r"colab.research.google.com/github/(\S+?)\)", README)
+    assert opened
+    for page in opened:
+        assert (ROOT / page.removeprefix(f"{repository}/blob/main/")).is_file(), page
+
+
 def test_python_of_the_readme_runs(nano, voice, tmp_path, monkeypatch, capsys):
     """Every block, from top to bottom, with the session's nano in place of whatever it loads."""
     from llasa_lite import Llasa, audio
