@@ -27,14 +27,15 @@ from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -57,6 +58,7 @@ FORMATS = {
 MAX_BODY = 2**20  # bytes of a request
 LOOK_SECONDS = 0.2  # between two looks whether a client that waits is still there
 ENDLESS = 0xFFFFFFFF  # length in the header of a wav that is still being made
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))]
 
 
 class SpeechRequest(BaseModel):
@@ -76,6 +78,12 @@ class SpeechRequest(BaseModel):
     guidance: float | None = None
 
 
+class Wrong(BaseModel):
+    """Any answer but 200: one sentence (`message`) and what kind of error it is (`type`), as OpenAI's errors."""
+
+    error: dict[str, str | None]
+
+
 class Refused(Exception):
     """An answer other than 200: status, and one sentence."""
 
@@ -85,17 +93,26 @@ class Refused(Exception):
 
 
 class Bounded:
-    """ASGI middleware: a body says how long it is, and is not longer than a request needs."""
+    """ASGI middleware: a body is not longer than a request needs, whether it says how long it is or not."""
 
     def __init__(self, app):
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        headers = dict(scope.get("headers", ()))
-        if b"transfer-encoding" in headers or int(headers.get(b"content-length") or 0) > MAX_BODY:
-            told = f"A request has at most {MAX_BODY:,} bytes and says how many (Content-Length)."
-            return await JSONResponse(_error(told), 413, {"connection": "close"})(scope, receive, send)
-        await self.app(scope, receive, send)
+        told = int(dict(scope.get("headers", ())).get(b"content-length") or 0)
+        left = (
+            MAX_BODY if told <= MAX_BODY else -1
+        )  # nothing is read: a client that asks first gets to see the sentence
+
+        async def bounded():
+            nonlocal left
+            message = await receive() if left >= 0 else {}
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"A request has at most {MAX_BODY:,} bytes", {"connection": "close"})
+            return message
+
+        await self.app(scope, bounded, send)
 
 
 def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiting: int = 32, key: str | None = None):
@@ -115,18 +132,20 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         current_default_thread_limiter().total_tokens += at_once + waiting
         yield
 
-    app = FastAPI(title="llasa_lite", version=__version__, lifespan=running)
+    app = FastAPI(title="llasa_lite", version=__version__, lifespan=running, responses={"default": {"model": Wrong}})
     known = builtin_voices() | (voices or {})
     prepared: dict[str, Voice] = {}
     line: list[threading.Event] = []  # who is served or waits, in the order they came; the first are served
     moved = threading.Condition()
 
-    def allowed(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key and not secrets.compare_digest(given.encode("latin-1"), key.encode()):  # as its bytes came
+    def allowed(given: Bearer) -> None:
+        said = given.credentials.encode("latin-1") if given else b""  # as its bytes came
+        if not secrets.compare_digest(said, key.encode()):
             raise Refused(401, "Wrong or missing API key.", "authentication_error")
 
-    def speak(asked: SpeechRequest, gone: threading.Event) -> Iterator[np.ndarray | Speech]:
+    guarded = [Depends(allowed)] if key else []
+
+    def speak(asked: SpeechRequest, gone: threading.Event) -> Iterator[bytes | Speech]:
         voice = None
         if asked.voice is not None:
             if asked.voice not in known:
@@ -135,18 +154,18 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         given = {name: getattr(asked, name) for name in ("temperature", "top_p", "guidance")}
         sampling = replace(llasa.sampling, **{k: v for k, v in given.items() if v is not None})
         if asked.stream_format:
-            yield from llasa.stream(asked.input, voice, asked.seed, sampling)
+            yield from map(_pcm, llasa.stream(asked.input, voice, asked.seed, sampling))
         else:
             yield llasa.tts(asked.input, voice, asked.seed, sampling, stop=gone.is_set)
 
     def work(asked: SpeechRequest, made: queue.SimpleQueue, gone: threading.Event) -> None:
-        """Make the waves of one request in a thread of their own: a client that reads slowly holds up nobody."""
+        """Make the sound of one request in a thread of their own: a client that reads slowly holds up nobody."""
         try:
             with moved:
                 while line.index(gone) >= at_once and not gone.is_set():
                     moved.wait(LOOK_SECONDS)  # whose client is gone gives up the place, too
-            for wav in () if gone.is_set() else speak(asked, gone):
-                made.put(wav)
+            for part in () if gone.is_set() else speak(asked, gone):
+                made.put(part)
                 if gone.is_set():
                     break
         except Stopped:
@@ -159,7 +178,7 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
                 moved.notify_all()
             made.put(None)
 
-    def waves(asked: SpeechRequest, gone: threading.Event) -> Iterator[np.ndarray]:
+    def parts(asked: SpeechRequest, gone: threading.Event) -> Iterator[bytes | Speech]:
         with moved:
             if len(line) >= at_once + waiting:
                 raise Refused(429, f"{waiting} requests wait already. Try again later.", "rate_limit_error")
@@ -186,6 +205,10 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
         log.warning("%s", error)  # with the address, which is nothing for clients
         return JSONResponse(_error("The language model does not answer. Try again later.", "server_error"), 502)
 
+    @app.exception_handler(Exception)
+    async def broken(_, error: Exception):  # which is logged, too
+        return JSONResponse(_error("Something went wrong here. The server's log says what.", "server_error"), 500)
+
     @app.exception_handler(RequestValidationError)
     async def bad_shape(_, error: RequestValidationError):
         first = error.errors()[0]
@@ -199,36 +222,39 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
     async def bad_call(_, error: HTTPException):
         return JSONResponse(_error(f"{error.detail}."), error.status_code, error.headers)
 
-    @app.post("/v1/audio/speech", dependencies=[Depends(allowed)])
+    sound = {media: {} for media, _ in FORMATS.values()} | {"text/event-stream": {}}
+
+    @app.post("/v1/audio/speech", dependencies=guarded, response_class=Response, responses={200: {"content": sound}})
     async def speech(asked: SpeechRequest, request: Request) -> Response:
         if asked.stream_format and asked.response_format not in ("wav", "pcm"):
             raise ValueError(f"'{asked.response_format}' cannot be streamed. Choose response_format wav or pcm.")
         media, kind = FORMATS[asked.response_format]
         gone = threading.Event()
-        made = waves(asked, gone)
+        made = parts(asked, gone)
         # what is wrong with the request is said before the answer begins
-        first = await first_wave(made, request, gone)
+        first = await first_part(made, request, gone)
         if first is None:
             return Response(status_code=499)  # nobody is there to read it
         if asked.stream_format == "sse":
-            return Streamed(gone, _events(first, made), media_type="text/event-stream")
+            return Streamed(gone, _events(chain([first], made)), media_type="text/event-stream")
         if asked.stream_format == "audio":
             opening = _wav_header() if asked.response_format == "wav" else b""
-            return Streamed(gone, _bytes(opening, first, made), media_type=media)
+            return Streamed(gone, chain([opening + first], made), media_type=media)
         if kind is None:
             return Response(_pcm(first.wav), media_type=media)
         file, comment = io.BytesIO(), receipts.to_comment(first.receipt, kind)
         await run_in_threadpool(audio.write, file, first.wav, kind, comment)
         return Response(file.getvalue(), media_type=media)
 
-    @app.get("/v1/models", dependencies=[Depends(allowed)])
+    @app.get("/v1/models", dependencies=guarded)
     def models() -> dict:
         return {"object": "list", "data": [{"id": llasa.checkpoint.name, "object": "model", "owned_by": "llasa"}]}
 
-    @app.get("/v1/audio/voices", dependencies=[Depends(allowed)])
+    @app.get("/v1/audio/voices", dependencies=guarded)
     def voice_list() -> dict:
         return {"voices": [{"id": name, "description": v.description} for name, v in known.items()]}
 
+    @app.head("/health", include_in_schema=False)  # what some load balancers ask
     @app.get("/health")
     def health() -> dict:
         return {"status": "ok", "model": llasa.checkpoint.name, "licence": llasa.checkpoint.licence}
@@ -252,6 +278,7 @@ def serve(app, listening: socket.socket) -> None:
 
 
 def _error(sentence: str, kind: str = "invalid_request_error") -> dict:
+    sentence = sentence.encode(errors="backslashreplace").decode()  # it may quote half of a surrogate pair
     return {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
 
 
@@ -267,7 +294,7 @@ def _wav_header() -> bytes:
 
 class Streamed(StreamingResponse):
     """Parts as they come. When the client has had them all or hung up, be it before the first, the thread that makes
-    them is told."""
+    them is told. Where they break off, so does the answer: the server closes the connection."""
 
     def __init__(self, gone: threading.Event, parts: Iterator, media_type: str):
         super().__init__(parts, media_type=media_type)
@@ -276,11 +303,13 @@ class Streamed(StreamingResponse):
     async def __call__(self, scope, receive, send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except ValueError as error:
+            log.warning("A stream broke off: %s", error)
         finally:
             self.gone.set()
 
 
-async def first_wave(made: Iterator, request: Request, gone: threading.Event):
+async def first_part(made: Iterator, request: Request, gone: threading.Event):
     """The first of what is made, or None; who hangs up while waiting for it sets `gone`, so that it can end early."""
 
     async def watch() -> None:
@@ -295,14 +324,8 @@ async def first_wave(made: Iterator, request: Request, gone: threading.Event):
         watching.cancel()
 
 
-def _bytes(opening: bytes, first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[bytes]:
-    yield opening + _pcm(first)
-    for wav in more:
-        yield _pcm(wav)
-
-
-def _events(first: np.ndarray, more: Iterator[np.ndarray]) -> Iterator[str]:
-    for wav in chain([first], more):
-        sound = base64.b64encode(_pcm(wav)).decode()
+def _events(made: Iterator[bytes]) -> Iterator[str]:
+    for part in made:
+        sound = base64.b64encode(part).decode()
         yield f"data: {json.dumps({'type': 'speech.audio.delta', 'audio': sound})}\n\n"
     yield f"data: {json.dumps({'type': 'speech.audio.done'})}\n\n"

@@ -23,6 +23,8 @@ from fastapi.testclient import TestClient
 from llasa_lite import Stopped, builtin_voices, serving
 from llasa_lite.vllm_engine import Unanswered
 
+JSON = {"Content-Type": "application/json"}
+
 
 def pcm(content: bytes) -> np.ndarray:
     return np.frombuffer(content, "<i2").astype(np.float32) / 32767
@@ -96,6 +98,7 @@ def test_bad_requests_are_400_and_one_sentence(client, body, sentence):
         (b"[]", "application/json", "A request is a JSON object, sent with"),
         (b"{", "application/json", "A request is a JSON object, sent with"),
         (b'{"input": "caf\xe9"}', "application/json", "There was an error parsing the body."),
+        (rb'{"input": "Oh.", "voice": "\ud800"}', "application/json", r"Unknown voice '\ud800'. Choose from: "),
         (b"{}", "application/json", "input: Field required."),
     ],
     ids=str,
@@ -104,6 +107,49 @@ def test_a_body_that_is_no_request_is_400_and_one_sentence(client, body, kind, s
     answer = client.post("/v1/audio/speech", content=body, headers={"Content-Type": kind})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith(sentence)
+
+
+def test_a_body_in_chunks_is_read_and_no_body_is_longer_than_a_request_needs(client):
+    """As .NET sends JSON, without saying how long it is."""
+    answer = client.post("/v1/audio/speech", content=iter([b'{"inp', b'ut": " "}']), headers=JSON)
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == "There is no text to speak."
+    for body in (b" " * 2**21, iter([b" " * 2**16] * 20)):
+        answer = client.post("/v1/audio/speech", content=body, headers=JSON)
+        assert answer.status_code == 413 and "at most 1,048,576 bytes" in answer.json()["error"]["message"]
+
+
+def test_the_document_says_what_is_answered(client, nano):
+    """Programs generate clients from it: it had sound as JSON, and errors of a shape and status that never came."""
+    told = client.get("/openapi.json").json()
+    answers = told["paths"]["/v1/audio/speech"]["post"]["responses"]
+    kinds = {media for media, _ in serving.FORMATS.values()}
+    assert set(answers) == {"200", "default"} and set(answers["200"]["content"]) == kinds | {"text/event-stream"}
+    shape = answers["default"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+    assert told["components"]["schemas"][shape]["required"] == ["error"] and "securitySchemes" not in str(told)
+    told = TestClient(serving.build(nano, key="open sesame")).get("/openapi.json").json()
+    assert told["paths"]["/v1/models"]["get"]["security"] == [{"HTTPBearer": []}]
+    assert "security" not in told["paths"]["/health"]["get"]
+
+
+def test_what_nobody_foresaw_is_told_in_the_shape_of_openais_errors(plain_replace):
+    def tts(*_, stop):
+        raise RuntimeError("CUDA out of memory")
+
+    app = serving.build(SimpleNamespace(sampling=SimpleNamespace(), tts=tts))
+    answer = TestClient(app, raise_server_exceptions=False).post("/v1/audio/speech", json={"input": "Oh."})
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error" and "CUDA" not in answer.text
+
+
+def test_a_stream_that_breaks_off_is_one_line_in_the_log(plain_replace, caplog):
+    def stream(*_):
+        yield np.zeros(1, np.float32)
+        raise Unanswered("No vLLM answers at http://10.0.0.7:8000: gone.")
+
+    client = TestClient(serving.build(SimpleNamespace(sampling=SimpleNamespace(), stream=stream)))
+    for kind in ("audio", "sse"):
+        body = {"input": "Oh.", "response_format": "pcm", "stream_format": kind}
+        assert b"done" not in client.post("/v1/audio/speech", json=body).content
+        assert caplog.messages.pop() == "A stream broke off: No vLLM answers at http://10.0.0.7:8000: gone."
 
 
 def test_a_vllm_that_is_gone_is_no_fault_of_the_client(plain_replace, caplog):
@@ -118,11 +164,13 @@ def test_a_vllm_that_is_gone_is_no_fault_of_the_client(plain_replace, caplog):
 
 def test_a_key_is_asked_for(nano):
     client = TestClient(serving.build(nano, key="open sesame"))
-    for headers in ({}, {"Authorization": "Bearer no"}):
+    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "open sesame"}):
         answer = client.get("/v1/models", headers=headers)
         assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error"
-    assert client.get("/v1/models", headers={"Authorization": "Bearer open sesame"}).json()["data"][0]["id"] == "nano"
-    assert client.get("/health").json()["licence"] == "Apache-2.0"
+    for scheme in ("Bearer", "bearer"):
+        answer = client.get("/v1/models", headers={"Authorization": f"{scheme} open sesame"})
+        assert answer.json()["data"][0]["id"] == "nano"
+    assert client.get("/health").json()["licence"] == "Apache-2.0" and client.head("/health").status_code == 200
     client = TestClient(serving.build(nano, key="Öffne dich"))
     assert client.get("/v1/models", headers={"Authorization": "Bearer Öffne dich".encode()}).status_code == 200
 
