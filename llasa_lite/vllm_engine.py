@@ -19,11 +19,15 @@ seeded row whose prompt it cuts.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from http.client import HTTPException
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 
@@ -57,20 +61,16 @@ class Server:
     Args:
         url: of the server, "http://localhost:8000".
         key: sent as bearer token, if the server wants one.
-        client: an `httpx.Client` to use instead of a new one.
     Raises:
         Unanswered: nothing answers there, or it serves no model.
     """
 
     dtype = "vllm server"
 
-    def __init__(self, url: str, key: str | None = None, client=None):
-        import httpx
-
-        self.url, self.httpx = url.rstrip("/").removesuffix("/v1"), httpx
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.client = client or httpx.Client(timeout=HTTP_SECONDS, headers=headers)
-        self.model = self._send(lambda told: told["data"][0]["id"], "GET", "/v1/models")
+    def __init__(self, url: str, key: str | None = None):
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.model = self._send(lambda told: told["data"][0]["id"], "/v1/models")
 
     def complete(self, prompts: list[list[int]], settings: list[dict]) -> list[Answer]:
         """One answer a prompt, all asked for together."""
@@ -85,21 +85,23 @@ class Server:
             choice = told["choices"][0]
             return _answer(choice["token_ids"], choice["logprobs"]["token_logprobs"], settings["stop_token_ids"][0])
 
-        return self._send(made, "POST", "/v1/completions", body)
+        return self._send(made, "/v1/completions", body)
 
-    def _send(self, read: Callable, method: str, path: str, body: dict | None = None):
-        """What `read` finds in the server's answer. Raises Unanswered."""
+    def _send(self, read: Callable, path: str, body: dict | None = None):
+        """What `read` finds in the server's answer to a body, or to none. Raises Unanswered."""
         try:
-            answer = self.client.request(method, self.url + path, json=body)
-        except (self.httpx.HTTPError, self.httpx.InvalidURL) as error:
-            raise Unanswered(f"No vLLM answers at {self.url}: {error}.") from error
-        if answer.status_code != 200:
-            told = f"vLLM at {self.url} refused with {answer.status_code}: {answer.text[:300]}"
-            if answer.status_code >= 500:
+            asked = Request(self.url + path, json.dumps(body).encode() if body else None, self.headers)
+            with urlopen(asked, timeout=HTTP_SECONDS) as answer:
+                said = answer.read()
+        except HTTPError as error:
+            told = f"vLLM at {self.url} refused with {error.code}: {error.read(300).decode(errors='replace')}"
+            if error.code >= 500:
                 told += f" Was it started with {RUNNER}=0? Otherwise it dies of so many allowed ids."
-            raise Unanswered(told)
+            raise Unanswered(told) from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise Unanswered(f"No vLLM answers at {self.url}: {getattr(error, 'reason', error)}.") from error
         try:
-            return read(answer.json())
+            return read(json.loads(said))
         except (ValueError, LookupError, TypeError) as error:
             told = f"What answers at {self.url} is no vLLM that serves a model and tells the ids of its tokens."
             raise Unanswered(told) from error

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-httpx = pytest.importorskip("httpx", reason="pip install httpx")
 
 from llasa_lite import Sampling, recognition, vllm_engine
 from llasa_lite.checkpoints import NANO
@@ -33,13 +33,13 @@ class StandIn:
     def __init__(self, engine):
         self.engine, self.asked = engine, []
 
-    def __call__(self, request):
-        if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "nano"}]})
-        body = json.loads(request.content)
+    def __call__(self, asked, body):
+        if asked.path == "/v1/models":
+            return 200, b'{"data": [{"id": "nano"}]}'
+        body = json.loads(body)
         self.asked.append(body)
         if len(body["prompt"]) + body["max_tokens"] > 1024:
-            return httpx.Response(400, text="too long")
+            return 400, b"too long"
         sampling = Sampling(body["temperature"], body["top_p"], max(0, body["top_k"]))
         end = body["stop_token_ids"][0]
         assert body["allowed_token_ids"][0] == end and body["ignore_eos"] and body["return_token_ids"]
@@ -49,14 +49,42 @@ class StandIn:
         beams.advance(body["max_tokens"])
         ids = beams.ids[0] + [end] * (beams.stopped[0] == "end")
         choice = {"token_ids": ids, "logprobs": {"token_logprobs": beams.log_probabilities[0][: len(ids)]}}
-        return httpx.Response(200, json={"choices": [choice]})
+        return 200, json.dumps({"choices": [choice]}).encode()
 
 
 @pytest.fixture
-def served(nano):
+def web():
+    """Makes a server of what says to a request and its body (status, bytes); gives its address."""
+    servers = []
+
+    def serve(say):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                status, told = say(self, self.rfile.read(int(self.headers["Content-Length"] or 0)))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(told)
+
+            do_POST = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=[0.02], daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def served(nano, web):
     """(stand-in, engine over it)"""
     stand_in = StandIn(nano.engine)
-    server = Server("http://vllm/v1", client=httpx.Client(transport=httpx.MockTransport(stand_in)))
+    server = Server(web(lambda asked, body: stand_in(asked, body)) + "/v1")
     answers = {"speech": nano.protocol.speech_ids(), "text": nano.protocol.text_ids()}
     return stand_in, VllmEngine(server, answers, nano.checkpoint.context, nano.engine.patience)
 
@@ -122,7 +150,7 @@ def test_a_llasa_on_vllm_speaks_streams_and_reads_greedily(nano, served, voice, 
     assert heard == nano.transcribe(own.wav).text
 
 
-def test_what_cannot_be_asked_is_refused(served, prompt):
+def test_what_cannot_be_asked_is_refused(served, prompt, web):
     engine = served[1]
     for wrong, sentence in (
         ({"n": 0}, "n must be at least 1"),
@@ -142,11 +170,8 @@ def test_what_cannot_be_asked_is_refused(served, prompt):
     with pytest.raises(ValueError, match="No vLLM answers at http://127.0.0.1:9a"):
         connect(url="http://127.0.0.1:9a")
     for told in (b'{"data": []}', b'{"status": "ok"}', b"<html>"):  # another program, or one without a model
-        client = httpx.Client(
-            transport=httpx.MockTransport(lambda request, told=told: httpx.Response(200, content=told))
-        )
-        with pytest.raises(ValueError, match="What answers at http://x is no vLLM that serves a model"):
-            Server("http://x", client=client)
+        with pytest.raises(ValueError, match="What answers at http://127.* is no vLLM that serves a model"):
+            Server(web(lambda *_, told=told: (200, told)))
     if importlib.util.find_spec("vllm") is None:
         with pytest.raises(ValueError, match="There is no vLLM here"):
             connect()
@@ -178,10 +203,19 @@ def in_process(monkeypatch):
     return made_with
 
 
-def test_a_server_that_died_tells_how_to_start_it():
-    client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(500, text="EngineCore died")))
+def test_a_server_that_died_tells_how_to_start_it(web):
     with pytest.raises(Unanswered, match="500: EngineCore died Was it started with VLLM_USE_V2_MODEL_RUNNER=0?"):
-        Server("http://x", client=client)
+        Server(web(lambda *_: (500, b"EngineCore died")))
+
+
+def test_a_server_with_a_key_is_given_it(web):
+    def say(asked, _):
+        known = asked.headers["Authorization"] == "Bearer sesame"
+        return (200, b'{"data": [{"id": "nano"}]}') if known else (401, b'{"error":"Unauthorized"}')
+
+    assert Server(web(say), "sesame").model == "nano"
+    with pytest.raises(Unanswered, match="refused with 401: .*Unauthorized"):
+        Server(web(say))
 
 
 def test_a_request_that_was_broken_off_is_not_asked_for_for_ever(served, prompt, monkeypatch):
@@ -190,7 +224,7 @@ def test_a_request_that_was_broken_off_is_not_asked_for_for_ever(served, prompt,
     choice = {"token_ids": [], "logprobs": {"token_logprobs": []}, "finish_reason": "abort"}
     beams = engine.start(prompt, 2, max_new=30)
     beams.advance(3)
-    monkeypatch.setattr(StandIn, "__call__", lambda self, request: httpx.Response(200, json={"choices": [choice]}))
+    monkeypatch.setattr(StandIn, "__call__", lambda *_: (200, json.dumps({"choices": [choice]}).encode()))
     with pytest.raises(Unanswered, match="vLLM broke off a request before it made anything"):
         beams.advance(30)
     monkeypatch.undo()
@@ -240,9 +274,9 @@ def real_vllm(tmp_path_factory):
     address = f"http://127.0.0.1:{port}"
     for _ in range(1200):
         try:
-            if httpx.get(f"{address}/health").status_code == 200:
-                break
-        except httpx.HTTPError:
+            urllib.request.urlopen(f"{address}/health")
+            break
+        except OSError:
             time.sleep(0.5)
         assert server.poll() is None, log.read_text(errors="replace")[-4000:]
     yield address
