@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -60,7 +61,7 @@ class Server:
 
     Args:
         url: of the server, "http://localhost:8000".
-        key: sent as bearer token, if the server wants one.
+        key: sent as bearer token, if the server wants one; left out: what VLLM_API_KEY says.
     Raises:
         Unanswered: nothing answers there, or it serves no model.
     """
@@ -68,7 +69,7 @@ class Server:
     dtype = "vllm server"
 
     def __init__(self, url: str, key: str | None = None):
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url, key = url.rstrip("/").removesuffix("/v1"), key or os.environ.get("VLLM_API_KEY")
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self.model = self._send(lambda told: told["data"][0]["id"], "/v1/models")
 
@@ -80,18 +81,19 @@ class Server:
     def _one(self, prompt: list[int], settings: dict) -> Answer:
         body = {"model": self.model, "prompt": prompt, "logprobs": 0, "return_token_ids": True}
         body |= {"return_tokens_as_token_ids": True, "ignore_eos": True} | settings
+        allowed = _written(tuple(body.pop("allowed_token_ids")))
+        asked = f'{json.dumps(body)[:-1]}, "allowed_token_ids": {allowed}}}'
 
         def made(told) -> Answer:
             choice = told["choices"][0]
             return _answer(choice["token_ids"], choice["logprobs"]["token_logprobs"], settings["stop_token_ids"][0])
 
-        return self._send(made, "/v1/completions", body)
+        return self._send(made, "/v1/completions", asked.encode())
 
-    def _send(self, read: Callable, path: str, body: dict | None = None):
+    def _send(self, read: Callable, path: str, body: bytes | None = None):
         """What `read` finds in the server's answer to a body, or to none. Raises Unanswered."""
         try:
-            asked = Request(self.url + path, json.dumps(body).encode() if body else None, self.headers)
-            with urlopen(asked, timeout=HTTP_SECONDS) as answer:
+            with urlopen(Request(self.url + path, body, self.headers), timeout=HTTP_SECONDS) as answer:
                 said = answer.read()
         except HTTPError as error:
             told = f"vLLM at {self.url} refused with {error.code}: {error.read(300).decode(errors='replace')}"
@@ -105,6 +107,12 @@ class Server:
         except (ValueError, LookupError, TypeError) as error:
             told = f"What answers at {self.url} is no vLLM that serves a model and tells the ids of its tokens."
             raise Unanswered(told) from error
+
+
+@lru_cache(maxsize=4)
+def _written(ids: tuple[int, ...]) -> str:
+    """The same half megabyte in every request, written once."""
+    return json.dumps(ids, separators=(",", ":"))
 
 
 class InProcess:

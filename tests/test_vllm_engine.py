@@ -208,7 +208,7 @@ def test_a_server_that_died_tells_how_to_start_it(web):
         Server(web(lambda *_: (500, b"EngineCore died")))
 
 
-def test_a_server_with_a_key_is_given_it(web):
+def test_a_server_with_a_key_is_given_it(web, monkeypatch):
     def say(asked, _):
         known = asked.headers["Authorization"] == "Bearer sesame"
         return (200, b'{"data": [{"id": "nano"}]}') if known else (401, b'{"error":"Unauthorized"}')
@@ -216,6 +216,8 @@ def test_a_server_with_a_key_is_given_it(web):
     assert Server(web(say), "sesame").model == "nano"
     with pytest.raises(Unanswered, match="refused with 401: .*Unauthorized"):
         Server(web(say))
+    monkeypatch.setenv("VLLM_API_KEY", "sesame")  # all that the command line has
+    assert Server(web(say)).model == "nano"
 
 
 def test_a_request_that_was_broken_off_is_not_asked_for_for_ever(served, prompt, monkeypatch):
