@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all machines can reach it (default: this one only)")
     sub.add_argument("--port", type=int, default=8000, help="default: 8000")
     sub.add_argument("--voices", help="folder of voices saved as .json, to serve beside the built-in ones")
-    sub.add_argument("--at-once", type=int, default=1, help="requests served together (default: 1; on a vLLM server more)")
+    sub.add_argument("--at-once", type=int, default=1, help="requests served at once (default: 1; more: a vLLM server)")
 
     sub = verb("bench", bench, "Measure speed and memory of every path on this machine.", output)
     sub.add_argument("--device", default="cpu", help="cpu (default), or cuda: the released shapes on a GPU")
@@ -283,7 +283,7 @@ def search(o) -> None:
     row = result.to_dict()
     if o.keep == "all":
         folder = Path(o.out).with_suffix(".candidates")
-        for old in folder.glob("[0-9][0-9]-[0-9][0-9][0-9].*"):  # of an earlier search under this name
+        for old in folder.glob("[0-9][0-9]*-[0-9][0-9][0-9]*.*"):  # of an earlier search under this name
             old.unlink()
         paths = result.save_all(folder)
         for candidate, path in zip(row["candidates"], paths):

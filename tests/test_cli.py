@@ -498,6 +498,7 @@ def test_search_writes_the_best_and_every_candidate(here, loaded_once, capsys):
     out = capsys.readouterr().out.splitlines()
     again = row(capsys, "replay", "best.flac", "-o", "again.wav")  # found in its receipt, and told as new
     assert again["seconds"] == told["seconds"] and again["seconds_taken"] > 0
+    (here / "best.candidates" / "00-1000.wav").touch()
     assert row(capsys, *given, "--n", "2", "--seed", "1", "--keep", "all", "-o", "best.flac")
     assert len(list((here / "best.candidates").glob("*.wav"))) == 2  # none of the search before
     assert len(out) == 4 and "likelihood" in out[0] and [line[0] for line in out[1:3]] == ["*", " "]
