@@ -16,10 +16,11 @@ from .checkpoints import CHECKPOINTS, NANO, Checkpoint, cpu_has_bf16, pick_devic
 GB = 1e9
 ON_CPU = 1.3  # memory beside the weights while they are read, times their size
 IMPORT_SECONDS = 300  # ten from a slow disk
+CGROUP = "/sys/fs/cgroup/"  # where Linux tells what a container may use
 EXTRAS = {  # extra of pyproject.toml -> modules it brings
     "demo": ("gradio",),
     "train": ("accelerate", "peft", "datasets"),
-    "eval": ("pystoi", "pesq"),
+    "eval": ("pystoi", "pesq", "opencc"),
     "serve": ("fastapi", "uvicorn"),
     "ray": ("ray",),
     "vllm": ("vllm",),
@@ -188,10 +189,17 @@ def _import_problem() -> list[str]:
 
 
 def _free_memory() -> float | None:
+    limits = []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of its version 2 and 1
+        try:
+            with open(CGROUP + name, encoding="ascii") as file:
+                limits.append(int(file.read()) / GB)
+        except (OSError, ValueError):  # not in a container, or in one without a limit ("max")
+            pass
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             rows = dict(line.split(":") for line in file)
-        return int(rows["MemAvailable"].split()[0]) * 1024 / GB
+        return min([int(rows["MemAvailable"].split()[0]) * 1024 / GB, *limits])
     except (OSError, KeyError, ValueError):
         pass
     try:  # other systems tell what is built in, not what is free

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from llasa_lite.checkpoints import CHECKPOINTS
-from llasa_lite.doctor import Machine, _torch_facts, examine, judge
+from llasa_lite.doctor import Machine, _free_memory, _torch_facts, examine, judge
 
 PLAIN = Machine(
     python="3.12.0", system="Linux x86_64", packages={}, problems=[], device="cpu", device_name=None, cores=2,
@@ -65,6 +65,16 @@ def test_a_mac_is_not_told_that_it_has_no_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     assert "device     mps (Apple's GPU)" in replace(PLAIN, **_torch_facts()).text()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="no /proc here")
+def test_a_container_has_no_more_memory_than_it_may_use(tmp_path, monkeypatch):
+    """Where the machine around it has more, llasa-8b was promised and then killed."""
+    monkeypatch.setattr("llasa_lite.doctor.CGROUP", f"{tmp_path}/")
+    assert (whole := _free_memory()) > 0.1
+    for told, free in (("100000000\n", 0.1), ("max\n", pytest.approx(whole, rel=0.5))):
+        (tmp_path / "memory.max").write_text(told)
+        assert _free_memory() == free
 
 
 def test_an_import_that_hangs_is_told_not_raised(monkeypatch):
