@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 import wave
@@ -128,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all machines can reach it (default: this one only)")
     sub.add_argument("--port", type=int, default=8000, help="default: 8000")
     sub.add_argument("--voices", help="folder of voices saved as .json, to serve beside the built-in ones")
-    sub.add_argument("--at-once", type=int, default=1, help="requests served at once (default: 1; more: a vLLM server)")
+    sub.add_argument("--at-once", type=int, default=1, help="requests at once (default: 1; more with --vllm URL)")
 
     sub = verb("bench", bench, "Measure speed and memory of every path on this machine.", output)
     sub.add_argument("--device", default="cpu", help="cpu (default), or cuda: the released shapes on a GPU")
@@ -473,7 +474,8 @@ def space_build(o) -> None:
     from .space import build_space
 
     out = build_space(o.space, o.out, o.repo)
-    common.tell({"space": str(out)}, o, f"{out} is ready: hf upload {o.repo or 'OWNER/NAME'} {out} --repo-type space")
+    upload = shlex.join(["hf", "upload", o.repo or "OWNER/NAME", str(out), "--repo-type", "space"])
+    common.tell({"space": str(out)}, o, f"{out} is ready: {upload}")
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------

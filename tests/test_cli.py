@@ -177,6 +177,11 @@ def test_voices_and_models_are_listed(here, capsys):
     assert capsys.readouterr().out.count("CC BY-NC 4.0") == len(CHECKPOINTS) - 1
 
 
+def test_the_command_that_pushes_a_space_can_be_pasted(here, capsys):
+    assert main(["space", "build", "cpu", "my space"]) == 0
+    assert capsys.readouterr().out.endswith("is ready: hf upload OWNER/NAME 'my space' --repo-type space\n")
+
+
 def test_every_verb_has_help():
     verbs = next(a for a in parser()._actions if a.dest == "verb").choices
     wanted = "speak stream continue transcribe encode decode voices models replay train demo"
