@@ -20,20 +20,29 @@ OPEN_IF_WIDE = "() => { if (innerWidth > 1000) document.querySelector('#sidebar:
 
 
 # Changes the language as Gradio's own settings page does. The address keeps it (`?lang=`), so that a reload and a link
-# do too; tabs that were not opened yet keep the words they were drawn with, so those are changed by hand.
+# do too.
 SPEAK_LANGUAGE = """async language => {
     const core = performance.getEntriesByType('resource').map(e => e.name).find(n => /[/]core-[^/]*[.]js$/.test(n));
     if (!core) return;
     (await import(core)).changeLocale(language);
-    const page = new URL(location), words = window.gradio_config.i18n_translations;
+    const page = new URL(location);
     page.searchParams.set('lang', language);
     history.replaceState(history.state, '', page);
+}"""
+# Tabs that were not opened yet keep the words they were drawn with, and where not all have room Gradio draws all anew
+# at every change of tab: their names are changed by hand, also those it measures by.
+NAME_TABS = """() => {
+    const words = window.gradio_config.i18n_translations, tabs = document.querySelector('#tabs .tab-wrapper');
     const keys = Object.fromEntries(Object.values(words).flatMap(Object.entries).map(([key, said]) => [said, key]));
-    for (const button of document.querySelectorAll('#tabs button[role=tab], #tabs .overflow-dropdown button'))
-        for (const text of button.childNodes) {
-            const key = text.nodeType === Node.TEXT_NODE && keys[text.nodeValue.trim()];
-            if (key) text.nodeValue = words[language][key];
-        }
+    const rename = () => {
+        for (const button of tabs.querySelectorAll('button'))
+            for (const text of button.childNodes) {
+                const key = text.nodeType === Node.TEXT_NODE && keys[text.nodeValue.trim()];
+                if (key) text.nodeValue = words[document.documentElement.lang]?.[key] ?? key;
+            }
+    };
+    new MutationObserver(rename).observe(tabs, {childList: true, subtree: true});
+    new MutationObserver(rename).observe(document.documentElement, {attributes: true, attributeFilter: ['lang']});
 }"""
 # Of Chinese browsers Gradio knows those of zh-CN and zh-TW, and shows English to others, such as Hong Kong's.
 FIRST_LANGUAGE = f"""async () => {{
@@ -98,6 +107,7 @@ def wire(models: Models, page: gr.Blocks, choice: Choice, settings: list[Setting
             api_visibility="private",
         )
     page.load(None, js=OPEN_IF_WIDE)
+    page.load(None, js=NAME_TABS)
 
 
 def choose(models: Models, tabs: int, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, where Gradio looks

@@ -922,6 +922,22 @@ def test_the_page_speaks_chinese_from_its_address_and_from_the_side_bar(browser,
     assert not errors(page)
 
 
+def test_the_tabs_of_a_phone_keep_their_chinese_names(browser, server):
+    """Gradio draws them anew at every change of tab, where not all have room."""
+    page = browser
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    try:
+        opened(page, server, "/?lang=zh-CN")
+        until(page, f"{text_of('speak-button')} === '朗读'")
+        for tab in ("续说", "转写", "搜索", "Token", "关于", "朗读"):
+            go_to(page, tab)
+            names = until(page, "[...document.querySelectorAll('#tabs .tab-wrapper button')].map(b => b.textContent)")
+            assert {name.strip() for name in names} <= {"", "朗读", "续说", "转写", "搜索", "Token", "关于"}, names
+        assert not errors(page)
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_a_browser_of_any_chinese_gets_all_of_the_page_in_it(browser, server):
     agent, own = browser.execute_script("return [navigator.userAgent, navigator.language]")
     speaks = {"userAgent": agent, "acceptLanguage": "zh-HK"}
