@@ -60,40 +60,63 @@ def layout(models: Models, model: gr.Radio, tab: str, with_examples: bool = Fals
     again = gr.Button(t("Recognise the words"), size="sm", elem_id=f"{tab}-recognise")
     gr.Markdown(t("consent"), elem_id=f"{tab}-consent", elem_classes=["note", "warning"])
 
-    clip = Clip(sound, transcript, gr.State(""), report, trip)
-    hidden = {"concurrency_id": BUSY, "show_progress_on": transcript, "api_visibility": "private"}
-    filled = [transcript, clip.recognised, report, trip]
+    clip, guess = Clip(sound, transcript, gr.State(""), report, trip), gr.State()
+    private = {"api_visibility": "private"}
+    hidden = {"concurrency_id": BUSY, "show_progress_on": transcript, **private}
+    filled = [transcript, clip.recognised, report]
     arrived = [sound.upload, sound.stop_recording]
+    come = gr.on(
+        arrived, partial(receive, models), [model, sound, transcript, clip.recognised], [report, trip, guess], **hidden
+    )
     heard = [
-        gr.on(arrived, partial(receive, models), [model, sound, transcript, clip.recognised], filled, **hidden),
+        come,
+        # the text is asked for again: the visitor may have typed while the clip was listened to
+        come.success(fill, [transcript, clip.recognised, guess], filled, show_progress="hidden", **private),
         again.click(partial(recognise_again, models), [model, sound], [transcript, clip.recognised], **hidden),
     ]
     if example is not None:
         chosen = examples.wire(example, sound, transcript, clip.recognised)
         heard.append(chosen.then(partial(look, models), [model, sound], [report, trip], **hidden))
     # with the clip goes all that is still to be told of it
-    sound.clear(cleared, [transcript, clip.recognised], filled, queue=False, api_visibility="private", cancels=heard)
+    gone = [*filled, trip]
+    sound.clear(cleared, [transcript, clip.recognised], gone, queue=False, cancels=heard, **private)
     return clip
 
 
 def receive(models: Models, model: str, clip: str | None, transcript: str, recognised: str) -> Iterator[tuple]:
-    """Check a clip that has just come, say so, and transcribe it; what the visitor typed is kept."""
+    """Check a clip that has just come, say so, and guess its words, unless the visitor typed them; for `fill`."""
     report, trip = look(models, model, clip)
-    yield gr.skip(), gr.skip(), dict(report), dict(trip)  # Gradio takes them apart
+    yield dict(report), dict(trip), None  # Gradio takes them apart
     if trip["value"] is None:  # the report says why
         return
-    if transcript.strip() not in ("", recognised):
-        gr.Info(said("The text you typed is kept; check that it is what the new clip says."))
-        return
     with plain_errors():
-        llasa = models.get(model)
-        if not llasa.checkpoint.can_transcribe:
+        llasa, guess = models.get(model), ("", report)
+        if typed(transcript, recognised):
+            pass  # `fill` says that it is kept
+        elif not llasa.checkpoint.can_transcribe:
             gr.Info(said("{0} cannot transcribe: type what is said in the clip.", html.escape(model)))
-            yield "", "", gr.skip(), gr.skip()
-            return
-        heard = llasa.transcribe((SAMPLE_RATE, wav_of(clip)))
-        told = said("The text below is a guess: mean probability {0:.2f}. Correct it word for word.", heard.probability)
-        yield heard.text, heard.text, report | {"value": f"{report['value']}\n- ✎ {told}"}, gr.skip()
+        else:
+            heard = llasa.transcribe((SAMPLE_RATE, wav_of(clip)))
+            told = said(
+                "The text below is a guess: mean probability {0:.2f}. Correct it word for word.", heard.probability
+            )
+            guess = heard.text, report | {"value": f"{report['value']}\n- ✎ {told}"}
+        yield gr.skip(), gr.skip(), guess
+
+
+def fill(transcript: str, recognised: str, guess: tuple[str, dict] | None) -> tuple:
+    """What was guessed by `receive` as the transcript, and what is told of it; what the visitor typed is kept."""
+    if guess is None:
+        return (gr.skip(),) * 3
+    if typed(transcript, recognised):
+        gr.Info(said("The text you typed is kept; check that it is what the new clip says."))
+        return (gr.skip(),) * 3
+    return guess[0], *guess
+
+
+def typed(transcript: str, recognised: str) -> bool:
+    """Whether the visitor wrote it, not we."""
+    return transcript.strip() not in ("", recognised)
 
 
 def cleared(transcript: str, recognised: str) -> tuple:
@@ -112,7 +135,9 @@ def look(models: Models, model: str, clip: str | None) -> tuple[dict, dict]:
         told = [*checked(wav), *([f"ⓘ {model}: {note}"] if note else [])]
         report = "\n".join(f"- {line}" for line in told)
     except ValueError as error:
-        return gr.update(value=f"- ✗ {html.escape(str(error))}", visible=True), gr.update(value=None, visible=False)
+        return gr.update(value=f"- ✗ {html.escape(str(error))}", visible=True), gr.update(
+            value=None, visible=False
+        )
     return gr.update(value=report, visible=True), gr.update(value=to_player(trip), visible=True)
 
 

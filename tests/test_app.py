@@ -722,6 +722,21 @@ def test_nothing_is_told_of_a_clip_that_was_taken_away_while_it_waited(browser, 
     assert not errors(page)
 
 
+def test_what_a_visitor_types_while_a_clip_is_listened_to_is_kept(browser, server, client, clip):
+    page = opened(browser, server)
+    go_to(page, "Continue")
+    ahead = client.submit(text="Oh yes, that is what I said. " * 60, voice="emma", seed=7, api_name="/speak")
+    time.sleep(1)
+    page.find_element("css selector", "#continue-clip input[type=file]").send_keys(clip["path"])
+    until(page, "document.querySelector('#continue-transcript').innerText.includes('queue:')")
+    page.find_element("css selector", "#continue-transcript textarea").send_keys("I know it.")
+    ahead.result()
+    until(page, "document.body.innerText.includes('The text you typed is kept')")
+    assert page.execute_script("return document.querySelector('#continue-transcript textarea').value") == "I know it."
+    assert "is a guess" not in page.execute_script(f"return {text_of('continue-check')}")
+    assert not errors(page)
+
+
 def test_what_of_a_long_clip_the_model_was_not_given_is_no_silence(browser, server, tmp_path):
     page = opened(browser, server)
     go_to(page, "Continue")

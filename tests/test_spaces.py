@@ -193,7 +193,7 @@ def test_every_tab_works_on_a_lent_gpu_and_its_weights_stay_over_there(lent, sta
     assert "**2 heard**" in status
     whole, *_ = continuing.show(models, None, "nano", clip, "hello there.", "Oh.", *seed)
     assert len(audio.load(whole)) > 16_000
-    (_, _, report, trip), (words, *_) = clips.receive(models, "nano", clip, "", "")  # told before it is transcribed
+    (report, trip, _), (*_, (words, _)) = clips.receive(models, "nano", clip, "", "")  # told before it is transcribed
     assert "Length 1." in report["value"] and len(trip["value"][1]) > 16_000 and words
     held, player, *_ = editing.receive(models, "a", "nano", clip, editing.NOTHING)
     assert len(held["a"]) > 50 and len(player[1])
