@@ -14,6 +14,9 @@ from .common import ANY_VOICE, MAX_CHARS, OWN_CLIP
 from .models import WARM_UP, Models
 from .words import SAID, t
 
+# A take more takes a quarter of the time of one, since takes share their passes: of nano's on two cores, chosen by its
+# own likelihood, 4 took 1.8 times as long as one, 8 2.8, 32 8.9 (results/search.csv).
+A_TAKE_MORE = 0.25
 FIRST_VOICE = "michael"  # of ten sentences by each of seven voices, the one with the fewest words wrong
 EXAMPLES = [
     "Hello there. It is good to hear from you again.",
@@ -22,10 +25,11 @@ EXAMPLES = [
 ]
 COUNT = (
     f"(text, pace, model, ...asked) => {{{SAID}"
+    + f"const work = takes => 1 + {A_TAKE_MORE} * (takes - 1);"
     + """
     const n = [...text].length, shown = `${n.toLocaleString('en')} / ${(MOST).toLocaleString('en')}`;
     if (n > MOST) return `<span class="over">${shown}</span>`;
-    const wait = n * pace * (TIMES);
+    const wait = n * pace * work(TIMES);
     const gpu = BORROWED.includes(model) ? said(' · asks for {0} s of GPU', GPU_SECONDS) : '';
     return `${shown} · ~ ${wait < 10 ? wait.toFixed(1) : Math.round(wait)} s${gpu}`;
 }"""
@@ -83,17 +87,17 @@ def estimate(
 
     Args:
         most: characters that are allowed.
-        times: how much more than one take is asked for: JavaScript on `asked`, the values of `more`.
+        times: how many takes are asked for: JavaScript on `asked`, the values of `more`.
     """
     told = {"GPU_SECONDS": zerogpu.GPU_SECONDS_JS, "BORROWED": json.dumps(models.borrowed)}
     script = COUNT
-    for name, value in (told | {"MOST": str(most), "TIMES": times}).items():
+    for name, value in (told | {"MOST": str(most), "TIMES": f"({times})"}).items():
         script = script.replace(name, value)
     changed = [component.change for component in (asked.text, pace, model, *more)]
     gr.on([page.load, *changed], None, [asked.text, pace, model, *more], asked.counter, js=script)
 
 
-def pace_of(seconds: float, text: str):
-    """Seconds of work a character, for what the page announces; nothing new of a word or two, where what every call
-    costs would pass for pace."""
-    return seconds / len(text) if len(text) >= len(WARM_UP) else gr.skip()
+def pace_of(seconds: float, text: str, takes: int = 1):
+    """Seconds of work a character of one take, for what the page announces; nothing new of a word or two, where what
+    every call costs would pass for pace."""
+    return seconds / (1 + A_TAKE_MORE * (takes - 1)) / len(text) if len(text) >= len(WARM_UP) else gr.skip()

@@ -25,9 +25,6 @@ EXTRA = ["quality"] if find_spec("speechmos") else []
 OUTCOMES = [LIKELIHOOD, ASR, SPEAKER, "asr, speaker", "0.7 * likelihood + 0.3 * speaker", *EXTRA]
 PROCESSES = [SPEAKER, *EXTRA]
 MAX_WORK = 20_000  # characters x candidates: three minutes of nano's on two cores, while others wait
-# Work of one candidate in plain takes, since candidates share their passes: measured with 8 of nano's on two cores, its
-# own recognition as verifier. After a search the page knows better.
-CANDIDATE = 0.7
 TIMES = "asked[0] * (asked[1] === 'partial_prm' || asked[1] === 'beam_search' ? asked[2] : 1)"
 
 
@@ -97,11 +94,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
                 t("Download all candidates with scores"), size="sm", interactive=False, elem_id="search-zip"
             )
 
-    own_pace = gr.Number(
-        CANDIDATE * models.pace(models.first), label="Seconds a character", visible="hidden", elem_id="search-pace"
-    )
-    pace.change(None, pace, own_pace, js=f"(plain) => {CANDIDATE} * plain")
-    asking.estimate(page, models, model, asked, own_pace, MAX_SEARCH_CHARS, TIMES, [n, method, branch])
+    asking.estimate(page, models, model, asked, pace, MAX_SEARCH_CHARS, TIMES, [n, method, branch])
     method.change(
         lambda name: (gr.Row(visible=name in ("beam_search", "partial_prm")), gr.Dropdown(visible=name != "sample")),
         method,
@@ -117,7 +110,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     searched = go.click(
         show_to,
         [model, *asked[:4], method, n, outcome, process, branch, seconds, *tuned],
-        [status, heard, watched, *shown, every, tuned.seed, own_pace],
+        [status, heard, watched, *shown, every, tuned.seed],
         concurrency_id=BUSY,
         show_progress_on=status,
         api_visibility="private",
@@ -180,7 +173,7 @@ def criterion_of(asked: str) -> str:
 def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
     """Candidates as they come; at the end, stopped or not, the best and a file of all."""
     with plain_errors(), flag_of(session, "search") as flag:
-        quiet = [gr.skip()] * 8
+        quiet = [gr.skip()] * 7
         found = start(models, model, *asked, stop=flag.is_set)  # what is refused leaves the page as it was
         yield lasting(said("Reading the prompt ...")), takes.table([], []), "", *quiet
         watch = Watch(heard)
@@ -190,17 +183,13 @@ def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
         try:
             result = found.result
         except ValueError:  # stopped before anything was made
-            yield lasting(said("Stopped.")), *[gr.skip()] * 10
+            yield lasting(said("Stopped.")), *[gr.skip()] * 9
             return
         best = result.best
         watch.finish(result)
         files = [gr.DownloadButton(value=str(packed(result)), interactive=True)]
         shown = results.to_results(models.codec_of(model, best), best)
-        asked_for = found.settings.n * (found.settings.branch if found.settings.guided_tokens else 1)
-        own_pace = (
-            gr.skip() if result.stopped_early else asking.pace_of(watch.seconds / asked_for, best.receipt["text"])
-        )
-        yield lasting(watch.status()), watch.table(), watch.drawn(), *shown, *files, best.seed, own_pace
+        yield lasting(watch.status()), watch.table(), watch.drawn(), *shown, *files, best.seed
 
 
 class Watch:

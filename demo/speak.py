@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from functools import partial
@@ -18,7 +19,7 @@ from .words import said, t
 
 KEPT = 6  # results of a visitor that stay beside each other
 # After a clip of one's own the likeliest of so many takes is kept, where the model can listen to itself: cloned from
-# 29 people they had a third fewer wrong words than one take each (nano's card), in 1.8 times the time (search.csv).
+# 29 people they had a third fewer wrong words than one take each (nano's card).
 OWN_TAKES = 4
 # Gradio's autoplay cannot be turned off again for a stream, which was heard already.
 PLAY = """() => {
@@ -51,7 +52,10 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     )
     kept = gr.State([])
 
-    asking.estimate(page, models, model, asked, pace)
+    listens = json.dumps([name for name, checkpoint in models.choices.items() if checkpoint.can_transcribe])
+    several = f"asked[0] === '{OWN_CLIP}' && asked[1] && {listens}.includes(model) && n <= {MAX_SEARCH_CHARS}"
+    times = f"{several} ? {OWN_TAKES} : 1"  # as `speak` has it
+    asking.estimate(page, models, model, asked, pace, times=times, more=[asked.voice, tuned.temperature])
     inputs = [model, *asked[:4], *tuned]
     outputs = [*shown, tuned.seed, pace, last, kept]
     busy = {"concurrency_id": BUSY, "show_progress_on": shown.audio, "api_visibility": "private"}
@@ -76,7 +80,12 @@ def speak(models: Models, model, text, voice, clip, transcript, random_seed, see
         llasa = models.get(model)
         sampling = sampling_of(llasa, *tuned)
         asked = asked_voice(llasa, voice, clip, transcript)
-        if voice != OWN_CLIP or not llasa.checkpoint.can_transcribe or len(text) > MAX_SEARCH_CHARS:
+        if (
+            voice != OWN_CLIP
+            or not llasa.checkpoint.can_transcribe
+            or len(text) > MAX_SEARCH_CHARS
+            or sampling.temperature == 0  # all takes would be the same
+        ):
             return llasa.tts(text, asked, seed, sampling, stop=stop)
         found = llasa.search_events(
             text, asked, n=OWN_TAKES, outcome=LIKELIHOOD, seed=seed, sampling=sampling, stop=stop
@@ -126,4 +135,5 @@ def remember(last: gr.HTML, kept: list[dict], speech: Speech) -> tuple:
     voice = said("My clip") if told["voice"] == OWN_CLIP else told["voice"] or said("No voice")
     note = " · ".join([voice, told["model"], *([] if speech.complete else [said("not complete")])])
     kept = [takes.row(last, speech, text, note, [str(speech.seed)]), *kept][:KEPT]
-    return speech.seed, asking.pace_of(told["seconds_taken"], told["text"]), takes.table(["Seed"], kept), kept
+    pace = asking.pace_of(told["seconds_taken"], told["text"], told.get("search", {}).get("n", 1))
+    return speech.seed, pace, takes.table(["Seed"], kept), kept

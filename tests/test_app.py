@@ -123,8 +123,8 @@ def test_after_an_own_clip_the_likeliest_of_four_takes_is_heard(nano, tmp_path):
     clip = str(audio.save(emma.wav, tmp_path / "clip.wav"))
     models = SimpleNamespace(get=lambda name: nano)
 
-    def said(text="It is late.", voice="my clip", **more):
-        return speak.speak(models, "nano", text, voice, clip, emma.text, False, 3, 0.7, 0.95, 2.0, **more)
+    def said(text="It is late.", voice="my clip", temperature=0.7, **more):
+        return speak.speak(models, "nano", text, voice, clip, emma.text, False, 3, temperature, 0.95, 2.0, **more)
 
     best = said()
     found = nano.search("It is late.", nano.prepare(common.own_voice(clip, emma.text)), n=4, outcome="likelihood",
@@ -134,6 +134,7 @@ def test_after_an_own_clip_the_likeliest_of_four_takes_is_heard(nano, tmp_path):
     assert "of 4 candidates" in common.to_summary(best)
     assert "search" not in said(voice="emma").receipt  # one take; nor where a text would take too long
     assert "search" not in said("It is late, and we have been here before. " * 8).receipt
+    assert "search" not in said(temperature=0).receipt  # all four would be the same
     with pytest.raises(Stopped):
         said(stop=lambda: True)
 
@@ -437,6 +438,13 @@ def test_a_word_does_not_set_the_pace_that_long_texts_are_announced_by(nano, mon
         assert isinstance(pace, float) == known
 
 
+def test_takes_that_are_chosen_from_do_not_count_as_one_in_the_pace():
+    from demo import asking
+
+    text = "Oh yes, that is what I said to him."
+    assert asking.pace_of(1.75 * 2.0, text, 4) == pytest.approx(asking.pace_of(2.0, text)) == 2.0 / len(text)
+
+
 def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     full = watched(nano, monkeypatch, tmp_path, n=8)
     first = next(k for k, shown in enumerate(full) if shown[1]["rows"])
@@ -444,7 +452,7 @@ def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     rows = stopped[-1][1]["rows"]
     assert 0 < len(rows) < len(full[-1][1]["rows"]) == 8 and "Stopped" in stopped[-1][0]
     assert rows[0]["best"] and rows[0]["seconds"] == max(row["seconds"] for row in rows)
-    *_, summary, wave, receipt, every, seed, _ = stopped[-1]
+    *_, summary, wave, receipt, every, seed = stopped[-1]
     assert (
         seed == 3 and zipfile.ZipFile(every.value["path"] if isinstance(every.value, dict) else every.value).namelist()
     )
@@ -453,7 +461,7 @@ def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
 def test_a_search_stopped_before_anything_was_made_says_so_on_the_page(nano, monkeypatch, tmp_path):
     seen = watched(nano, monkeypatch, tmp_path, stop_after=1)
     assert seen[0][0].startswith("Reading the prompt") and seen[-1][0].startswith("Stopped.")
-    assert seen[-1][1:] == (seen[-1][1],) * 10  # the rest of the page stays as it is
+    assert seen[-1][1:] == (seen[-1][1],) * 9  # the rest of the page stays as it is
 
 
 def test_every_candidate_that_was_cut_off_says_why(monkeypatch, tmp_path):
@@ -692,8 +700,11 @@ def test_a_voice_that_could_not_be_heard_can_be_pressed_again(browser, server):
 
 def test_an_own_clip_is_checked_and_transcribed_on_arrival(browser, server, clip):
     page = opened(browser, server)
+    announced = f"parseFloat({text_of('speak-counter')}.split('~')[1])"
+    one = until(page, announced)
     page.execute_script("document.querySelector('#speak-voice input[value=\"my clip\"]').click()")
     until(page, "document.querySelector('#speak-clip input[type=file]')")
+    until(page, f"Math.abs({announced} / {one} - 1.75) < 0.1", 10)  # the likeliest of four takes
     page.find_element("css selector", "#speak-clip input[type=file]").send_keys(clip["path"])
     report = until(page, f"/mean probability/.test({text_of('speak-check')}) && {text_of('speak-check')}")
     assert "Length 1.5 s" in report and "✓ Clipping 0.0 %" in report
