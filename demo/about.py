@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from functools import partial
 from importlib.resources import files
@@ -67,7 +68,8 @@ def licences() -> str:
 def figures() -> str:
     """What nano's card says was measured on it."""
     card = CARD.read_text(encoding="utf-8")
-    return card.partition("## Figures\n")[2].partition("\n## ")[0].strip()
+    figures = card.partition("## Figures\n")[2].partition("\n## ")[0].strip()
+    return re.sub(r"[^.]*\]\(#[^.]*\.", "", figures)  # what points elsewhere in the card leads nowhere here
 
 
 def paper_table(name: str) -> str:

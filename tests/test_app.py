@@ -445,6 +445,13 @@ def test_takes_that_are_chosen_from_do_not_count_as_one_in_the_pace():
     assert asking.pace_of(1.75 * 2.0, text, 4) == pytest.approx(asking.pace_of(2.0, text)) == 2.0 / len(text)
 
 
+def test_the_cards_figures_point_at_nothing_that_the_page_does_not_have():
+    from demo import about
+
+    figures = about.figures()
+    assert "| WER |" in figures and "](#" not in figures and figures.endswith(").")
+
+
 def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     full = watched(nano, monkeypatch, tmp_path, n=8)
     first = next(k for k, shown in enumerate(full) if shown[1]["rows"])
