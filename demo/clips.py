@@ -13,9 +13,9 @@ import numpy as np
 from llasa_lite import Voice, audio
 
 from . import examples, picture
-from .common import BUSY, SAMPLE_RATE, plain_errors, to_player, wav_of
+from .common import BUSY, SAMPLE_RATE, plain_errors, sentence_of, to_player, wav_of
 from .models import Models
-from .words import said, t
+from .words import said, t, translated
 
 BEST_SECONDS = (3.0, 6.0)  # of a voice prompt
 MAX_CLIPPED = 1e-3  # share of samples
@@ -94,7 +94,10 @@ def receive(models: Models, model: str, clip: str | None, transcript: str, recog
         if typed(transcript, recognised):
             pass  # `fill` says that it is kept
         elif not llasa.checkpoint.can_transcribe:
-            gr.Info(said("{0} cannot transcribe: type what is said in the clip.", html.escape(model)))
+            gr.Info(
+                said("{0} cannot transcribe: type what is said in the clip.", html.escape(model)),
+                title=translated("Info"),
+            )
         else:
             heard = llasa.transcribe((SAMPLE_RATE, wav_of(clip)))
             told = said(
@@ -109,7 +112,7 @@ def fill(transcript: str, recognised: str, guess: tuple[str, dict] | None) -> tu
     if guess is None:
         return (gr.skip(),) * 3
     if typed(transcript, recognised):
-        gr.Info(said("The text you typed is kept; check that it is what the new clip says."))
+        gr.Info(said("The text you typed is kept; check that it is what the new clip says."), title=translated("Info"))
         return (gr.skip(),) * 3
     return guess[0], *guess
 
@@ -131,13 +134,12 @@ def look(models: Models, model: str, clip: str | None) -> tuple[dict, dict]:
         wav = wav_of(clip)
         llasa = models.get(model)
         trip = llasa.codec.resynthesize(Voice.from_audio((SAMPLE_RATE, wav)).wav)
-        note = llasa.checkpoint.note
+        note = translated(llasa.checkpoint.note)
         told = [*checked(wav), *([f"ⓘ {model}: {note}"] if note else [])]
         report = "\n".join(f"- {line}" for line in told)
     except ValueError as error:
-        return gr.update(value=f"- ✗ {html.escape(str(error))}", visible=True), gr.update(
-            value=None, visible=False
-        )
+        told = translated(sentence_of(error))
+        return gr.update(value=f"- ✗ {told}", visible=True), gr.update(value=None, visible=False)
     return gr.update(value=report, visible=True), gr.update(value=to_player(trip), visible=True)
 
 

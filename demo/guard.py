@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
 from .common import sentence_of, unexpected
-from .words import answer_to
+from .words import answer_to, translated
 
 UPLOAD_BYTES = 25 * 2**20  # of a file
 BODY_BYTES = 2**20  # of anything else that is sent: text, settings, 3,000 codes
@@ -36,7 +36,8 @@ class Page(gr.Blocks):
         answer_to(request if by_the_page else None)
         try:
             return await super().process_api(block_fn, *args, request=request, **more)
-        except gr.Error:
+        except gr.Error as error:
+            error.message = translated(error.message)
             raise
         except Exception as error:
             raise unexpected() from error

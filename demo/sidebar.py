@@ -13,7 +13,7 @@ from llasa_lite import Checkpoint
 from .common import plain_errors
 from .models import Models
 from .settings import Settings, values
-from .words import said, t
+from .words import said, t, translated
 
 # On a phone the open bar covers the page, so it opens by itself on wide screens only.
 OPEN_IF_WIDE = "() => { if (innerWidth > 1000) document.querySelector('#sidebar:not(.open) .toggle-button')?.click() }"
@@ -117,7 +117,7 @@ def choose(models: Models, tabs: int, name: str, progress=gr.Progress(track_tqdm
         with plain_errors():
             llasa = models.get(name)
     except gr.Error as error:
-        gr.Warning(error.message)
+        gr.Warning(translated(error.message), title=translated("Warning"))
         name, llasa = models.first, models.get(models.first)
     return name, to_facts(llasa.checkpoint), models.pace(name), *values(llasa.sampling) * tabs
 
@@ -131,7 +131,7 @@ def to_facts(checkpoint: Checkpoint) -> str:
         does,
         languages,
         checkpoint.licence,
-        checkpoint.note,
+        translated(checkpoint.note),
     )
     return html.escape(facts.strip(), quote=False)
 

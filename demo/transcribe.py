@@ -12,7 +12,7 @@ from llasa_lite import Transcript
 from . import examples
 from .common import BUSY, SAMPLE_RATE, plain_errors, wav_of
 from .models import Models
-from .words import lasting, said, t
+from .words import lasting, said, t, translated
 
 
 def layout(models: Models, model: gr.Radio) -> None:
@@ -69,7 +69,7 @@ def show(models: Models, model: str, clip: str | None) -> tuple[str, str, str]:
         heard.seconds,
         heard.probability,
     )
-    note = models.choices[model].note
+    note = translated(models.choices[model].note)
     if note:
         summary += f"\n\n{html.escape(note)}"
     if not heard.complete:

@@ -1,8 +1,9 @@
 """What the page says, in English and Chinese: `t` marks a text, and the visitor's browser shows its own language;
 `said` is a text with values, made here in the visitor's language or, by the function of the same name, in the browser.
 
-words.json holds the Chinese, and the English of the texts that go by a name instead of their own words. English is what
-the library says (its errors, receipts, notes on a model), and all that programs are told.
+words.json holds the Chinese, and the English of the texts that go by a name instead of their own words. The library
+speaks English (its errors, receipts, notes on a model), and programs are answered in it; those of its sentences that
+visitors meet often are there in Chinese too, for `translated`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,16 @@ def lasting(text: str) -> str:
 def said(key: str, *values) -> str:
     """A text in the language of whoever is being answered, with values in place of {0}, {1:.1f}."""
     return _words.get()[key].format(*values)
+
+
+def translated(sentence: str) -> str:
+    """A sentence of the library, or a word of Gradio, in the language of whoever is being answered, if there known."""
+    if _words.get() is CHINESE:
+        for english, chinese in WORDS["library"].items():
+            pattern = "(.*)".join(map(re.escape, re.split(r"{\d}", english)))
+            if values := re.fullmatch(pattern, sentence, re.S):
+                return chinese.format(*values.groups())
+    return sentence
 
 
 def answer_to(visitor: gr.Request | None) -> None:

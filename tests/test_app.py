@@ -10,6 +10,7 @@ import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ pytest.importorskip("gradio", reason="pip install gradio")
 
 import gradio as gr
 
-from llasa_lite import CHECKPOINTS, Llasa, Stopped, audio, builtin_voices
+from llasa_lite import CHECKPOINTS, Llasa, Stopped, Voice, audio, builtin_voices
 from llasa_lite.verifiers import Verifier
 
 
@@ -1032,6 +1033,40 @@ def test_a_visitor_is_answered_in_the_language_of_their_page_else_of_their_brows
         assert said(" · seed {0}", 7) == f" · {shown} 7"
     answer_to(None)
     assert said(" · seed {0}", 7) == " · seed 7"
+
+
+def test_what_the_library_refuses_is_told_to_visitors_in_their_language(nano, tmp_path, monkeypatch):
+    """As it raises them here: a sentence that is put in other words there would be told in English."""
+    from demo import common
+    from demo.words import WORDS, answer_to, translated
+
+    def of(seconds, text=None):
+        return Voice.from_audio((16_000, buzz(seconds)), text)
+
+    silent, long, notes = (tmp_path / f"{name}.wav" for name in ("silent", "long", "notes"))
+    audio.save(np.zeros(32_000, np.float32), silent)
+    audio.save(np.tile(buzz(1.0), 61), long)
+    notes.write_text("dear diary")
+    monkeypatch.setattr(nano, "_words_in", lambda voice: "")
+    refused = [
+        *(partial(nano.tts, text) for text in ("", "?!", "你好")),
+        *(partial(nano.tts, "Oh.", of(1.5, text)) for text in ("你好", "...", None)),
+        *(partial(of, seconds) for seconds in (0.3, 16.0)),
+        *(partial(common.wav_of, str(file)) for file in (silent, long, notes)),
+        lambda: nano.transcribe((16_000, buzz(0.05))),
+        lambda: nano.search("Oh.", n=1, outcome="speaker"),
+    ]
+    told = {nano.checkpoint.note, "Info", "Warning"}
+    for job in refused:
+        with pytest.raises(ValueError) as error:
+            job()
+        told.add(str(error.value))
+    assert len(told) == len(WORDS["library"])
+    answer_to(SimpleNamespace(headers={"accept-language": "zh"}))
+    in_chinese = [translated(sentence) for sentence in told]
+    answer_to(None)
+    assert all(re.search("[\u4e00-\u9fff]", sentence.replace("你好", "")) for sentence in in_chinese), in_chinese
+    assert {translated(sentence) for sentence in told} == told
 
 
 def test_last_results_name_the_visitors_own_clip_in_their_language(nano, monkeypatch, tmp_path):
