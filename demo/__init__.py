@@ -70,7 +70,7 @@ def build(model: str | None = None, gpu: Callable | None = None) -> gr.Blocks:
         gr.Markdown(t("footer"), elem_id="footer", elem_classes="note")
         sidebar.wire(models, page, chosen, [speaking, going_on, seeking])
         endpoints.layout(models)
-        page.load(None, js=picture.NAME_PLAYERS)
+        page.load(None, js=picture.TEND_PLAYERS)
         page.unload(give_up)
     # a GPU that is lent is each visitor's own; a machine is shared. api_open would let calls pass those that wait.
     return page.queue(default_concurrency_limit=4 if gpu else 1, max_size=32, api_open=False)

@@ -13,11 +13,17 @@ from llasa_lite import Codec, Speech, audio
 from . import drawing
 from .words import component
 
-# Gradio gives its players no name; sound events do not bubble, but they can be caught on their way down.
-NAME_PLAYERS = """() => document.addEventListener('loadedmetadata', event => {
-    const label = event.target.closest('.block')?.querySelector('label')?.textContent.trim();
-    if (label) event.target.setAttribute('aria-label', label);
-}, true)"""
+# Gradio gives its players no name and lets them all play at once; sound events do not bubble, but they can be caught on
+# their way down.
+TEND_PLAYERS = """() => {
+    document.addEventListener('loadedmetadata', event => {
+        const label = event.target.closest('.block')?.querySelector('label')?.textContent.trim();
+        if (label) event.target.setAttribute('aria-label', label);
+    }, true);
+    document.addEventListener('play', event => {
+        for (const other of document.querySelectorAll('audio')) if (other !== event.target) other.pause();
+    }, true);
+}"""
 
 
 def layout(player: str, elem_id: str, selectable: bool = False) -> gr.HTML:

@@ -18,6 +18,11 @@ function silence() {
     playing = [];
     end = 0;
 }
+function stop() {
+    stopped = true;
+    silence();
+    paint();
+}
 function play(base64) {
     const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
     const samples = Float32Array.from(new Int16Array(bytes.buffer), s => s / 32768);
@@ -39,12 +44,10 @@ document.addEventListener('click', event => {
         context = context || new AudioContext({sampleRate: props.rate});
         context.resume();
         silence();
-    } else if (props.stoppers.includes(button.id) && run !== null) {
-        stopped = true;
-        silence();
-        paint();
-    }
+        document.querySelectorAll('audio').forEach(other => other.pause());
+    } else if (props.stoppers.includes(button.id) && run !== null) stop();
 });
+document.addEventListener('play', () => { if (end > context?.currentTime) stop(); }, true);  // one sound at a time
 watch('value', () => {
     const value = props.value;
     if (!value || !value.run) {  // it was refused: no sound will come

@@ -679,6 +679,10 @@ def test_of_takes_pressed_one_after_the_other_the_one_that_plays_can_be_stopped(
         type_text(page, "Oh, yes.")
         press(page, "speak-button")
         until(page, f"document.querySelectorAll('#speak-takes tbody button').length === {count}")
+        # which plays by itself, and would silence the takes
+        speech = "document.querySelector('#speak-audio audio')"
+        until(page, f"{speech}.played.length && {speech}.currentSrc !== window.before")
+        page.execute_script(f"window.before = {speech}.currentSrc")
     page.set_network_conditions(offline=False, latency=500, throughput=500 * 1024)  # a wave takes a while to come
     try:
         shown = page.execute_async_script("""
@@ -690,6 +694,25 @@ def test_of_takes_pressed_one_after_the_other_the_one_that_plays_can_be_stopped(
     finally:
         page.delete_network_conditions()
     assert shown == ["▶", "■"]
+
+
+def test_one_sound_is_heard_at_a_time(browser, server):
+    page = opened(browser, server)
+    type_text(page, "Oh yes, that is what I said to him. " * 3)
+    press(page, "speak-button")
+    until(page, "document.querySelector('#speak-takes tbody button')")
+    take, voice = "#speak-takes tbody button", "#speak-voice button[data-name=emma]"
+    playing = f"""[!document.querySelector('#speak-audio audio').paused,
+                   ...['{take}', '{voice}'].map(name => document.querySelector(name).textContent === '■')].join()"""
+    until(page, f"{playing} === 'true,false,false'", 20)
+    for pressed, heard in ((take, "false,true,false"), (voice, "false,false,true")):
+        page.execute_script(f"document.querySelector('{pressed}').click()")
+        until(page, f"{playing} === '{heard}'", 20)
+    press(page, "stream-button")
+    until(page, f"{playing} === 'false,false,false' && {text_of('speak-stream')}.includes('Playing')", 20)
+    page.execute_script(f"document.querySelector('{take}').click()")
+    until(page, f"{playing} === 'false,true,false' && {text_of('speak-stream')}.includes('Stopped')", 20)
+    assert not errors(page)
 
 
 def test_a_voice_that_could_not_be_heard_can_be_pressed_again(browser, server):
