@@ -43,7 +43,6 @@ document.addEventListener('click', event => {
     if (button.id === props.starter) {  // browsers let sound begin in a click only
         context = context || new AudioContext({sampleRate: props.rate});
         context.resume();
-        silence();
         document.querySelectorAll('audio').forEach(other => other.pause());
     } else if (props.stoppers.includes(button.id) && run !== null) stop();
 });
