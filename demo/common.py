@@ -6,6 +6,7 @@ import ctypes
 import html
 import logging
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,7 +45,10 @@ def sentence_of(error: Exception | str) -> str:
 def unexpected() -> gr.Error:
     """What visitors are told of the error at hand, which is logged."""
     log.exception("A request failed.")
-    message = said("Something went wrong here, and it is not your input. Try again; the server's log says more.")
+    if type(sys.exc_info()[1]).__name__ in ("MemoryError", "OutOfMemoryError"):  # Python's and torch's, of a GPU
+        message = said("The memory of this machine does not suffice. Take a shorter text, or fewer candidates.")
+    else:
+        message = said("Something went wrong here, and it is not your input. Try again; the server's log says more.")
     return gr.Error(message, print_exception=False)
 
 

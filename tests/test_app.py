@@ -386,6 +386,20 @@ def test_stop_and_leaving_the_page_give_up_whole_speech(nano, clip):
     assert told == [False, False, True] * 4 and not common._at_work
 
 
+def test_who_asks_for_more_than_the_memory_holds_is_told_to_ask_for_less():
+    import torch
+
+    from demo import common
+
+    for error, told in (
+        (MemoryError(), "Take a shorter text, or fewer candidates"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "Take a shorter text, or fewer candidates"),
+        (RuntimeError("CUDA error"), "it is not your input"),
+    ):
+        with pytest.raises(gr.Error, match=told), common.plain_errors():
+            raise error
+
+
 @pytest.mark.parametrize("temperature, advice", [(0.0, "Raise the temperature"), (0.7, "Try another seed")])
 def test_no_other_seed_is_advised_where_all_say_the_same(nano, temperature, advice):
     from demo import common
