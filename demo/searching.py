@@ -110,7 +110,7 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
     searched = go.click(
         show_to,
         [model, *asked[:4], method, n, outcome, process, branch, seconds, *tuned],
-        [status, heard, watched, *shown, every, tuned.seed],
+        [status, heard, watched, *shown, every, tuned.seed, pace],
         concurrency_id=BUSY,
         show_progress_on=status,
         api_visibility="private",
@@ -173,7 +173,7 @@ def criterion_of(asked: str) -> str:
 def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
     """Candidates as they come; at the end, stopped or not, the best and a file of all."""
     with plain_errors(), flag_of(session, "search") as flag:
-        quiet = [gr.skip()] * 7
+        quiet = [gr.skip()] * 8
         found = start(models, model, *asked, stop=flag.is_set)  # what is refused leaves the page as it was
         yield lasting(said("Reading the prompt ...")), takes.table([], []), "", *quiet
         watch = Watch(heard)
@@ -183,13 +183,15 @@ def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
         try:
             result = found.result
         except ValueError:  # stopped before anything was made
-            yield lasting(said("Stopped.")), *[gr.skip()] * 9
+            yield lasting(said("Stopped.")), *[gr.skip()] * 10
             return
         best = result.best
         watch.finish(result)
         files = [gr.DownloadButton(value=str(packed(result)), interactive=True)]
         shown = results.to_results(models.codec_of(model, best), best)
-        yield lasting(watch.status()), watch.table(), watch.drawn(), *shown, *files, best.seed
+        whole = not result.stopped_early and not found.settings.guided_tokens  # what pruning costs is another matter
+        pace = asking.pace_of(watch.seconds, best.receipt["text"], found.settings.n) if whole else gr.skip()
+        yield lasting(watch.status()), watch.table(), watch.drawn(), *shown, *files, best.seed, pace
 
 
 class Watch:

@@ -474,7 +474,7 @@ def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
     rows = stopped[-1][1]["rows"]
     assert 0 < len(rows) < len(full[-1][1]["rows"]) == 8 and "Stopped" in stopped[-1][0]
     assert rows[0]["best"] and rows[0]["seconds"] == max(row["seconds"] for row in rows)
-    *_, summary, wave, receipt, every, seed = stopped[-1]
+    *_, summary, wave, receipt, every, seed, _ = stopped[-1]
     assert (
         seed == 3 and zipfile.ZipFile(every.value["path"] if isinstance(every.value, dict) else every.value).namelist()
     )
@@ -483,7 +483,7 @@ def test_stop_keeps_the_best_so_far(nano, monkeypatch, tmp_path):
 def test_a_search_stopped_before_anything_was_made_says_so_on_the_page(nano, monkeypatch, tmp_path):
     seen = watched(nano, monkeypatch, tmp_path, stop_after=1)
     assert seen[0][0].startswith("Reading the prompt") and seen[-1][0].startswith("Stopped.")
-    assert seen[-1][1:] == (seen[-1][1],) * 9  # the rest of the page stays as it is
+    assert seen[-1][1:] == (seen[-1][1],) * 10  # the rest of the page stays as it is
 
 
 def test_every_candidate_that_was_cut_off_says_why(monkeypatch, tmp_path):
