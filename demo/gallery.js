@@ -2,7 +2,6 @@
 const sound = new Audio(), clips = new Map();
 let playing = null;
 
-document.body.append(sound);  // so that the page hears of it: one sound at a time
 element.addEventListener('change', event => {
     props.value = event.target.value;
     trigger('input');

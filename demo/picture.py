@@ -13,16 +13,22 @@ from llasa_lite import Codec, Speech, audio
 from . import drawing
 from .words import component
 
-# Gradio gives its players no name and lets them all play at once; sound events do not bubble, but they can be caught on
-# their way down.
+# Gradio gives its players no name and lets them all play at once. Sound events do not bubble, but they can be caught on
+# their way down; those of sounds that are not on the page, or hidden in a player of Gradio's, only where they begin.
 TEND_PLAYERS = """() => {
     document.addEventListener('loadedmetadata', event => {
         const label = event.target.closest('.block')?.querySelector('label')?.textContent.trim();
         if (label) event.target.setAttribute('aria-label', label);
     }, true);
-    document.addEventListener('play', event => {
-        for (const other of document.querySelectorAll('audio')) if (other !== event.target) other.pause();
-    }, true);
+    let last = null;
+    addEventListener('sound', event => {
+        if (last !== event.detail) last?.pause();
+        last = event.detail;
+    });
+    const tell = sound => dispatchEvent(new CustomEvent('sound', {detail: sound})), media = HTMLMediaElement.prototype;
+    const play = media.play;
+    media.play = function () { tell(this); return play.call(this); };
+    document.addEventListener('play', event => tell(event.target), true);
 }"""
 
 

@@ -43,10 +43,10 @@ document.addEventListener('click', event => {
     if (button.id === props.starter) {  // browsers let sound begin in a click only
         context = context || new AudioContext({sampleRate: props.rate});
         context.resume();
-        document.querySelectorAll('audio').forEach(other => other.pause());
+        dispatchEvent(new CustomEvent('sound'));
     } else if (props.stoppers.includes(button.id) && run !== null) stop();
 });
-document.addEventListener('play', () => { if (end > context?.currentTime) stop(); }, true);  // one sound at a time
+addEventListener('sound', event => { if (event.detail && end > context?.currentTime) stop(); });  // one at a time
 watch('value', () => {
     const value = props.value;
     if (!value || !value.run) {  // it was refused: no sound will come

@@ -2,7 +2,6 @@
 const box = element.querySelector('.takes'), svg = 'http://www.w3.org/2000/svg', sound = new Audio();
 let playing = null;
 
-document.body.append(sound);  // so that the page hears of it: one sound at a time
 const address = path => `${window.gradio_config.root}${window.gradio_config.api_prefix ?? '/gradio_api'}/file=${path}`;
 
 function make(name, kind, parent, text) {

@@ -710,7 +710,7 @@ def test_of_takes_pressed_one_after_the_other_the_one_that_plays_can_be_stopped(
     assert shown == ["▶", "■"]
 
 
-def test_one_sound_is_heard_at_a_time(browser, server):
+def test_one_sound_is_heard_at_a_time(browser, server, clip):
     page = opened(browser, server)
     type_text(page, "Oh yes, that is what I said to him. " * 3)
     press(page, "speak-button")
@@ -726,6 +726,14 @@ def test_one_sound_is_heard_at_a_time(browser, server):
     until(page, f"{playing} === 'false,false,false' && {text_of('speak-stream')}.includes('Playing')", 20)
     page.execute_script(f"document.querySelector('{take}').click()")
     until(page, f"{playing} === 'false,true,false' && {text_of('speak-stream')}.includes('Stopped')", 20)
+    page.execute_script("document.querySelector('#speak-voice input[value=\"my clip\"]').click()")
+    until(page, "document.querySelector('#speak-clip input[type=file]')")
+    page.find_element("css selector", "#speak-clip input[type=file]").send_keys(clip["path"])
+    until(page, "document.querySelector('#speak-clip button[aria-label=Play]')")
+    page.execute_script("document.querySelector('#speak-audio audio').play()")
+    until(page, f"{playing} === 'true,false,false'", 20)
+    page.execute_script("document.querySelector('#speak-clip button[aria-label=Play]').click()")  # a player of Gradio's
+    until(page, f"{playing} === 'false,false,false'", 5)  # long before the speech ends
     assert not errors(page)
 
 
