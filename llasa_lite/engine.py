@@ -50,51 +50,10 @@ class Hypothesis(NamedTuple):
     stopped: str
 
 
-class Engine:
-    """Runs one checkpoint.
+class AnyEngine:
+    """What engines do alike, ours and vLLM's: open rows. How they are held is each one's own: `_beams`."""
 
-    Args:
-        model: a `LlamaForCausalLM` on its device, in its dtype.
-        answers: for each kind of answer, the ids that may be sampled, its END first
-            (`{"speech": protocol.speech_ids(), "text": protocol.text_ids()}`).
-        max_ids: ids of prompt and answer together; what the config allows if left out.
-        patience: when rows that go nowhere are stopped; by default only at their limit.
-        int8: weights and what they are multiplied with in 8 bits (CPU only): see `Linear8`.
-        static: rows in static buffers, for CUDA graphs; None: on CUDA. (On a CPU it works and is slower.)
-        compile: let `torch.compile` fuse the static step; minutes at the first use of every shape.
-    Raises:
-        ValueError: a Llama with biases, or int8 on a device or processor that cannot.
-    """
-
-    def __init__(
-        self,
-        model,
-        answers: dict[str, Sequence[int]],
-        max_ids: int | None = None,
-        patience: Patience = DEFAULT_PATIENCE,
-        int8: bool = False,
-        static: bool | None = None,
-        compile: bool = False,
-    ):
-        if int8 and not can_int8(model.device.type):
-            raise ValueError("int8 runs on processors with VNNI (AVX512 or AVX-VNNI) only. Leave the dtype out.")
-        self.model = model.eval()
-        self.dtype = "int8" if int8 else str(model.dtype).removeprefix("torch.")
-        self.max_ids: int = min(max_ids or 10**9, model.config.max_position_embeddings)
-        self.patience = patience
-        self.answers = {name: torch.as_tensor(np.asarray(ids), device=model.device) for name, ids in answers.items()}
-        self.ids_of = {name: np.asarray(ids) for name, ids in answers.items()}
-        with torch.no_grad():  # not inference mode: ZeroGPU could not put its tensors on the GPU that is lent later
-            linear = Linear8 if int8 else Linear
-            self.decoder = Decoder(model, self.max_ids, linear)
-            head, answers = model.lm_head, self.answers  # not the engine itself: a cycle would outlive its last user
-            self.heads = Heads(lambda name: linear(head.weight[answers[name]]))
-        static = self.device.type == "cuda" if static is None else static
-        self.stock = Stock(self.decoder, self.heads, self.answers, compile) if static else None
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+    max_ids: int  # of prompt and answer together
 
     def start(
         self,
@@ -149,6 +108,68 @@ class Engine:
                 f"prompts, {len(seeds)} seeds and {len(max_new)} limits."
             )
         return self._beams(prompts, n, answer, sampling, seeds, max_new, unconditional)
+
+    def room(self, prompt_ids: Sequence[int]) -> int:
+        """Ids an answer to this prompt may have. Raises ValueError where there is no prompt or no room."""
+        if len(prompt_ids) == 0:
+            raise ValueError("The prompt is empty.")
+        room = self.max_ids - len(prompt_ids)
+        if room < 1:
+            raise ValueError(
+                f"The prompt takes {len(prompt_ids)} of the model's {self.max_ids} ids and leaves no room for an "
+                "answer. Use a shorter voice clip or text."
+            )
+        return room
+
+    def _beams(self, prompts, n, answer, sampling, seeds, limits, unconditional) -> Beams:
+        raise NotImplementedError
+
+
+class Engine(AnyEngine):
+    """Runs one checkpoint.
+
+    Args:
+        model: a `LlamaForCausalLM` on its device, in its dtype.
+        answers: for each kind of answer, the ids that may be sampled, its END first
+            (`{"speech": protocol.speech_ids(), "text": protocol.text_ids()}`).
+        max_ids: ids of prompt and answer together; what the config allows if left out.
+        patience: when rows that go nowhere are stopped; by default only at their limit.
+        int8: weights and what they are multiplied with in 8 bits (CPU only): see `Linear8`.
+        static: rows in static buffers, for CUDA graphs; None: on CUDA. (On a CPU it works and is slower.)
+        compile: let `torch.compile` fuse the static step; minutes at the first use of every shape.
+    Raises:
+        ValueError: a Llama with biases, or int8 on a device or processor that cannot.
+    """
+
+    def __init__(
+        self,
+        model,
+        answers: dict[str, Sequence[int]],
+        max_ids: int | None = None,
+        patience: Patience = DEFAULT_PATIENCE,
+        int8: bool = False,
+        static: bool | None = None,
+        compile: bool = False,
+    ):
+        if int8 and not can_int8(model.device.type):
+            raise ValueError("int8 runs on processors with VNNI (AVX512 or AVX-VNNI) only. Leave the dtype out.")
+        self.model = model.eval()
+        self.dtype = "int8" if int8 else str(model.dtype).removeprefix("torch.")
+        self.max_ids: int = min(max_ids or 10**9, model.config.max_position_embeddings)
+        self.patience = patience
+        self.answers = {name: torch.as_tensor(np.asarray(ids), device=model.device) for name, ids in answers.items()}
+        self.ids_of = {name: np.asarray(ids) for name, ids in answers.items()}
+        with torch.no_grad():  # not inference mode: ZeroGPU could not put its tensors on the GPU that is lent later
+            linear = Linear8 if int8 else Linear
+            self.decoder = Decoder(model, self.max_ids, linear)
+            head, answers = model.lm_head, self.answers  # not the engine itself: a cycle would outlive its last user
+            self.heads = Heads(lambda name: linear(head.weight[answers[name]]))
+        static = self.device.type == "cuda" if static is None else static
+        self.stock = Stock(self.decoder, self.heads, self.answers, compile) if static else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     @torch.inference_mode()
     def likeliest(
@@ -265,18 +286,6 @@ class Engine:
                 logs = self.heads[answer](before).float().log_softmax(-1)
                 found.append(logs.gather(1, column[:, None])[:, 0].cpu().numpy())
         return found
-
-    def room(self, prompt_ids: Sequence[int]) -> int:
-        """Ids an answer to this prompt may have. Raises ValueError where there is no prompt or no room."""
-        if len(prompt_ids) == 0:
-            raise ValueError("The prompt is empty.")
-        room = self.max_ids - len(prompt_ids)
-        if room < 1:
-            raise ValueError(
-                f"The prompt takes {len(prompt_ids)} of the model's {self.max_ids} ids and leaves no room for an "
-                "answer. Use a shorter voice clip or text."
-            )
-        return room
 
     def _beams(self, prompts, n, answer, sampling, seeds, limits, unconditional) -> Beams:
         if sampling.guided and len(unconditional or ()) != len(prompts):

@@ -30,10 +30,8 @@ from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import numpy as np
-
 from .checkpoints import CHECKPOINTS, described, find, load_codec, pick_device, pick_dtype, reaching
-from .engine import END, LENGTH, RUNNING, Hypothesis, Patience, Sampling
+from .engine import RUNNING, AnyEngine, Beams, Hypothesis, Patience, Sampling
 
 HTTP_SECONDS = 600.0  # for one request, waiting in vLLM's queue included
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # environment variable of vLLM: 0 for the first runner, see above
@@ -147,8 +145,8 @@ def _answer(ids: list[int], logs: list[float], end: int) -> Answer:
     return Answer(ids[: len(ids) - ended], logs, ended)
 
 
-class VllmEngine:
-    """Takes the place of `Engine`: `start`, and beams that advance, are selected and forked.
+class VllmEngine(AnyEngine):
+    """Takes the place of `Engine`, with the same errors; guidance and a repetition penalty are refused too.
 
     Args:
         vllm: a `Server` or an `InProcess`.
@@ -168,46 +166,11 @@ class VllmEngine:
         self.answers = {name: [int(i) for i in ids] for name, ids in answers.items()}
         self.device, self.dtype = "vllm", vllm.dtype  # what receipts say of an engine
 
-    def start(
-        self,
-        prompt_ids: Sequence[int],
-        n: int = 1,
-        answer: str = "speech",
-        sampling: Sampling = DEFAULT_SAMPLING,
-        seed: int = 0,
-        max_new: int = 1024,
-        unconditional: Sequence[int] | None = None,
-    ) -> VllmBeams:
-        """Open n rows on a prompt; as `Engine.start`, with the same errors.
-
-        Raises:
-            ValueError: also a repetition penalty, which vLLM would apply to the ids of the voice prompt too, and
-                guidance, which it has not.
-        """
-        return self.start_batch([prompt_ids], answer, sampling, [seed], [max_new], n)
-
-    def start_batch(
-        self, prompts, answer="speech", sampling=DEFAULT_SAMPLING, seeds=None, max_new=None, n=1, unconditional=None
-    ) -> VllmBeams:
-        """Open n rows on each of several prompts, side by side."""
-        seeds, max_new = seeds or [0] * len(prompts), max_new or [1024] * len(prompts)
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}.")
-        if min(max_new) < 1:
-            raise ValueError(f"max_new must be at least 1, not {min(max_new)}.")
+    def _beams(self, prompts, n, answer, sampling, seeds, limits, unconditional) -> VllmBeams:
         if sampling.repetition_penalty > 1:
             raise ValueError("With vLLM the repetition penalty must be 1: it would punish the ids of the voice too.")
         if sampling.guided:
             raise ValueError("With vLLM guidance must be 1: it has no second prompt to compare with.")
-        for prompt in prompts:
-            if len(prompt) == 0:
-                raise ValueError("The prompt is empty.")
-            if len(prompt) >= self.max_ids:
-                raise ValueError(
-                    f"The prompt takes {len(prompt)} of the model's {self.max_ids} ids and leaves no room for an "
-                    "answer. Use a shorter voice clip or text."
-                )
-        limits = [min(limit, self.max_ids - len(prompt)) for limit, prompt in zip(max_new, prompts)]
         return VllmBeams(self, [list(map(int, prompt)) for prompt in prompts], n, answer, sampling, seeds, limits)
 
     def likeliest(
@@ -219,26 +182,14 @@ class VllmEngine:
         return [Hypothesis(beams.ids[0], beams.log_probabilities[0], beams.stopped[0])]
 
 
-class VllmBeams:
-    """Rows growing together: `Beams` with its rows held as ids, and nothing else."""
+class VllmBeams(Beams):
+    """`Beams` whose rows are their ids, and nothing else: vLLM reads them again at every `advance`."""
 
-    def __init__(self, engine: VllmEngine, prompts, n: int, answer: str, sampling: Sampling, seeds, limits):
-        self.engine, self.answer, self.sampling = engine, answer, sampling
-        self.prompts = [prompt for prompt in prompts for _ in range(n)]
-        self.limits = [limit for limit in limits for _ in range(n)]
-        self.streams = [np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, k]) for seed in seeds for k in range(n)]
-        self.max_new = max(limits)
-        self.ids: list[list[int]] = [[] for _ in self.prompts]
-        self.log_probabilities: list[list[float]] = [[] for _ in self.prompts]
-        self.stopped = [RUNNING] * len(self.prompts)
+    def _open(self, prompts, n: int) -> None:
+        pass
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def done(self) -> bool:
-        """Every row has stopped."""
-        return RUNNING not in self.stopped
+    def _keep(self, rows: list[int]) -> None:
+        pass
 
     def advance(self, steps: int = 1) -> list[list[int]]:
         """Sample up to `steps` ids in every running row; returns the new ids of each row (shorter where it stopped).
@@ -246,50 +197,21 @@ class VllmBeams:
         Raises:
             Unanswered: vLLM is not there, refuses, or broke off a request before it made anything.
         """
+        before = [len(ids) for ids in self.ids]
         rows = [row for row, stopped in enumerate(self.stopped) if stopped == RUNNING]
-        new: list[list[int]] = [[] for _ in self.ids]
-        if not rows:
-            return new
+        settings = [self._settings(row, steps) for row in rows]
         prompts = [self.prompts[row] + self.ids[row] for row in rows]
-        for row, answer in zip(rows, self.engine.vllm.complete(prompts, [self._settings(row, steps) for row in rows])):
+        for row, answer in zip(rows, self.engine.vllm.complete(prompts, settings) if rows else ()):
             if not answer.ids and not answer.ended:  # who goes on until a row has stopped would ask for ever
                 raise Unanswered(
                     "vLLM broke off a request before it made anything, as it does when it is shut down or put to "
                     "sleep. Try again when it is back."
                 )
-            ids = list(self.ids[row])
-            reason = END if answer.ended else None
-            for token in answer.ids:
-                ids.append(token)
-                if nowhere := self.engine.patience.ended(ids):
-                    reason = nowhere
+            said = [(1, token) for token in answer.ids] + [(0, -1)] * answer.ended  # to `_hear` 0 is END
+            for (choice, token), log in zip(said, answer.log_probabilities, strict=True):
+                if not self._hear(row, choice, token, log):
                     break
-            new[row] = ids[len(self.ids[row]) :]
-            self.log_probabilities[row] = (
-                self.log_probabilities[row] + answer.log_probabilities[: len(new[row]) + (reason == END)]
-            )
-            self.ids[row] = ids
-            self.stopped[row] = reason or (LENGTH if len(ids) >= self.limits[row] else RUNNING)
-        return new
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows in this order. A row that comes again goes on differently: it gets a stream of its own."""
-        rows, used = list(rows), set()
-        if not rows or not all(0 <= row < len(self) for row in rows):
-            raise ValueError(f"select needs rows in 0..{len(self) - 1}, got {rows}.")
-        streams = []
-        for row in rows:
-            streams.append(self.streams[row].spawn(1)[0] if row in used else self.streams[row])
-            used.add(row)
-        self.streams = streams
-        for name in ("prompts", "limits", "ids", "log_probabilities", "stopped"):
-            setattr(self, name, [getattr(self, name)[row] for row in rows])
-
-    def fork(self, n: int) -> None:
-        """Every row becomes n rows, side by side: row r is at r * n .. r * n + n - 1."""
-        if n < 1:
-            raise ValueError(f"fork needs n of at least 1, got {n}.")
-        self.select([row for row in range(len(self)) for _ in range(n)])
+        return [ids[start:] for ids, start in zip(self.ids, before)]
 
     def _settings(self, row: int, steps: int) -> dict:
         allowed = self.engine.answers[self.answer]
