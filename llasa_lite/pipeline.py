@@ -206,16 +206,17 @@ class Llasa:
     ) -> Generator[np.ndarray, None, Speech]:
         """Speak `text` as `tts` does and yield waves (samples,) as soon as they can be heard.
 
-        The same seed samples the same codes as `tts`; the generator's return value is the whole `Speech`.
+        The same seed samples the same codes as `tts`; the generator's return value is the whole `Speech`. Raises
+        ValueError as `tts`, before the first wave where a voice is given, else before the second piece.
         """
         began = time.perf_counter()
         pieces = self._pieces(text)
         asked = voice = self.prepare(voice) if voice is not None else None
         seed = _seed(seed)
         sampling = sampling or self.sampling
-        whole = []
+        openings, whole = self._openings(voice, pieces, seed, speaker), []
         for index, piece in enumerate(pieces):
-            ids, *how, without = self._opening(voice, pieces, index, seed, speaker)
+            ids, *how, without = openings[index]
             beams = self.engine.start(ids, 1, "speech", sampling, *how, unconditional=without)
             parts = [np.zeros(0, np.float32)]
             before = self._codes_of(voice), self._timbre_of(voice)
@@ -225,9 +226,16 @@ class Llasa:
             if index + 1 < len(pieces):
                 yield np.zeros(int(GAP_SECONDS * audio.SAMPLE_RATE), np.float32)
             whole.append((self.protocol.ids_to_codes(beams.ids[0]), beams.stopped[0], np.concatenate(parts)))
-            voice = voice or self._first_piece(piece, whole[0][0])
+            if voice is None:
+                voice = self._first_piece(piece, whole[0][0])
+                openings += self._openings(voice, pieces, seed, speaker, 1)
         receipt = self._receipt("tts", text, asked, seed, sampling, time.perf_counter() - began)
         return self._speech(receipt, pieces, whole, speaker)
+
+    def _openings(self, voice, pieces, seed, speaker, after: int = 0) -> list[tuple[list[int], int, int, list[int]]]:
+        """`_opening` of the pieces from `after` on, all of them now: what cannot be said is refused before anything is
+        spoken. Without a voice of the first alone, whose voice the others wait for."""
+        return [self._opening(voice, pieces, k, seed, speaker) for k in range(after, len(pieces) if voice else 1)]
 
     def _opening(self, voice, pieces, index, seed, speaker) -> tuple[list[int], int, int, list[int]]:
         """What the engine needs to speak a piece: prompt, seed, limit, and the prompt without the piece's words."""
@@ -238,8 +246,8 @@ class Llasa:
             raise ValueError(f"Unknown speaker '{speaker[:60]}'. '{self.checkpoint.name}' {knows}.")
         ids = self.protocol.tts_prompt(text.join(own, pieces[index]) if voice else pieces[index], codes, speaker)
         without = self.protocol.unconditional_prompt(own, codes, speaker)
-        room = (self.engine.max_ids - len(ids)) / audio.FRAME_RATE
-        if voice and 0 < room < SECONDS_PER_CHARACTER / 4 * len(pieces[index]):  # of none at all the engine tells
+        room = self.engine.room(ids) / audio.FRAME_RATE
+        if voice and room < SECONDS_PER_CHARACTER / 4 * len(pieces[index]):
             raise ValueError(
                 f"The clip of '{voice.name}' leaves {room:.1f} s of what this model can hold, too little to say "
                 f"'{pieces[index]}'. Give a shorter clip; 3 to 6 s work best."

@@ -112,8 +112,7 @@ class Search:
             if verifier.needs_reference and voice is None:
                 raise ValueError(f"The verifier '{verifier.name}' compares with a voice: choose one.")
         self.voice = llasa.prepare(voice) if voice is not None else None
-        for index in range(len(pieces)):  # what cannot be said is refused before anything is searched
-            llasa._opening(self.voice, pieces, index, seed, speaker)
+        self.openings = llasa._openings(self.voice, pieces, seed, speaker)
         for verifier in self._verifiers():
             verifier.load()
         self.reference = None
@@ -180,11 +179,12 @@ class Search:
                 return
             if voice is None:
                 voice = self.llasa._first_piece(piece, run.candidates()[0].codes)
+                self.openings += self.llasa._openings(voice, self.pieces, self.seed, self.speaker, 1)
 
     def _task(self, index: int, piece: str, voice: Voice | None) -> Task:
         # what the task needs of the search, and not the search itself: it would keep rows and weights in memory
         llasa, sampling, context_codes = self.llasa, self.sampling, self.settings.context_codes
-        ids, *how, without = llasa._opening(voice, self.pieces, index, self.seed, self.speaker)
+        ids, *how, without = self.openings[index]
 
         def decode(batch: list[np.ndarray], whole: bool) -> list[np.ndarray]:
             return llasa._decode_answers(batch, voice, None if whole else context_codes)

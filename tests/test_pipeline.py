@@ -498,6 +498,11 @@ def test_what_cannot_be_said_is_refused_before_anything_is_spoken(nano, monkeypa
     monkeypatch.setattr(nano, "_pieces", lambda text: ["oh.", long])
     with pytest.raises(ValueError, match="too little to say"):
         nano.search_events("Oh.", voice, n=1, outcome="likelihood")
+    with pytest.raises(ValueError, match="too little to say"):
+        next(nano.stream("Oh.", voice))
+    full = Voice("full", "hello.", codes={"nano": [1] * (nano.engine.max_ids - 50)})  # no room at all for the last
+    with pytest.raises(ValueError, match="leaves no room for an answer"):
+        nano.tts("Oh.", full)
 
 
 def test_the_longest_voice_leaves_room_for_an_answer(nano):
