@@ -252,13 +252,15 @@ class Decoder:
             window: how much of it is attended to; a row that is longer comes out wrong, and no worse.
         """
         rows = torch.arange(len(ids), device=ids.device)
-        seen = (torch.arange(window, device=ids.device) <= positions[:, None])[:, None, None]  # (rows, 1, 1, window)
+        unseen = (torch.arange(window, device=ids.device) > positions[:, None])[:, None, None]  # (rows, 1, 1, window)
+        # to be added: of booleans, attention would make this anew in every layer
+        mask = torch.zeros_like(unseen, dtype=self.embedding.dtype).masked_fill(unseen, -torch.inf)
 
         def attend(layer, q, k, v):
             keys, values = layer
             keys[rows, :, positions], values[rows, :, positions] = k, v
             q = q.view(len(q), self.kv_heads, -1, self.dim)
-            return F.scaled_dot_product_attention(q, keys[:, :, :window], values[:, :, :window], attn_mask=seen)
+            return F.scaled_dot_product_attention(q, keys[:, :, :window], values[:, :, :window], attn_mask=mask)
 
         return self._layers(ids, positions, cache, attend)
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .beams import END, LENGTH, REPETITION, RUNNING, SILENCE, Beams, Patience, left_range
 from .checkpoints import cpu_has_bf16
@@ -39,6 +40,7 @@ from .sampling import Sampling
 __all__ = ["END", "LENGTH", "REPETITION", "RUNNING", "SILENCE", "Beams", "Engine", "Hypothesis", "Patience", "Sampling"]
 
 DEFAULT_SAMPLING, DEFAULT_PATIENCE = Sampling(), Patience()
+EVEN_WIDTH = 64  # the head's on a GPU is a multiple of this: 128 bytes in 16 bit
 WEIGHED_AT_ONCE = 16  # rows of one pass of `weigh`: bounds memory
 
 
@@ -159,12 +161,21 @@ class Engine(AnyEngine):
         self.patience = patience
         self.answers = {name: torch.as_tensor(np.asarray(ids), device=model.device) for name, ids in answers.items()}
         self.ids_of = {name: np.asarray(ids) for name, ids in answers.items()}
-        with torch.no_grad():  # not inference mode: ZeroGPU could not put its tensors on the GPU that is lent later
-            linear = Linear8 if int8 else Linear
-            self.decoder = Decoder(model, self.max_ids, linear)
-            head, answers = model.lm_head, self.answers  # not the engine itself: a cycle would outlive its last user
-            self.heads = Heads(lambda name: linear(head.weight[answers[name]]))
         static = self.device.type == "cuda" if static is None else static
+        linear = Linear8 if int8 else Linear
+        head, answers = model.lm_head, self.answers  # not the engine itself: a cycle would outlive its last user
+
+        def cut(name: str):
+            rows = answers[name]
+            if not static:
+                return linear(head.weight[rows])
+            # cuBLAS keeps its quick kernels for even widths: 65,537 rows become 65,600, whose last logits are cut off
+            wider = linear(head.weight[F.pad(rows, (0, -len(rows) % EVEN_WIDTH))])
+            return lambda hidden: wider(hidden)[:, : len(rows)]
+
+        with torch.no_grad():  # not inference mode: ZeroGPU could not put its tensors on the GPU that is lent later
+            self.decoder = Decoder(model, self.max_ids, linear)
+        self.heads = Heads(cut)
         self.stock = Stock(self.decoder, self.heads, self.answers, compile) if static else None
 
     @property

@@ -191,6 +191,14 @@ def test_what_waits_to_be_lent_takes_bounded_memory(static, monkeypatch):
     stock.clear()
 
 
+@torch.inference_mode()
+def test_the_head_has_an_even_width_of_which_nobody_hears(plain, static):
+    hidden = torch.randn(3, 32)
+    logits = static.heads["speech"](hidden)
+    assert logits.stride(0) % 64 == 0
+    torch.testing.assert_close(logits, plain.heads["speech"](hidden))
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
