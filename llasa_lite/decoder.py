@@ -237,6 +237,11 @@ class Decoder:
         positions = slice(where[0], where[0] + 1) if same else torch.tensor(where, device=ids.device)
         return self._layers(ids, positions, zip(cache, *shared), attend)
 
+    @property
+    def id_bytes(self) -> int:
+        """What a cache takes for each id of a row."""
+        return 2 * len(self.layers) * self.kv_heads * self.dim * self.embedding.itemsize
+
     def new_static_cache(self, rows: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of each layer, (rows, kv heads, length, dim) each: one tensor for all would be copied whole
         by compiled code. Zeros: what is masked is still multiplied, and garbage may be NaN."""

@@ -28,6 +28,7 @@ KV_STEP = 256  # the cache is attended to up to a multiple of this: a graph for 
 ROUNDS = 2  # draws a row may make in one step; with top_p 0.95 one in 800 needs more and takes another step for them
 SHRINK = 4  # rows move to smaller buffers when they fill no more than this part of theirs
 MOST_FREE = 2**18  # ids in slots that wait to be lent: the paper's 16 x 16 beams of 1,024, 8.6 GB of Llasa-1B
+BESIDE = 0.1  # of a GPU's memory that rows leave to codec and verifiers at work, unless there is but one
 MOST_GRAPHS = 64  # of one size; other settings of top_k ask for graphs of their own
 WARM_UP = 3  # runs before a capture, so that libraries have what they need
 
@@ -180,7 +181,7 @@ class Stock:
         self.free: list[Slots] = []
 
     def lease(self, rows: int, length: int, guided: bool = False) -> Slots:
-        """Slots for at least so many rows and ids."""
+        """Slots for at least so many rows and ids. Raises OutOfMemoryError where others would have too little left."""
         rows, length = bucket(rows), -(-length // KV_STEP) * KV_STEP
         with self.lock:
             for slots in self.free:
@@ -189,6 +190,11 @@ class Stock:
                     return slots
             # those like it are too short: their place is needed
             self.free = [slots for slots in self.free if (slots.rows, slots.guided) != (rows, guided)]
+        if self.captures and rows > 1:
+            free, total = torch.cuda.mem_get_info(self.device)
+            free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            if rows * (1 + guided) * length * self.decoder.id_bytes > free - BESIDE * total:
+                raise torch.OutOfMemoryError("Out of memory, but for what codec and verifiers need.")
         return Slots(self.decoder, rows, length, guided)
 
     def give(self, slots: Slots) -> None:

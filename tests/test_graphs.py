@@ -362,6 +362,10 @@ class Cuda:
     def __init__(self, monkeypatch):
         self.device_index, self.captures, self.underway, self.opened = 0, [], None, {}
         self.end = lambda rows: None  # of a capture of a step for so many rows
+        self.memory = 1e12, 1e12  # free, total
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: self.memory)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
         for name in ("CUDAGraph", "Stream", "current_stream", "device", "empty_cache", "graph", "graph_pool_handle"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: self.device(stream.device))
@@ -449,6 +453,15 @@ def test_graphs_are_captured_again_after_all_were_thrown_away(llama, plain, cuda
             beams.advance(max_new)
         same(*found)
     assert len(cuda.opened) == 3
+
+
+@pytest.mark.parametrize("free, width", [(100_000, 2), (0, 1)])
+def test_rows_leave_memory_to_codec_and_verifiers(llama, plain, cuda, free, width):
+    """One row of 96 ids takes 24,576 bytes here; where there are fewer, it is tried all the same."""
+    engine, cuda.memory = cuda.engine(llama), (free, 300_000)
+    found = lived(engine, SAMPLINGS["the default"])
+    same(found, lived(plain, SAMPLINGS["the default"]))
+    assert found.width == width
 
 
 def ends(said):
