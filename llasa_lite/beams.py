@@ -59,7 +59,8 @@ class Beams:
     Attributes:
         ids: one list per row of the ids sampled so far, END not included.
         stopped: one word per row: "end", "length", "silence", "repetition" or "running".
-        log_probabilities: one list per row: of each id in `ids`, then of END, under the model itself (temperature 1).
+        log_probabilities: one list per row: of each id in `ids`, then of END, under the model itself (temperature 1,
+            no guidance), among the ids that may follow.
         max_new: ids the row with the highest limit may get.
     """
 

@@ -31,7 +31,8 @@ class SearchResult:
 
     Attributes:
         best: the `Speech` chosen; of long text, the best of every chunk, joined.
-        candidates: every whole candidate, chunk by chunk, best first.
+        candidates: every whole candidate, chunk by chunk, best first; of a chunk that was stopped before one was whole,
+            the best as far as it came.
         speeches: the `Speech` of each candidate, with a receipt of its own.
         method: a key of `search.SEARCH_METHODS`.
         seconds: from start to end.

@@ -141,6 +141,18 @@ def test_a_score_does_not_depend_on_the_company(any_verifier):
     np.testing.assert_allclose(any_verifier.score(WAVES[::-1], TARGET, codes[::-1]), together[::-1], atol=rounding)
 
 
+def test_waves_of_any_number_and_length_take_bounded_memory(speaker_folder, monkeypatch):
+    judge, passes = verifier(f"speaker:{speaker_folder}"), []
+    judge.load()
+    whole = type(judge)._vectors
+    monkeypatch.setattr(
+        judge, "_vectors", lambda inputs: passes.append(inputs["input_values"].shape) or whole(judge, inputs)
+    )
+    monkeypatch.setattr("llasa_lite.verifiers.SECONDS_AT_ONCE", 2)
+    assert len(judge.embed([buzz(0.5)] * 5 + [buzz(3.0)] * 2)) == 7
+    assert [tuple(shape) for shape in passes] == [(4, 8_000), (1, 8_000), (1, 48_000), (1, 48_000)]
+
+
 def test_a_verifier_tells_model_unit_and_range(any_verifier):
     facts = json.loads(json.dumps(any_verifier.facts()))
     assert facts["name"].partition(":")[0] in VERIFIERS

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..audio import SAMPLE_RATE, SILENCE_PEAK
 
-ROWS_AT_ONCE = 32  # waves of one pass: bounds memory
+SECONDS_AT_ONCE = 64  # of sound in one pass, of several waves together: WavLM-base takes 16 MB of memory for each
 
 # name -> (file, class); loaded when it is asked for
 VERIFIERS = {
@@ -166,7 +166,11 @@ def _by_length(waves: Sequence[np.ndarray]) -> list[list[int]]:
     rows: dict[int, list[int]] = {}
     for row, wav in enumerate(waves):
         rows.setdefault(len(wav), []).append(row)
-    return [group[k : k + ROWS_AT_ONCE] for group in rows.values() for k in range(0, len(group), ROWS_AT_ONCE)]
+    groups = []
+    for length, group in rows.items():
+        at_once = max(1, SECONDS_AT_ONCE * SAMPLE_RATE // length)
+        groups += [group[k : k + at_once] for k in range(0, len(group), at_once)]
+    return groups
 
 
 @dataclass(frozen=True)
