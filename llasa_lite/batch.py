@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import lines_of
-from .pipeline import ROWS_AT_ONCE, _seed
+from .pipeline import _seed
 from .records import Records
 from .speech import Speech
 from .text import says_something
@@ -77,7 +77,7 @@ def speak_list(
 ) -> Iterator[tuple[Line, Speech | None]]:
     """Speak every line into `folder/clips/<id>.wav`, with its receipt; line k is drawn with seed + k.
 
-    Lines are spoken `ROWS_AT_ONCE` at a time. Yields (line, speech) as they are made; speech is None for a line that
+    Lines are spoken 16 at a time, on CUDA 64. Yields (line, speech) as they are made; speech is None for a line that
     was there already with the same text and voice. Each shard writes a manifest of its own, so that machines can share
     a folder; line k is spoken by shard k modulo their number, the same way whichever shard runs first. What is there
     from another number of shards stays: a list may go on with more machines or fewer.
@@ -134,7 +134,7 @@ def speak_list(
             yield line, None
             continue
         waiting.append((line, seed + index if line.seed is None else line.seed))
-        if len(waiting) == ROWS_AT_ONCE:
+        if len(waiting) == llasa.engine.rows_at_once:
             yield from speak()
     yield from speak()
 

@@ -46,7 +46,6 @@ REPETITION_SECONDS = 1.0
 # 0, other synthetic ones -1.3 to -0.1, 25 of 29 people less than -0.8.
 UNHEARD = -0.8
 CLIPS_REMEMBERED = 16  # by what was heard in them, which takes seconds to find out
-ROWS_AT_ONCE = 16  # pieces spoken side by side: more hardly gain on a CPU, and each takes memory
 STOP_STEPS = 100  # ids between two looks at `stop`
 
 
@@ -133,7 +132,8 @@ class Llasa:
             seed: the same seed gives the same speech on the same machine; None draws one (see `speech.seed`).
             sampling: other settings than the checkpoint's own (`llasa.sampling`).
             speaker: name of a speaker the checkpoint was finetuned on.
-            stop: asked every 2 s of speech; true gives up, at the latest after the 16 pieces at hand are decoded.
+            stop: asked every 2 s of speech; true gives up, at the latest after the pieces at hand, 16 of them (on CUDA
+                64), are decoded.
         Raises:
             ValueError: no text, too long, unknown voice or speaker, a voice without transcript, or no room for an
                 answer.
@@ -172,14 +172,14 @@ class Llasa:
         once = {id(voice): self.prepare(voice) for voice in voices if voice is not None}
         voices = asked = [once.get(id(voice)) for voice in voices]
         seeds = [_seed(seed) for seed in seeds]
-        sampling = sampling or self.sampling
+        sampling, rows = sampling or self.sampling, self.engine.rows_at_once
         said: dict[tuple[int, int], tuple[np.ndarray, str, np.ndarray]] = {}  # (text, piece): codes, stopped, wave
         # without a voice every piece would be spoken by another: the others wait for the voice of the first
         at_once = [(t, k) for t, voice in enumerate(voices) for k in range(1 if voice is None else len(pieces[t]))]
         while at_once:
             # all of them now: what cannot be said is refused before anything is spoken
             openings = {(t, k): self._opening(voices[t], pieces[t], k, seeds[t], speaker) for t, k in at_once}
-            for group in (at_once[i : i + ROWS_AT_ONCE] for i in range(0, len(at_once), ROWS_AT_ONCE)):
+            for group in (at_once[i : i + rows] for i in range(0, len(at_once), rows)):
                 prompts, row_seeds, limits, without = zip(*map(openings.get, group))
                 beams = self.engine.start_batch(prompts, "speech", sampling, row_seeds, limits, unconditional=without)
                 while not beams.done:

@@ -10,7 +10,8 @@ from conftest import WHISPER, buzz
 from llasa_lite import Llasa, NotReachable, Sampling, Stopped, Voice, builtin_voices, recognition
 from llasa_lite.checkpoints import CHECKPOINTS, NANO, find, load_codec, load_lm, pick_device, pick_dtype
 from llasa_lite.codec import CHUNK_CODES
-from llasa_lite.pipeline import CLIPS_REMEMBERED, MAX_TEXT_CHARS, ROWS_AT_ONCE
+from llasa_lite.engine import ROWS_AT_ONCE
+from llasa_lite.pipeline import CLIPS_REMEMBERED, MAX_TEXT_CHARS
 from llasa_lite.speech import GAP_SECONDS, Transcript
 from llasa_lite.text import normalize_transcript as bare
 from llasa_lite.text import spell_out
@@ -225,12 +226,17 @@ def test_pieces_draw_from_streams_of_their_own(nano, voice):
     assert first.tolist() != second.tolist()
 
 
-def test_texts_side_by_side_are_what_each_is_alone(nano, voice):
+def test_texts_side_by_side_are_what_each_is_alone(nano, voice, monkeypatch):
     """More pieces than rows at once, with and without a voice; whatever is beside it, a text says what it says."""
-    few = replace_limit(nano, seconds=0.4)
+    few, whole, rows = replace_limit(nano, seconds=0.4), nano.engine.start_batch, []
+    monkeypatch.setattr(nano.engine, "rows_at_once", 4)
+    monkeypatch.setattr(
+        nano.engine, "start_batch", lambda some, *a, **k: rows.append(len(some)) or whole(some, *a, **k)
+    )
     texts = ["This is the first piece of what is to be said here. " * 9, SHORT, "Oh. No."]
     voices, seeds = [voice, None, "emma"], [3, 4, None]
     together = few.tts_batch(texts, voices, seeds)
+    assert max(rows) == 4 < sum(rows)
     for text, asked, speech in zip(texts, voices, together):
         alone = few.tts(text, asked, speech.seed)
         assert [c.tolist() for c in speech.codes] == [c.tolist() for c in alone.codes]
