@@ -57,7 +57,7 @@ class Protocol:
     Args:
         tokenizer: a Transformers tokenizer that holds the markers, the codes and a chat template.
     Raises:
-        ValueError: a marker or `<|s_0|>` is missing: not a Llasa checkpoint.
+        ValueError: a marker or `<|s_0|>` is missing: not a Llasa checkpoint; or the codes have a gap.
     """
 
     def __init__(self, tokenizer):
@@ -68,7 +68,7 @@ class Protocol:
             raise ValueError(f"This is not a Llasa checkpoint: its tokenizer lacks {', '.join(missing)}.")
         self.code_offset: int = vocabulary[speech_token(0)]  # id of code 0
         self.codebook_size = sum(1 for token in vocabulary if re.fullmatch(r"<\|s_\d+\|>", token))
-        if vocabulary[speech_token(self.codebook_size - 1)] != self.code_offset + self.codebook_size - 1:
+        if vocabulary.get(speech_token(self.codebook_size - 1)) != self.code_offset + self.codebook_size - 1:
             raise ValueError("The speech tokens of this checkpoint are not one run of ids.")
         self.speech_end: int = vocabulary[SPEECH_GENERATION_END]
         self.text_end: int = vocabulary[TEXT_GENERATION_END]

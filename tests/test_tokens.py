@@ -224,3 +224,10 @@ def test_a_tokenizer_without_markers_is_no_llasa():
     plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")))
     with pytest.raises(ValueError, match="not a Llasa checkpoint: its tokenizer lacks .*SPEECH_GENERATION_START"):
         Protocol(plain)
+
+
+def test_a_vocabulary_whose_codes_have_a_gap_is_told_in_a_sentence():
+    gap = character_tokenizer(8)
+    gap.add_tokens("<|s_9|>")
+    with pytest.raises(ValueError, match="speech tokens of this checkpoint are not one run of ids"):
+        Protocol(gap)
