@@ -312,7 +312,7 @@ class StaticBeams(Beams):
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                together = len(self.rows) or min(len(waiting), self.width)
+                together = self.slots.rows if self.slots else bucket(min(len(waiting), self.width))
             self._narrow(together)  # not above: the error would keep its tensors alive
         if self.done:
             self._release()
@@ -434,4 +434,5 @@ class StaticBeams(Beams):
         return ((ids or without)[-1], len(without) - len(self.prompts[row])) if self.sampling.guided else (0, 0)
 
     def __del__(self):
-        self._release()
+        if MOST_FREE:  # names go first where Python ends
+            self._release()

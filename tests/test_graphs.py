@@ -246,6 +246,20 @@ def test_memory_that_comes_back_is_not_waited_for(llama, short):
     assert beams.width == 4
 
 
+def test_a_row_alone_in_slots_of_two_finds_memory_for_one(llama, plain, short):
+    engine = Engine(llama, ANSWERS, static=True)
+    tried = short(1)
+    found = [one.start(PROMPT, 2, sampling=FREE, max_new=20) for one in (engine, plain)]
+    for beams in found:
+        beams.advance(3)
+        beams.select([1])
+    engine.stock.step = graphs.step  # short from now on
+    for beams in found:
+        beams.advance(20)
+    same(*found)
+    assert tried[:2] == [2, 1]
+
+
 def test_no_memory_for_one_row_is_a_sentence(llama, short):
     short(0)
     beams = Engine(llama, ANSWERS, static=True).start(PROMPT, 8, sampling=FREE, max_new=20)
