@@ -280,15 +280,17 @@ class ChunkSearch:
         self._began = time.perf_counter()
 
     def events(self) -> Iterator[Event]:
-        if self.settings.guided_tokens:
-            yield from self._guided()
-        else:
-            with self._clock("sampling"):
-                self.beams = self.task.start(self.settings.n)
-            self.pool = [_Beam(row, [], index=row) for row in range(self.settings.n)]
-        if not self.stop():
-            yield from self._sampled()
-        self.beams = None  # its rows take memory, and the search is kept until the last piece of a text is done
+        try:
+            if self.settings.guided_tokens:
+                yield from self._guided()
+            else:
+                with self._clock("sampling"):
+                    self.beams = self.task.start(self.settings.n)
+                self.pool = [_Beam(row, [], index=row) for row in range(self.settings.n)]
+            if not self.stop():
+                yield from self._sampled()
+        finally:  # closed half way, too: its rows take memory, and the search is kept for its result
+            self.beams = None
         yield Finished("outcome", self._now(), tuple(self.candidates()), self.stopped_early)
 
     def candidates(self) -> list[Candidate]:
@@ -366,7 +368,7 @@ class ChunkSearch:
             if running:
                 with self._clock("sampling"):
                     self.beams.advance(s.step_tokens)
-                for beam, now in zip(running, self._rows()):
+                for beam, now in zip(running, self._rows()):  # in one order: see `_keep_running`
                     beam.row, beam.ids, beam.stopped = now.row, now.ids, now.stopped
                 self._keep_running()  # those that ended cost nothing from here on
             ended = [beam for beam in self.pool if beam.row is None]

@@ -520,16 +520,16 @@ def test_a_piece_that_is_done_holds_no_rows(hunt):
 
 @pytest.mark.parametrize("steps", [1, 99])
 def test_a_search_that_nobody_reads_gives_its_rows_back_at_once(nano, steps):
-    """On a GPU they are gigabytes, which the next search needs: none waits for the garbage collector."""
+    """On a GPU they are gigabytes, which the next search needs: none waits for the garbage collector, nor until who
+    closed the search lets go of it."""
     search = nano.search_events("Oh.", voice="emma", n=2, outcome="likelihood", seed=1)
     next(search)
     rows = weakref.ref(search.chunks[0][0].beams)
     for _ in zip(range(steps - 1), search):
         pass
-    search.close()
     gc.collect(), gc.disable()
     try:
-        del search
+        search.close()
         assert rows() is None
     finally:
         gc.enable()
