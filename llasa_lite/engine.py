@@ -78,7 +78,7 @@ class AnyEngine:
             n: rows, at least 1.
             answer: which ids may follow, a key of `answers`.
             seed: row k draws from stream k of this seed, whatever n is.
-            max_new: ids a row may get; cut down to what the context of the checkpoint leaves.
+            max_new: ids a row may get, 1,024 being 20 s of speech; cut down to what the context leaves.
             unconditional: the prompt without the words, which guidance compares with; read only where that is on.
         Raises:
             ValueError: no prompt, n < 1, max_new < 1, a prompt that leaves no room for an answer, or guidance without
