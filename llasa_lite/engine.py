@@ -267,19 +267,24 @@ class Engine(AnyEngine):
         Raises:
             ValueError: an id in an answer that is none of the choices.
         """
+        from transformers import DynamicCache
+
         allowed = self.answers[answer]
         order, found = allowed.argsort(), []
         quick = self.device.type == "cpu" and cpu_has_bf16()
 
-        def llama(ids: list[list[int]] | torch.Tensor, **options):
+        def llama(ids: list[list[int]] | torch.Tensor, cache: DynamicCache | None) -> torch.Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=quick):
-                return self.model.model(torch.as_tensor(ids, device=self.device), **options)
+                # the cache by its place: until Transformers 5.23 its name is past_key_values, from 5.40 on cache
+                ids = torch.as_tensor(ids, device=self.device)
+                return self.model.model(ids, None, None, cache, use_cache=cache is not None).last_hidden_state
 
         prompts = [list(prompt) for prompt in prompts]
         begun, known = 0, None  # ids that were read already, and their keys and values
         if len(prompts) > 1 and all(prompt == prompts[0] for prompt in prompts):
             begun = len(prompts[0]) - 1
-            known = llama([prompts[0][:begun]], use_cache=True).past_key_values
+            known = DynamicCache(config=self.model.config)
+            llama([prompts[0][:begun]], known)
         for start in range(0, len(answers), WEIGHED_AT_ONCE):
             said = answers[start : start + WEIGHED_AT_ONCE]
             rows = [[*p[begun:], *a] for p, a in zip(prompts[start:], said)]
@@ -290,7 +295,7 @@ class Engine(AnyEngine):
             cache = copy.deepcopy(known)  # the pass adds to it
             if cache is not None:
                 cache.batch_repeat_interleave(len(rows))
-            hidden = llama(ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+            hidden = llama(ids, cache)
             for k, one in enumerate(said):
                 wanted = torch.tensor(one, device=self.device)
                 column = order[torch.searchsorted(allowed[order], wanted).clamp(max=len(order) - 1)]
