@@ -268,7 +268,7 @@ def comment_of(path: str | os.PathLike) -> str:
     """The comment in a sound file (wav, flac, ogg, mp3); empty where there is none. Raises ValueError as `load`."""
     import soundfile
 
-    path = _path(path, "comment")
+    path = _path(path, "receipt")
     try:
         with open(path, "rb") as file:
             if file.read(4) == b"RIFF":

@@ -93,7 +93,6 @@ def speak_list(
     part, parts = _shard(shard)
     mine = [(index, line) for index, line in enumerate(lines) if index % parts == part - 1]
     folder = Path(folder)
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
     name = "manifest.jsonl" if parts == 1 else f"manifest-{part:05d}-of-{parts:05d}.jsonl"
     manifest = Records(folder / name)
     others = _rows_beside(manifest)
@@ -106,6 +105,7 @@ def speak_list(
             _seed(seed + index if line.seed is None else line.seed)
         except ValueError as error:
             raise ValueError(f"Line '{line.id}': {error}") from error
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
     waiting: list[tuple[Line, int]] = []  # with their seeds
 
     def speak() -> Iterator[tuple[Line, Speech]]:
