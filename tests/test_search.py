@@ -215,9 +215,10 @@ def test_silence_gets_the_lowest_score_and_never_reaches_the_model(hunt):
 @pytest.mark.parametrize("method", ["best_of_n", "beam_search", "partial_prm"])
 def test_stop_keeps_the_best_so_far(hunt, method):
     """After every event there is a best one, and closing there leaves it."""
-    total = len(list(hunt(method, n=4, branch=2, score_batch=1).events()))
+    few = dict(n=4, branch=2, score_batch=1, limit=16)
+    total = len(list(hunt(method, **few).events()))
     for stop_after in range(1, total):
-        search = hunt(method, n=4, branch=2, score_batch=1)
+        search = hunt(method, **few)
         events = search.events()
         seen = [next(events) for _ in range(stop_after)]
         events.close()
@@ -251,6 +252,8 @@ def test_a_stop_that_says_yes_ends_it_within_a_step(hunt):
             "Unknown search method 'best'. Choose from: sample, best_of_n, beam_search, ",
         ),
         (dict(process_seconds=0), "process_seconds must be above 0, not 0; without PRM: best_of_n."),
+        (dict(process_seconds=601), "process_seconds must be at most 600, not 601."),
+        (dict(context_codes=-1), "context_codes must be a whole number of at least 0, not -1."),
         (dict(outcome="spk"), "Unknown verifier 'spk'. Choose from: asr, emotion, likelihood, quality, speaker."),
         (dict(process="speaker"), "'best_of_n' has no process verifier."),
         (dict(method="sample", outcome="asr"), "'sample' has no outcome verifier"),
@@ -354,7 +357,7 @@ def test_long_text_is_searched_piece_by_piece_in_one_voice(nano, voice, with_voi
     search = nano.search_events(**given)
     next(event for event in search if isinstance(event, Finished))
     cut = search.close()
-    assert cut.best.stopped[1] == "running" and not cut.best.complete
+    assert cut.stopped_early and cut.best.stopped[1] == "running" and not cut.best.complete
     np.testing.assert_allclose(Llasa.replay(cut.best.receipt).wav, cut.best.wav, atol=1e-5)
 
 
