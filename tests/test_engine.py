@@ -142,6 +142,17 @@ def test_answers_are_weighed_in_every_dtype(tiny_llama, monkeypatch, dtype):
         np.testing.assert_allclose(one, exact, atol=0.05)
 
 
+def test_answers_weigh_the_same_in_any_company(llama, monkeypatch):
+    """In several passes, over prompts and answers of other lengths."""
+    monkeypatch.setattr("llasa_lite.engine.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("llasa_lite.engine.WEIGHED_AT_ONCE", 3)
+    engine, answers = Engine(llama, ANSWERS), [ANSWERS["speech"][1 : 3 + k] for k in range(4)]
+    for prompts in (PROMPTS, [PROMPT] * 4):
+        alone = [engine.weigh([prompt], [one])[0] for prompt, one in zip(prompts, answers)]
+        for one, wanted in zip(engine.weigh(prompts, answers), alone, strict=True):
+            np.testing.assert_allclose(one, wanted, atol=1e-4)
+
+
 def test_an_answer_of_other_ids_is_not_weighed(nano, voice):
     prompt = nano.protocol.asr_prompt(voice.codes["nano"])
     with pytest.raises(ValueError, match="none of the choices of 'text'"):
@@ -304,6 +315,7 @@ def test_patience_knows_a_loop_from_a_likeness(period):
     assert patience.ended([*loop[:-1], 99]) is None
     assert patience.ended([*range(100, 140), *loop[: 24 + period // 2]]) is None  # not yet long enough
     assert patience.ended(list(range(80))) is None
+    assert patience.ended(np.resize(np.arange(26), 80).tolist()) is None  # a melody, not a stutter
     assert Patience().ended(loop) is None
 
 
