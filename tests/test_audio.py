@@ -138,7 +138,7 @@ def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "huge.wav"
     with open(path, "wb") as file:
         file.truncate(audio.MAX_FILE_BYTES + 1)  # sparse: takes no disk
-    with pytest.raises(ValueError, match="101 MB; at most 100 MB|100 MB; at most 100 MB"):
+    with pytest.raises(ValueError, match="is 100 MB; at most 100 MB are read"):
         audio.load(path)
 
 
@@ -157,6 +157,15 @@ def test_trim_cuts_silence_and_keeps_the_speech():
     trimmed = audio.trim(wav)
     assert len(speech) * 0.9 < len(trimmed) < len(speech) + 0.3 * 16_000
     assert (trimmed**2).sum() > 0.999 * (speech**2).sum()
+    for begin in (trimmed, trimmed[::-1]):  # a tenth of a second is left of the silence, at both ends
+        assert np.flatnonzero(begin)[0] == pytest.approx(1_600, abs=512)
+
+
+def test_long_pauses_are_made_short_and_short_ones_stay():
+    spoken = buzz(1.0) + 0.05  # never quiet within
+    for pause, left in ((0.4, 0.4), (0.7, 0.6), (3.0, 0.6)):
+        wav = np.concatenate([spoken, np.zeros(int(pause * 16_000), np.float32), spoken])
+        assert len(audio.shorten_pauses(wav)) == pytest.approx(32_000 + left * 16_000, abs=1_024)
 
 
 def test_normalize_sets_the_peak_and_leaves_silence():
@@ -189,6 +198,11 @@ def test_join_puts_silence_between_and_nowhere_else():
     assert audio.join([a, b], 0.01).tolist() == [1.0] * 100 + [0.0] * 160 + [0.5] * 50
     assert audio.join([a], 1.0).tolist() == a.tolist()
     assert audio.join([]).size == 0
+
+
+def test_sixteen_bits_hold_what_is_within_full_level():
+    told = audio.to_int16(np.float32([[0, 0.5, 1], [-1, 2, -3]]))
+    assert told.dtype == np.int16 and told.tolist() == [[0, 16_384, 32_767], [-32_767, 32_767, -32_767]]
 
 
 def test_level_tells_length_peak_clipping_and_silence():
