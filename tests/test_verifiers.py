@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -358,6 +359,19 @@ def test_a_model_without_the_head_that_judges_is_refused(tmp_path):
         verifier(f"speaker: {tmp_path / 'wavlm'}").load()
     with pytest.raises(ValueError, match="no such folder, and it is no hub id"):
         verifier("speaker:/no/such").load()
+
+
+@pytest.mark.parametrize("asked, kind", [("speaker", "speaker"), ("emotion", "emotion"), ("asr", "ctc")])
+def test_weights_that_are_no_safetensors_are_refused(asked, kind, request, tmp_path):
+    """A pickle may hold code."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(request.getfixturevalue(f"{kind}_folder"), tmp_path / "pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="Cannot load .*pickled"):
+        verifier(f"{asked}:{folder}").load()
 
 
 # -- names and combinations ------------------------------------------------------------------------------------------
