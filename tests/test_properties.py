@@ -46,13 +46,11 @@ def taken(call, *arguments, **named):
         return None
 
 
-WORDS = "Dr. $3.50 1999 9:30 No. 7 U.S.A. <|s_1|> <|eot_id|> 1,000,000 3rd 50% é 日本 👍"
+WORDS = "Dr. $3.50 1999 9:30 No. 7 U.S.A. <|s_1|> <|eot_id|> 1,000,000 3rd 50% é 日本 👍".split()
 TEXT = st.one_of(
     st.text(max_size=300),
     st.text("aB .,!?;:'\"-()&%$€£0123456789\n…。，", max_size=200),
-    st.lists(
-        st.sampled_from("Dr. $3.50 1999 9:30 No. 7 U.S.A. <|s_1|> <|eot_id|> 1,000,000 3rd 50% é 日本 👍".split())
-    ).map(" ".join),
+    st.lists(st.sampled_from(WORDS)).map(" ".join),
 )
 NUMBER = st.one_of(st.integers(), st.floats(), st.integers(-3, 3), st.floats(0, 1))
 JSON = st.recursive(
@@ -114,7 +112,7 @@ def test_no_text_rewrites_its_prompt(nano, words, speaker):
         if ids is not None:
             tokens = nano.protocol.tokenizer.convert_ids_to_tokens(ids)
             markers = [token for token in tokens if re.fullmatch(r"<\|[A-Z_]+\|>", token)]
-            assert len(markers) == 3 and markers[-1] == tokens[-1 - False]
+            assert len(markers) == 3 and markers[-1] == tokens[-1]
 
 
 # -- waves -----------------------------------------------------------------------------------------------------------
@@ -195,15 +193,11 @@ def test_settings_are_in_range_or_refused(asked):
         assert isinstance(value, str) or (math.isfinite(value) and value >= 0)
 
 
-CRITERIA = ["asr", "speaker", "likelihood", "+", ",", "*", ":", "0.5", "nan", "-1", " "]
+CRITERIA = [*"asr speaker likelihood + , * : 0.5 nan -1".split(), " "]
 
 
 @law(150)
-@given(
-    st.one_of(
-        TEXT, st.lists(st.sampled_from("asr speaker likelihood + , * : 0.5 nan -1 ".split() + [" "])).map("".join)
-    )
-)
+@given(st.one_of(TEXT, st.lists(st.sampled_from(CRITERIA)).map("".join)))
 def test_verifiers_and_models_are_known_or_refused(asked):
     made = taken(criterion, asked)
     assert made is None or made.verifiers
