@@ -383,13 +383,15 @@ def test_arithmetic_of_a_row_does_not_depend_on_its_neighbours(tiny_llama, dtype
         torch.testing.assert_close(sharing, alone)
 
 
-@pytest.mark.parametrize("n", [4, 9])
-def test_rows_that_share_their_prompts_cache_say_what_rows_without_one_in_common_say(tiny_llama, monkeypatch, n):
+@pytest.mark.parametrize("n, guidance", [(4, 1.0), (4, 1.7), (9, 1.0), (9, 1.7)])
+def test_rows_that_share_their_prompts_cache_say_what_rows_without_one_in_common_say(
+    tiny_llama, monkeypatch, n, guidance
+):
     assert can_share("cpu", torch.float32)
     engine = Engine(tiny_llama(100, num_attention_heads=4, num_key_value_heads=2), ANSWERS)
 
     def ids():
-        sampling = Sampling(temperature=1.0, top_p=1.0, guidance=1.7)
+        sampling = Sampling(temperature=1.0, top_p=1.0, guidance=guidance)
         prompts, without = [PROMPT, PROMPT[::-1]], [PROMPT[:3], PROMPT[2:]]
         beams = engine.start_batch(prompts, sampling=sampling, max_new=[30, 44], n=n, unconditional=without)
         beams.advance(9)
