@@ -254,6 +254,7 @@ def test_a_stop_that_says_yes_ends_it_within_a_step(hunt):
         (dict(process_seconds=0), "process_seconds must be above 0, not 0; without PRM: best_of_n."),
         (dict(process_seconds=601), "process_seconds must be at most 600, not 601."),
         (dict(context_codes=-1), "context_codes must be a whole number of at least 0, not -1."),
+        (dict(outcome="asr:somebody/nothing"), "Cannot load 'somebody/nothing'"),
         (dict(outcome="spk"), "Unknown verifier 'spk'. Choose from: asr, emotion, likelihood, quality, speaker."),
         (dict(process="speaker"), "'best_of_n' has no process verifier."),
         (dict(method="sample", outcome="asr"), "'sample' has no outcome verifier"),
@@ -314,6 +315,9 @@ def test_the_result_says_how_it_was_found(found):
     assert [v["source"] for v in told["verifiers"]["outcome"]["verifiers"]] == ["own", "own"]
     assert told["verifiers"]["outcome"]["order"] == "first decides" and told["reference"] == "prompt"
     assert len(told["candidates"]) == 4 and set(told["candidates"][0]["scores"]) == {"likelihood", "asr"}
+    for row, candidate in zip(told["candidates"], found.candidates):
+        assert (row["chunk"], row["index"], row["stopped"]) == (0, candidate.index, candidate.stopped)
+        assert row["seconds"] == len(candidate.codes) / 50
     assert 0 < sum(found.spent.values()) <= found.seconds + 0.1
     np.testing.assert_array_equal(found.best.wav, found.speeches[0].wav)
 
@@ -322,7 +326,7 @@ def test_every_candidate_is_saved_and_replayed_from_its_receipt(nano, found, mon
     """No verifier and no search is needed for it."""
     monkeypatch.setattr(Llasa, "from_pretrained", classmethod(lambda cls, *a, **k: nano))
     paths = found.save_all(tmp_path / "all")
-    assert len({*paths}) == 4
+    assert [path.name for path in paths] == [f"00-{c.index:03d}.wav" for c in found.candidates]
     for path, candidate, speech in zip(paths, found.candidates, found.speeches):
         receipt = json.loads(path.with_suffix(".receipt.json").read_text())
         assert receipt["search"]["chosen"][0]["index"] == candidate.index
