@@ -110,10 +110,14 @@ def test_a_clip_whose_words_the_model_does_not_hear_is_spoken_after_by_what_it_h
 
 
 def test_a_clip_whose_words_the_model_hears_keeps_its_transcript(nano, monkeypatch):
+    monkeypatch.setattr(nano, "_heard", {})
     monkeypatch.setattr(nano, "transcribe", None)  # it is not even listened to
     emma = Voice.builtin("emma")
     for known in (emma.replace(codes={}), emma, emma.replace(text="Seven grey elephants were dancing.")):
         assert nano.prepare(known).heard == {}  # the last has codes: a voice is asked once, when they are made
+    monkeypatch.setattr(nano, "_hears_transcript", lambda voice: False)
+    monkeypatch.setattr(nano, "transcribe", lambda clip: Transcript("...", 0.1, 1.0, True))
+    assert nano.prepare(Voice.from_audio((16_000, buzz(1.0, seed=9)), "one.")).heard == {}  # it hears nothing at all
     mute = Llasa(replace(nano.checkpoint, tasks=("tts",)), nano.protocol, nano.engine, nano.codec, nano.sampling)
     assert mute.prepare(emma.replace(codes={}, text="Seven grey elephants were dancing.")).heard == {}
 
@@ -172,6 +176,22 @@ def test_speech_that_does_not_end_is_stopped_and_says_so(nano):
     wild = nano.tts("Oh.", seed=1, sampling=Sampling(temperature=2.0, top_p=1.0))
     assert wild.stopped == ["length"] and not wild.complete
     assert wild.seconds < 4
+
+
+def test_scripts_that_say_more_with_a_character_are_given_more_time(nano):
+    few = replace_limit(nano, seconds=8)
+    assert [few._limit(text) for text in ("abcde", "äbcdé", "今天天气好", "今天天气好" * 4)] == [150, 150, 250, 400]
+
+
+def test_speech_that_goes_nowhere_is_stopped(nano):
+    """After two seconds of silence, whose codes need not repeat themselves, or one of a loop."""
+    patience = nano.engine.patience
+    silent, said = (nano.protocol.codes_to_ids(codes) for codes in (nano.codec.silent_codes, range(60)))
+    said = [id for id in said if id not in silent]
+    quiet = np.random.default_rng(0).choice(sorted(silent), 99).tolist()
+    assert patience.ended([*said, *quiet]) is None and patience.ended([*said, *quiet, silent[0]]) == "silence"
+    assert patience.ended([*said[:8], *said[8:16] * 7]) is None
+    assert patience.ended([*said[:8], *said[8:16] * 8]) == "repetition"
 
 
 def test_a_thousand_characters_are_cut_and_joined(nano, voice):
@@ -439,10 +459,12 @@ def test_what_is_no_receipt_gives_its_sentence(wrong):
         ("hello <|s_12|> there", "which the model reads as a command"),  # also where digits are put into words
         ("caf\udce9", "The text holds a broken character"),
         ("今天天气很好。", "'nano' cannot read '今天天气很好。': its languages are en."),
+        ("Чай is tea.", "'nano' cannot read 'Чай is tea.'"),
     ],
-    ids=["empty", "blank", "none", "emoji", "punctuation", "long", "marker", "code", "surrogate", "chinese"],
+    ids=["empty", "blank", "none", "emoji", "punctuation", "long", "marker", "code", "surrogate", "chinese", "much"],
 )
 def test_text_that_cannot_be_spoken_gives_its_sentence(nano, text, sentence):
+    assert nano._pieces("Чай is a tea.")  # a third of its letters
     with pytest.raises(ValueError, match=sentence):
         nano.tts(text, seed=1)
 
