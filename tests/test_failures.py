@@ -335,12 +335,17 @@ def test_a_wave_is_replayed_and_inspected(nano, tmp_path, monkeypatch, capsys):
     assert told == {k: v for k, v in spoken.receipt.items() if k != "seconds_taken"}
 
 
-def test_what_travels_in_a_wave_is_no_recording_of_anybody(nano, voice, tmp_path):
-    """A clip of one's own stays in the receipt beside the wave; the wave may be passed on."""
+@pytest.mark.parametrize("name", ["me", "emma"])
+def test_what_travels_in_a_wave_is_no_recording_of_anybody(nano, voice, tmp_path, name):
+    """A clip of one's own stays in the receipt beside the wave, also under a built-in voice's name; the wave may be
+    passed on."""
+    voice = voice.replace(name=name)
     path = nano.tts("Oh.", voice, seed=3).save(tmp_path / "a.wav")
     assert receipts.read(path)["voice_codes"] == voice.codes["nano"]  # beside it
     path.with_suffix(".receipt.json").unlink()
     assert receipts.read(path)["voice_codes"] is None and voice.text not in audio.comment_of(path)
+    nano.tts("Oh.", voice, seed=4).save(tmp_path / "b.wav").with_suffix(".receipt.json").rename(receipts.beside(path))
+    assert receipts.read(path)["voice_codes"] is None and receipts.read(path)["seed"] == 3  # another's lies beside it
 
 
 def test_cloning_is_preceded_by_a_word_on_consent(nano, tmp_path, monkeypatch, capsys):
