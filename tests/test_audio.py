@@ -264,5 +264,15 @@ def test_a_recording_of_a_telephone_is_read(tmp_path):
 def test_a_comment_is_found_behind_the_lines_of_other_programs(tmp_path):
     path = audio.save(tone(16_000), tmp_path / "x.wav", "how it was made")
     kept = path.read_bytes().replace(b"INFOICMT", b"INFOIART\x03\0\0\0me\0\0ICMT")
-    path.write_bytes(kept.replace(b"LIST\x1c", b"LIST\x28"))
+    kept = kept.replace(b"LIST\x1c", b"LIST\x28").replace(b"data", b"junk\x03\0\0\0odd\0data", 1)
+    path.write_bytes(kept)
     assert audio.comment_of(path) == "how it was made" and len(audio.load(path)) == 16_000
+    path.write_bytes(kept.replace(b"ICMT", b"ISFT"))
+    assert audio.comment_of(path) == ""
+
+
+def test_an_ogg_file_holds_what_it_gives_back(tmp_path):
+    told = "é" * (audio.MAX_OGG_COMMENT // 2)  # two bytes each
+    assert audio.comment_of(audio.save(tone(16_000), tmp_path / "x.ogg", told)) == told
+    with pytest.raises(ValueError, match="An ogg file holds comments of at most 30,000 bytes."):
+        audio.save(tone(16_000), tmp_path / "x.ogg", told + "!")
