@@ -283,6 +283,15 @@ def test_only_rows_that_run_side_by_side_are_counted():
         SearchSettings("partial_prm", 64, continuations=65)
 
 
+def test_every_method_has_the_verifiers_it_needs():
+    def names(method, outcome=None):
+        return [c and c.verifiers[0].name for c in SearchSettings(method).criteria(None, outcome)]
+
+    assert names("sample") == [None, None] and names("best_of_n") == [None, "asr"]
+    assert names("partial_prm") == ["speaker", "asr"] and names("beam_search") == ["speaker", "speaker"]
+    assert names("beam_search", "asr") == ["speaker", "asr"]
+
+
 def test_a_model_that_prunes_and_chooses_is_held_once():
     process, outcome = SearchSettings("partial_prm").criteria("speaker", "asr, speaker")
     assert process.verifiers[0] is outcome.verifiers[1]
