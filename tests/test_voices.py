@@ -11,10 +11,10 @@ from llasa_lite import Voice, builtin_voices
 
 
 def test_a_voice_survives_the_round_trip_through_its_file(tmp_path, voice):
-    voice = voice.replace(heard={"nano": "hallo dear."})
+    voice = voice.replace(heard={"nano": "hallo dear."}, description="a friend")
     back = Voice.load(voice.save(tmp_path / "voice.json"))
     assert (back.name, back.text, back.codes, back.timbre) == (voice.name, voice.text, voice.codes, voice.timbre)
-    assert back.heard == voice.heard
+    assert (back.heard, back.description) == (voice.heard, voice.description)
     assert len(back.wav) == pytest.approx(len(voice.wav), abs=640)  # its clip goes with it
 
 
@@ -86,7 +86,9 @@ def test_a_text_file_is_no_voice(tmp_path):
 @pytest.mark.parametrize(
     "content",
     ["", "hello", "[]", "3", "{}", '{"name": "a", "text": "b"}', '{"name": "a", "text": "b", "codes": [1, 2]}',
-     '{"name": "a", "text": "b", "codes": {"nano": ["x"]}}', '{"name": "a", "text": "b", "codes": {"nano": 3}}'],
+     '{"name": "a", "text": "b", "codes": {"nano": ["x"]}}', '{"name": "a", "text": "b", "codes": {"nano": 3}}',
+     '{"name": "a", "text": "b", "codes": {"nano": [-1]}}', '{"name": "a", "text": "b", "codes": {"nano": [true]}}',
+     '{"name": "a", "text": "", "codes": {}}', '{"name": "a", "text": "b", "description": 3, "codes": {}}'],
 )  # fmt: skip
 def test_json_that_is_no_voice_gives_its_sentence(tmp_path, content):
     path = tmp_path / "odd.json"
