@@ -149,6 +149,7 @@ def test_hours_of_compressed_silence_are_refused_before_memory_is_taken(tmp_path
             file.write(np.zeros(60 * 8_000, np.int16))
     with pytest.raises(ValueError, match="longer than 60 minutes"):
         audio.load(path)
+    assert len(audio.load(wav_of(tone(16_000)), max_seconds=1)) == 16_000  # exactly as long as it may be
 
 
 def test_trim_cuts_silence_and_keeps_the_speech():
@@ -259,6 +260,13 @@ def test_a_recording_of_a_telephone_is_read(tmp_path):
     soundfile.write(tmp_path / "call.wav", tone(8_000), 8_000, subtype="GSM610")
     wav = audio.load(tmp_path / "call.wav")
     assert len(wav) == pytest.approx(16_000, abs=700) and pitch(wav) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize("told", ["odd", "even"])  # with the zero at its end the other way round
+def test_a_comment_fits_into_its_wav(tmp_path, told):
+    kept = audio.save(tone(16_000), tmp_path / "x.wav", told).read_bytes()
+    assert int.from_bytes(kept[4:8], "little") == len(kept) - 8 and len(kept) % 2 == 0
+    assert audio.comment_of(tmp_path / "x.wav") == told
 
 
 def test_a_comment_is_found_behind_the_lines_of_other_programs(tmp_path):
