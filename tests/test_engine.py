@@ -772,6 +772,9 @@ def test_an_empty_prompt_is_refused(engine):
 def test_a_prompt_without_room_for_an_answer_is_refused(engine):
     with pytest.raises(ValueError, match="256 of the model's 256 ids and leaves no room"):
         engine.start([5] * 256)
+    beams = engine.start([5] * 255)
+    beams.advance(9)
+    assert len(beams.ids[0]) == 1
 
 
 @pytest.mark.parametrize("rows", [[], [4], [-1], [0, 9]])

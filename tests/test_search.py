@@ -237,6 +237,8 @@ def test_a_stop_that_says_yes_ends_it_within_a_step(hunt):
     end, kinds = run(search)
     assert end.stopped_early and len(kinds[Extended]) == 2 and end.best.codes.size
     assert not run(hunt("best_of_n", n=8))[0].stopped_early
+    end, _ = run(hunt("best_of_n", n=3, stop=lambda: True))
+    assert end.stopped_early and end.candidates == ()
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

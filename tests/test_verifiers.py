@@ -425,6 +425,7 @@ def test_the_first_decides_and_the_next_only_where_it_is_equal(own):
 def test_weights_make_one_number_and_are_written_down(own):
     both = criterion("0.5*asr + 2 * likelihood", own)
     assert both.order({"asr": -1.0, "likelihood": -0.25}) == (-1.0,)
+    assert criterion("asr + 2*speaker").weights == (1.0, 2.0)
     assert both.facts()["weights"] == (0.5, 2.0) and both.facts()["order"] == "weighted sum"
     assert [v["name"] for v in both.facts()["verifiers"]] == ["asr", "likelihood"]
 
