@@ -87,8 +87,9 @@ def test_a_text_file_is_no_voice(tmp_path):
     "content",
     ["", "hello", "[]", "3", "{}", '{"name": "a", "text": "b"}', '{"name": "a", "text": "b", "codes": [1, 2]}',
      '{"name": "a", "text": "b", "codes": {"nano": ["x"]}}', '{"name": "a", "text": "b", "codes": {"nano": 3}}',
-     '{"name": "a", "text": "b", "codes": {"nano": [-1]}}', '{"name": "a", "text": "b", "codes": {"nano": [true]}}',
-     '{"name": "a", "text": "", "codes": {}}', '{"name": "a", "text": "b", "description": 3, "codes": {}}'],
+     '{"name": "a", "text": "b", "codes": {"nano": [1, -1]}}', '{"name": "a", "text": "", "codes": {}}',
+     '{"name": "a", "text": "b", "codes": {"nano": [1, true]}}',
+     '{"name": "a", "text": "b", "description": 3, "codes": {}}'],
 )  # fmt: skip
 def test_json_that_is_no_voice_gives_its_sentence(tmp_path, content):
     path = tmp_path / "odd.json"
