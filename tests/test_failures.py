@@ -309,9 +309,10 @@ def test_long_receipts_fit_or_say_what_they_left_out(speech, tmp_path, kind):
 
 
 def test_a_wave_of_anothers_makes_no_receipt(tmp_path):
-    path = audio.save(buzz(0.3), tmp_path / "a.wav")
-    with pytest.raises(ValueError, match="'a.wav' holds no receipt: it was not made here."):
-        receipts.read(path)
+    for comment in ("", "by me", '{"text": "Oh."}', '{"llasa_lite": "receipt", "seed": NaN}'):
+        path = audio.save(buzz(0.3), tmp_path / "a.wav", comment)
+        with pytest.raises(ValueError, match="'a.wav' holds no receipt: it was not made here."):
+            receipts.read(path)
     audio.save(buzz(0.3), path, '{"llasa_lite": "receipt", "text": 5}')
     with pytest.raises(ValueError, match="'task' is missing|'text' is missing or wrong; it must be a text"):
         receipts.read(path)
