@@ -40,6 +40,7 @@ def hunt(tiny_llama):
 
     def make(method, seed=0, limit=40, sampling=PLAIN, silent=(), stop=lambda: False, loud=None, **more):
         def decode(batch, whole):
+            make.decoded.append(whole)
             amplitude = [0.01 + codes / 100 for codes in batch]
             return [np.repeat(a, 10) * (tuple(c) not in silent) for a, c in zip(amplitude, batch)]
 
@@ -58,7 +59,7 @@ def hunt(tiny_llama):
         guided = criterion if settings.guided_tokens else None
         return ChunkSearch(task, settings, guided, None if method == "sample" else criterion, stop)
 
-    make.engine, make.starts = engine, []
+    make.engine, make.starts, make.decoded = engine, [], []
     return make
 
 
@@ -89,7 +90,7 @@ def test_candidates_of_best_of_n_are_what_plain_sampling_gives(hunt):
     """Those that ended leave the engine, and change nothing for those that go on."""
     plain = hunt.engine.start([CODES + 1], 9, "speech", PLAIN, 3, 40)
     plain.advance(40)
-    end, _ = run(hunt("best_of_n", seed=3, n=9))
+    end, _ = run(hunt("best_of_n", seed=3, n=9, continuations=2))  # of a guided beginning alone
     found = {c.index: (*c.codes + 1, c.stopped) for c in end.candidates}
     assert found == {k: (*ids, how) for k, (ids, how) in enumerate(zip(plain.ids, plain.stopped))}
 
@@ -132,6 +133,7 @@ def test_partial_prm_guides_the_beginning_and_samples_the_rest(hunt):
     stages = [(e.stage, e.tokens) for e in kinds[Extended]]
     assert [tokens for stage, tokens in stages if stage == "process"] == [4, 8, 10]
     assert stages[3] == ("outcome", 14)
+    assert hunt.decoded[:3] == [False] * 3 and all(hunt.decoded[3:])
     kept = kinds[Pruned][-1].kept
     running = sum(c.stopped == "running" for c in kept)
     assert len(end.candidates) == len(kept) + running  # two continuations of each that still ran
@@ -376,10 +378,14 @@ def test_long_text_is_searched_piece_by_piece_in_one_voice(nano, voice, with_voi
     np.testing.assert_allclose(Llasa.replay(cut.best.receipt).wav, cut.best.wav, atol=1e-5)
 
 
-def test_partial_prm_by_any_speaker_model(nano, voice, speaker_folder):
+def test_partial_prm_by_any_speaker_model(nano, voice, speaker_folder, monkeypatch):
+    after, decode = set(), nano.codec.decode_after
+    monkeypatch.setattr(nano.codec, "decode_after", lambda codes, *more: after.add(len(codes)) or decode(codes, *more))
     settings = dict(method="partial_prm", n=2, branch=2, process_seconds=0.5, outcome="likelihood", seed=0)
+    settings["context_codes"] = 10
     found = nano.search("Oh.", voice, process=f"speaker:{speaker_folder}", reference="resynthesis", **settings)
     assert found.verifiers["process"]["verifiers"][0]["source"] == speaker_folder and found.reference == "resynthesis"
+    assert after == {0, 10, len(voice.codes["nano"])}  # the reference, beginnings, and what is whole
     assert 1 <= len(found.candidates) <= 2 and set(found.candidates[0].scores) == {"likelihood"}
 
 
