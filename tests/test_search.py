@@ -83,6 +83,7 @@ def test_the_best_has_the_highest_score_and_every_candidate_is_told_once(hunt):
     assert end.best.score == max(c.score for c in end.candidates if c.stopped == "end")
     assert sorted(c.index for c in end.candidates) == list(range(9))
     assert sorted(c.index for event in kinds[Scored] for c in event.candidates) == list(range(9))
+    assert all(event.running + event.ended == 9 for event in kinds[Extended])
     assert all(c.score == pytest.approx(np.mean(0.01 + c.codes / 100)) for c in end.candidates)
 
 
@@ -280,7 +281,7 @@ def test_bad_input_is_refused_before_anything_is_sampled(nano, voice, monkeypatc
 
 def test_only_rows_that_run_side_by_side_are_counted():
     """Branches and continuations follow one another; without PRM there are none."""
-    assert SearchSettings("partial_prm", 64, 16, continuations=8).continuations == 8
+    assert SearchSettings("partial_prm", 64, 16, continuations=64).continuations == 64
     assert SearchSettings("best_of_n", 2048, continuations=4).n == 2048
     told = "More than 4,096 candidates at once are asked for. Make n, branch or continuations smaller."
     with pytest.raises(ValueError, match=told):
