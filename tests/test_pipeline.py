@@ -1,6 +1,7 @@
 """Laws of `Llasa`: text in, speech out, the same for the same seed, and a sentence for what cannot be done."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,8 @@ from llasa_lite.codec import CHUNK_CODES
 from llasa_lite.engine import ROWS_AT_ONCE
 from llasa_lite.pipeline import CLIPS_REMEMBERED, MAX_TEXT_CHARS
 from llasa_lite.speech import GAP_SECONDS, Transcript
+from llasa_lite.text import edits, spell_out
 from llasa_lite.text import normalize_transcript as bare
-from llasa_lite.text import spell_out
 from llasa_lite.verifiers import Own, verifier
 
 SHORT = "Yes, please."
@@ -255,8 +256,10 @@ def test_texts_side_by_side_are_what_each_is_alone(nano, voice, monkeypatch):
     )
     texts = ["This is the first piece of what is to be said here. " * 9, SHORT, "Oh. No."]
     voices, seeds = [voice, None, "emma"], [3, 4, None]
+    began = time.perf_counter()
     together = few.tts_batch(texts, voices, seeds)
     assert max(rows) == 4 < sum(rows)
+    assert sum(speech.receipt["seconds_taken"] for speech in together) <= time.perf_counter() - began + 0.01
     for text, asked, speech in zip(texts, voices, together):
         alone = few.tts(text, asked, speech.seed)
         assert [c.tolist() for c in speech.codes] == [c.tolist() for c in alone.codes]
@@ -767,6 +770,18 @@ def test_whisper_hears_what_nano_said(nano):
         speech = nano.tts(sentence, "joe", seed=index)
         errors.append(min(1.0, error_rate(sentence, judge(speech.wav))))
     assert np.mean(errors) < 0.6, errors
+
+
+@pytest.mark.trained
+def test_nano_hears_what_is_said(nano):
+    """In three clips that are longer together than what it listens to at once."""
+    spoken, pause = [Voice.builtin(name) for name in ("adam", "alice", "george")], np.zeros(4800, np.float32)
+    wav = np.concatenate([part for voice in spoken for part in (voice.wav, pause)])
+    assert len(wav) > 16_000 * nano._seconds_heard
+    heard = nano.transcribe(wav)
+    wrong, words = edits(" ".join(voice.text for voice in spoken), heard.text)
+    assert words == 24 and wrong <= 6
+    assert [word for word, _ in heard.words] == heard.text.split() and heard.complete and heard.probability > 0.5
 
 
 def test_nano_reads_numbers_in_words(nano):
