@@ -370,6 +370,12 @@ def test_a_transcript_tells_how_sure_it_is_of_each_word(nano, speech):
     assert words == [("one", pytest.approx(np.exp(-1))), ("two.", pytest.approx(np.exp(-2)))]
 
 
+def test_a_transcript_that_was_cut_off_says_so(nano, monkeypatch):
+    monkeypatch.setattr(recognition, "MAX_IDS", 3)
+    heard = nano.transcribe(Voice.builtin("adam"))
+    assert not heard.complete and 0 < len(heard.text) <= 3
+
+
 def test_a_character_of_several_ids_is_as_sure_as_all_of_them(llama_3):
     ids = llama_3.text_to_ids("龘 one 갉.")
     assert len(ids) == 6  # two each, and the full stop
