@@ -146,7 +146,7 @@ def test_answers_weigh_the_same_in_any_company(llama, monkeypatch):
     """In several passes, over prompts and answers of other lengths."""
     monkeypatch.setattr("llasa_lite.engine.cpu_has_bf16", lambda: False)
     monkeypatch.setattr("llasa_lite.engine.WEIGHED_AT_ONCE", 3)
-    engine, answers = Engine(llama, ANSWERS), [ANSWERS["speech"][1 : 3 + k] for k in range(4)]
+    engine, answers = Engine(llama, ANSWERS), [ANSWERS["speech"][-2 - k :] for k in range(4)]
     for prompts in (PROMPTS, [PROMPT] * 4):
         alone = [engine.weigh([prompt], [one])[0] for prompt, one in zip(prompts, answers)]
         for one, wanted in zip(engine.weigh(prompts, answers), alone, strict=True):

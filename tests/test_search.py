@@ -87,6 +87,18 @@ def test_the_best_has_the_highest_score_and_every_candidate_is_told_once(hunt):
     assert all(c.score == pytest.approx(np.mean(0.01 + c.codes / 100)) for c in end.candidates)
 
 
+def test_those_that_ended_are_scored_as_they_come_a_few_at_a_time(hunt):
+    ended = told = 0
+    for event in hunt("best_of_n", n=9, score_batch=2).events():
+        if isinstance(event, Extended):
+            assert ended - told < 2  # none waits for another step once there are two
+            ended = event.ended
+        elif isinstance(event, Scored):
+            told += len(event.candidates)
+            assert len(event.candidates) <= 2
+    assert ended == told == 9
+
+
 def test_candidates_of_best_of_n_are_what_plain_sampling_gives(hunt):
     """Those that ended leave the engine, and change nothing for those that go on."""
     plain = hunt.engine.start([CODES + 1], 9, "speech", PLAIN, 3, 40)
