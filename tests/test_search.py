@@ -121,6 +121,8 @@ def test_every_step_keeps_the_n_best_beams(hunt):
     for scored, pruned in zip([e for e in kinds[Scored] if e.stage == "process"], kinds[Pruned]):
         going = [c.score for c in scored.candidates if c.stopped != "length"]
         assert going == sorted(going, reverse=True)
+        cut_off = [c.stopped == "length" for c in scored.candidates]
+        assert cut_off == sorted(cut_off)
         assert said(pruned.kept) == said(scored.candidates[:3])
         assert len(scored.candidates) == len(pruned.kept) + pruned.dropped
 
