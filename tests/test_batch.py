@@ -45,6 +45,8 @@ def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
     for shard in ("2/2", "1/2"):
         list(speak_list(nano, LINES, tmp_path / "two", voice, seed=3, shard=shard))
     assert {c.id for c in read_corpus(tmp_path / "two")} == {"a", "b", "c"}
+    manifests = {path.name for path in (tmp_path / "two").glob("*.jsonl")}
+    assert manifests == {"manifest-00001-of-00002.jsonl", "manifest-00002-of-00002.jsonl"}
     for file in (tmp_path / "one" / "clips").glob("*.wav"):
         assert (tmp_path / "two" / "clips" / file.name).read_bytes() == file.read_bytes()
     # a list that was begun by one goes on by three, and ends by one: no clip comes twice
@@ -53,8 +55,9 @@ def test_shards_make_what_one_machine_makes(nano, voice, tmp_path):
         spoken = list(speak_list(nano, LINES, tmp_path / "one more", voice, seed=3, shard=shard))
         assert sum(speech is not None for _, speech in spoken) == made
     assert sorted(c.id for c in read_corpus(tmp_path / "one more")) == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="A shard is written as 2/8"):
-        list(speak_list(nano, LINES, tmp_path, shard="3/2"))
+    for shard in ("3/2", "0/2", "2"):
+        with pytest.raises(ValueError, match="A shard is written as 2/8"):
+            list(speak_list(nano, LINES, tmp_path, shard=shard))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,15 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path):
     assert "a" in Records(tmp_path / "rows.jsonl", settings={"seed": 1})
     with pytest.raises(ValueError, match="was begun with seed 1"):
         Records(tmp_path / "rows.jsonl", settings={"seed": 2})
+
+
+def test_a_row_that_another_machine_is_writing_stays(nano, tmp_path):
+    theirs = tmp_path / "new" / "book" / "manifest-00002-of-00002.jsonl"
+    Records(theirs).add({"id": "a"})
+    torn = theirs.read_bytes() + b'{"id": "b'
+    theirs.write_bytes(torn)
+    assert list(speak_list(nano, [], theirs.parent, shard="1/2")) == [] and theirs.read_bytes() == torn
+    assert set(Records(theirs).rows) == {"a"} and theirs.read_bytes() != torn  # whose it is cuts it off
 
 
 def test_speak_takes_a_list(nano, tmp_path, monkeypatch, capsys):

@@ -22,7 +22,7 @@ from llasa_lite.cli import main
 from llasa_lite.cli_evaluate import sentences
 from llasa_lite.data import Clip
 from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
-from llasa_lite.evaluation.listening import VoiceJudge, counted
+from llasa_lite.evaluation.listening import Crowd, VoiceJudge, counted
 from llasa_lite.records import Records
 from llasa_lite.search import SearchSettings
 from llasa_lite.verifiers import Criterion, Target, Verifier, verifier
@@ -61,6 +61,12 @@ def test_more_utterances_narrow_the_interval():
         return summary["wer_high"] - summary["wer_low"]
 
     assert width(50) < 0.5 * width(5)
+
+
+def test_the_interval_is_that_of_95_percent():
+    summary = summarise([{"sim_o": k % 2} for k in range(400)], [tables.SIM_O])
+    away = 1.96 * 0.5 / 400**0.5
+    assert (summary["sim_o_low"], summary["sim_o_high"]) == pytest.approx((0.5 - away, 0.5 + away), abs=0.003)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +115,13 @@ def test_a_short_utterance_weighs_as_much_as_a_long_one_in_seed_tts_eval():
 def test_a_column_that_some_rows_lack_says_its_own_n():
     summary = summarise([{"sim_o": 0.5}, {"sim_o": 0.7}, {}], [tables.SIM_O, tables.STOI])
     assert (summary["sim_o"], summary["sim_o_n"], summary["n"]) == (0.6, 2, 3) and "stoi" not in summary
+    page = tables.markdown("A table", {"ours": summary, "another": {"n": 1}}, [tables.SIM_O, tables.STOI])
+    assert page.splitlines()[3:] == [
+        "| system | n | SIM-o |",
+        "|---|---|---|",
+        "| **ours** | 3 | 0.600 (0.500 to 0.700), n 2 |",
+        "| **another** | 1 |  |",
+    ]
 
 
 def test_papers_rows_stand_beside_ours_as_printed(tmp_path):
@@ -206,6 +219,8 @@ def test_a_voice_is_recognised_among_those_of_all_lines(codec, tmp_path):
     made = tasks.run_task(todo, Records(tmp_path / "rows.jsonl"))
     assert [row["recognised"] for row in made] == [1, 0]
     assert made[0]["sim_other"] < made[0]["sim_o"] and made[1]["sim_other"] == pytest.approx(1, abs=1e-3)
+    silent = Crowd(speaker, waves).taken_for(np.zeros(8_000, np.float32), "low", waves["low"])
+    assert silent == {"sim_other": -1.0, "recognised": 0}
 
 
 def test_no_recording_is_recognised_by_itself(codec, tmp_path):
