@@ -387,4 +387,7 @@ def clips(o) -> list:
     held_out = [clip for clip in found if clip.split.startswith("test")]
     if not held_out:
         raise ValueError(f"{', '.join(o.data)} holds no clips kept out of training.")
+    for clip in held_out:
+        if not clip.seconds:  # it cannot be read: too short for some tasks, which would leave it out
+            clip.load()
     return held_out

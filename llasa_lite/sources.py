@@ -1,7 +1,7 @@
 """Corpora of others as ours: folders of audio to clips, files of codes to utterances. Knows file formats, no model.
 
-    audio:  manifest.jsonl (ours), LibriSpeech (*.trans.txt), LJ Speech (metadata.csv beside wavs/), hub datasets; for a
-            codec any folder of recordings
+    audio:  manifest.jsonl (ours), LibriSpeech (*.trans.txt), LJ Speech (metadata.csv beside wavs/, which may be of any
+            format), hub datasets; for a codec any folder of recordings
     codes:  safetensors (ours), the authors' memmap rows, metadata.csv beside <id>.wav.npy
 
 What cannot be used is dropped and counted, never cut: a row without its END would teach not to stop.
@@ -27,6 +27,7 @@ from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERS
 log = logging.getLogger(__name__)
 
 RECORDINGS = ".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"
+WORDS = "text", "transcription", "transcript", "sentence"  # columns of hub datasets, the first that is there
 MEMMAP_IDS = 2048  # width of the authors' rows: the context of the released checkpoints
 
 
@@ -39,10 +40,11 @@ class NoCorpus(ValueError):
 
 def read_clips(folder: str | Path) -> list[Clip]:
     """Clips of a folder in any of the audio formats, or of a hub dataset ("hub:owner/name", held in memory);
-    LibriSpeech's `test-*` and `dev-*` are kept out of training.
+    LibriSpeech's `test-*` and `dev-*` are kept out of training. A clip that cannot be read lasts 0 s, and says why when
+    it is loaded.
 
     Raises:
-        ValueError: no corpus there, or a broken line.
+        ValueError: no corpus there, a broken line, or no clip that can be read.
     """
     if str(folder).startswith("hub:"):
         return list(read_hub_clips(str(folder).removeprefix("hub:")))
@@ -50,10 +52,8 @@ def read_clips(folder: str | Path) -> list[Clip]:
     if any(folder.glob("manifest*.jsonl")):
         return read_corpus(folder)
     if (folder / "metadata.csv").is_file():
-        return [
-            _clip(name, text, folder.name, "train", folder / "wavs" / f"{name}.wav")
-            for name, text in _metadata(folder / "metadata.csv", 2)
-        ]
+        told = _metadata(folder / "metadata.csv", 2)
+        return _some_read([_clip(name, text, folder.name, "train", _sound(folder, name)) for name, text in told])
     clips = []
     for transcripts in sorted(folder.rglob("*.trans.txt")):
         parts = (folder.name, *transcripts.relative_to(folder).parts)
@@ -65,7 +65,7 @@ def read_clips(folder: str | Path) -> list[Clip]:
             clips.append(_clip(name, text.lower(), name.split("-")[0], "test" if held_out else "train", path))
     if not clips:
         raise NoCorpus(f"'{given}' holds no corpus: neither manifest.jsonl nor metadata.csv nor *.trans.txt.")
-    return clips
+    return _some_read(clips)
 
 
 def read_recordings(folder: str | Path) -> list[Clip]:
@@ -83,25 +83,26 @@ def read_recordings(folder: str | Path) -> list[Clip]:
     except NoCorpus:
         pass
     given, folder = folder, Path(os.path.abspath(folder))
-    clips, broken = [], 0
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in RECORDINGS):
-        try:
-            clips.append(_clip(str(path.relative_to(folder)), "", path.parent.name, "train", path))
-        except ValueError:
-            broken += 1
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in RECORDINGS)
+    if not paths:
+        raise ValueError(f"'{given}' holds neither a corpus nor recordings ({', '.join(RECORDINGS)}).")
+    clips = [_clip(str(path.relative_to(folder)), "", path.parent.name, "train", path) for path in paths]
+    clips = [clip for clip in clips if clip.seconds]
     if not clips:
-        nothing = f"'{given}' holds neither a corpus nor recordings ({', '.join(RECORDINGS)})."
-        raise ValueError(f"'{given}': none of {broken} recordings can be read." if broken else nothing)
-    if broken:
-        log.warning("%d of %d recordings cannot be read", broken, broken + len(clips))
+        raise ValueError(f"'{given}': none of {len(paths)} recordings can be read.")
+    if broken := len(paths) - len(clips):
+        log.warning("%d of %d recordings cannot be read", broken, len(paths))
     return clips
 
 
-def read_hub_clips(name: str, split: str = "train", text: str = "text", speaker: str | None = None) -> Iterator[Clip]:
+def read_hub_clips(
+    name: str, split: str = "train", text: str | None = None, speaker: str | None = None
+) -> Iterator[Clip]:
     """Clips of a dataset of the hub, or of a local folder that `datasets` reads, streamed. Needs `datasets` ([train]).
 
     Args:
-        text, speaker: columns; the audio is looked for in the column `audio`.
+        text, speaker: columns; the audio is looked for in the column `audio`, and by default the text in the first of
+            `WORDS` that is there.
     Raises:
         ValueError: a column that is not there; NotReachable: neither here nor on the hub.
     """
@@ -114,10 +115,16 @@ def read_hub_clips(name: str, split: str = "train", text: str = "text", speaker:
         rows = load_dataset(name, split=split, streaming=True)
     except (OSError, ConnectionError) as error:
         raise NotReachable(f"Cannot load the dataset '{name}': {str(error).splitlines()[0]}") from error
+    text = text or next((word for word in WORDS if word in rows.column_names), WORDS[0])
     missing = {"audio", text, *([speaker] if speaker else [])} - set(rows.column_names)
     if missing:
         raise ValueError(f"'{name}' has no column {sorted(missing)}; it has {', '.join(rows.column_names)}.")
-    for index, row in enumerate(rows.cast_column("audio", Audio(decode=False))):  # our own reader: no torchcodec
+
+    class AsItIs(Audio):  # for our own reader; `datasets` asks for torchcodec even to tell where a file lies
+        def encode_example(self, value):
+            return {"bytes": None, "path": value} if isinstance(value, str) else value
+
+    for index, row in enumerate(rows.cast_column("audio", AsItIs(decode=False))):
         words = "" if row[text] is None else str(row[text])  # without text it is left out and counted later
         yield HubClip(index, words, str(row[speaker]) if speaker else name, 0.0, split, None, row["audio"])
 
@@ -129,18 +136,42 @@ class HubClip(Clip):
     audio: dict | None = None
 
     def load(self) -> np.ndarray:
-        return audio.load(self.audio["bytes"] or self.audio["path"], name=f"clip {self.id}")
+        source = self.audio["bytes"] or self.audio["path"]
+        if isinstance(source, str) and "://" in source:  # a file of the hub, or one in an archive
+            from datasets.utils.file_utils import xopen
+
+            with xopen(source, "rb") as file:
+                source = file.read()
+        return audio.load(source, name=f"clip {self.id}")
 
 
 def _clip(name: str, text: str, speaker: str, split: str, path: Path) -> Clip:
+    """As long as its header says; 0 s where none can be read."""
     import soundfile
 
     try:
         seconds = soundfile.info(path).duration
-    except (OSError, soundfile.LibsndfileError) as error:
-        told = str(error).rstrip(".") if path.is_file() else "there is no such file"  # libsndfile: "System error"
-        raise ValueError(f"The clip '{path}' of '{name}' cannot be read: {told}.") from error
+    except (OSError, soundfile.LibsndfileError):
+        seconds = 0.0
     return Clip(name, text, speaker, seconds, split, path)
+
+
+def _some_read(clips: list[Clip]) -> list[Clip]:
+    """Of many a few may be broken; where all are, the first says why."""
+    if not any(clip.seconds for clip in clips):
+        clips[0].load()
+    return clips
+
+
+def _sound(folder: Path, name: str) -> Path:
+    """The recording that metadata.csv calls so: in wavs/ or beside it, with or without its ending."""
+    wav = folder / "wavs" / f"{name}.wav"
+    places = (
+        place / f"{name}{ending}"
+        for place in (wav.parent, folder)
+        for ending in ("", *RECORDINGS, *map(str.upper, RECORDINGS))
+    )
+    return wav if wav.is_file() else next(filter(Path.is_file, places), wav)
 
 
 def _metadata(path: Path, column: int = 1) -> Iterator[tuple[str, str]]:
@@ -206,6 +237,11 @@ def read_codes(folder: str | Path) -> list[Utterance]:
             continue
         codes = np.load(file, allow_pickle=False).reshape(-1).astype(np.uint16)
         made.append(Utterance(text, folder.name, "train", codes))
+    if not made:
+        raise ValueError(
+            f"'{folder}' holds no codes: there is no <id>.wav.npy beside its metadata.csv. Of sound make them first: "
+            f"train tokens --data '{folder}'."
+        )
     if missing:
         log.warning("%d of %d utterances of %s have no codes and are left out.", missing, missing + len(made), folder)
     return made

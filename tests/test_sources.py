@@ -2,14 +2,16 @@
 
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import buzz
 
 from llasa_lite import audio
 from llasa_lite.cli import main
-from llasa_lite.data import Utterance, write_tokens
+from llasa_lite.data import Utterance, encode_corpus, read_tokens, write_tokens
 from llasa_lite.sources import Memmap, read_clips, read_hub_clips, read_recordings, read_utterances, write_memmap
 from llasa_lite.tokens import TEXT_UNDERSTANDING_END, Protocol, character_tokenizer
 
@@ -121,7 +123,7 @@ def test_lj_speech_and_librispeech_are_corpora(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "LJ" / "wavs")
     assert [one.speaker for one in read_clips("..")] == ["LJ"]
     (folder / "61-70968-0000.flac").unlink()
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="There is no file '.*61-70968-0000.flac' to read the clip 61-70968-0000 from"):
         read_clips(tmp_path / "LibriSpeech")
     with pytest.raises(ValueError, match="holds no corpus"):
         read_clips(tmp_path / "LJ" / "wavs")
@@ -135,7 +137,8 @@ def test_lj_speech_and_librispeech_are_corpora(tmp_path, monkeypatch):
         (b'a|"oh yes."\nb|a half-open " quote\n', ['"oh yes."', 'a half-open " quote']),  # as LJ Speech means them
         (b"a|oh yes.\nb|\n", "line 2, is not of the form id|text"),
         (b"a,oh yes.\n", "line 1, is not of the form id|text"),
-        (b"a.wav|oh yes.\n", "a.wav.wav' of 'a.wav' cannot be read: there is no such file."),
+        (b"a.wav|oh yes.\nwavs/b.wav|it is.\n", ["oh yes.", "it is."]),
+        (b"c|oh yes.\n", "wavs/c.wav' to read the clip c from."),
         ("a|oh yes.\n".encode("utf-16"), "is not UTF-8"),
         (b"a|caf\xe9.\n", "is not UTF-8"),
         (b"\n", "is empty: it needs lines of the form id|text"),
@@ -151,6 +154,40 @@ def test_a_list_of_ones_own_clips_is_read_as_it_was_meant(tmp_path, told, wanted
     else:
         with pytest.raises(ValueError, match=re.escape(wanted)):
             read_clips(tmp_path)
+
+
+def test_ones_own_clips_may_be_of_any_format_and_a_few_of_them_broken(codec, tmp_path, caplog, capsys):
+    """One broken file among ten thousand had ended it, and so would have the next."""
+    (tmp_path / "wavs").mkdir()
+    names = ("a.wav", "wavs/b, é.mp3", "wavs/c.flac", "wavs/d.OGG", "broken.wav")
+    for name, rate in zip(names, (8000, 44_100, 48_000, 24_000, 16_000)):
+        soundfile.write(tmp_path / name, np.stack([buzz(1, rate)] * 2, 1), rate, format=name.split(".")[-1].upper())
+    (tmp_path / "broken.wav").write_text("not audio")
+    (tmp_path / "metadata.csv").write_text("a|A.\nb, é|B.\nc|C.\nd|D.\nbroken|E.\nmissing|F.\n", encoding="utf-8")
+    clips = read_clips(tmp_path)
+    assert [round(clip.seconds, 1) for clip in clips] == [1, 1, 1, 1, 0, 0]
+    assert [clip.path.name for clip in clips[:4]] == ["a.wav", "b, é.mp3", "c.flac", "d.OGG"]
+    assert [u.text for u in read_tokens(encode_corpus(clips, codec, tmp_path / "t.safetensors"))] == [
+        "A.",
+        "B.",
+        "C.",
+        "D.",
+    ]
+    assert "Clip broken is left out" in caplog.text and "Clip missing is left out" in caplog.text
+    folder = tmp_path / "test-clean" / "1"
+    folder.mkdir(parents=True)
+    (folder / "1.trans.txt").write_text("1-1 OH YES\n1-2 IT IS\n")
+    audio.save(buzz(4), folder / "1-1.flac"), (folder / "1-2.flac").write_text("not audio")
+    for task in ("asr", "continuation"):  # its rows would be those of other items
+        command = ["evaluate", task, "--data", str(folder.parent), "--out", str(tmp_path / task)]
+        assert main(command) == 2 and "Cannot read '1-2.flac' as audio" in capsys.readouterr().err
+
+
+def test_sound_without_codes_is_told_how_to_get_them(tmp_path, capsys):
+    audio.save(buzz(1), tmp_path / "a.wav")
+    (tmp_path / "metadata.csv").write_text("a|oh yes.\n")
+    assert main(["train", "finetune", "--data", str(tmp_path), "--out", str(tmp_path / "lm")]) == 2
+    assert f"make them first: train tokens --data '{tmp_path}'" in capsys.readouterr().err
 
 
 def test_a_codec_learns_from_any_folder_of_recordings(tmp_path, caplog):
@@ -201,7 +238,22 @@ def test_hub_datasets_are_corpora(tmp_path):
     assert untold.text == ""  # which everything that reads tokens leaves out
     assert (clip.text, clip.speaker, clip.split) == ("oh yes.", "3", "train") and len(clip.load()) == 16_000
     with pytest.raises(ValueError, match="has no column"):
-        next(read_hub_clips(str(tmp_path / "hub")))
+        next(read_hub_clips(str(tmp_path / "hub"), text="words"))
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_hub_datasets_of_single_files_are_corpora(tmp_path, archived):
+    """As the hub shows how to make one: metadata.csv beside sound; `datasets` alone would ask for torchcodec."""
+    pytest.importorskip("datasets", reason="pip install datasets")
+    audio.save(buzz(1), tmp_path / "a.wav")
+    (tmp_path / "metadata.csv").write_text('file_name,transcription\na.wav,"oh, yes."\n')
+    if archived:
+        with zipfile.ZipFile(tmp_path / "train.zip", "w") as file:
+            for name in ("a.wav", "metadata.csv"):
+                file.write(tmp_path / name, name)
+                (tmp_path / name).unlink()
+    (clip,) = read_clips(f"hub:{tmp_path}")
+    assert clip.text == "oh, yes." and len(clip.load()) == 16_000
 
 
 def test_a_token_corpus_becomes_memmap_rows(protocol, tmp_path, capsys):
