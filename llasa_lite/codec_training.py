@@ -407,7 +407,7 @@ def train_codec(
     state_file = out / "state.pt"
     may_change = "minutes", "adversarial_after", "kept", "save_minutes"  # kept: of what is saved, not of what goes on
     same = {name: value for name, value in asdict(settings).items() if name not in may_change}
-    begin(out, init, same | {"clips": len(clips), "init": init and Path(init).name}, state_file)
+    begin(out, init, same | {"clips": len(clips)}, state_file)
     torch.manual_seed(settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = (warm_start(init, not settings.train_encoder) if init else new_codec()).to(device)

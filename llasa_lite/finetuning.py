@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, load_lm, pick_dtype
+from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, fingerprint, load_lm, pick_dtype
 from .data import Utterance, id_counts, ids_that_fit
 from .records import Records
 from .sampling import Sampling
@@ -179,7 +179,7 @@ def finetune(
             "at once. Change --rows-at-once or --rows-per-step."
         )
     same = {name: value for name, value in asdict(recipe).items() if name not in ("source", "epochs", "max_ids")}
-    same |= {"base": checkpoint.name, "rows": len(rows), "ids": rows.ids, "recognition": recognition, "seed": seed}
+    same |= {"rows": len(rows), "ids": rows.ids, "recognition": recognition, "seed": seed}
     begin(out, checkpoint.source, same)
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
     dress(model, checkpoint, protocol, learned)
@@ -279,6 +279,7 @@ def begin(out: Path, base: str | Path | None, settings: dict, state: Path | None
     whatever was asked for.
 
     Args:
+        base: folder or hub id that the run starts from; of a small one its weights are noted, too: names may be alike.
         state: file that the run goes on from; None: Trainer's checkpoints in `out/checkpoints`.
     Raises:
         ValueError: the folder is the base's own, or holds checkpoints of a run with other settings.
@@ -290,7 +291,8 @@ def begin(out: Path, base: str | Path | None, settings: dict, state: Path | None
     note = (state.parent if state else out / "checkpoints") / "begun.jsonl"
     if not (state.exists() if state else last_checkpoint(note.parent)[0]):
         note.unlink(missing_ok=True)
-    Records(note, settings=settings)
+    told = base and {"base": Path(base).name if Path(base).is_dir() else str(base), "weights": fingerprint(str(base))}
+    Records(note, settings=settings | (told or {"base": None}))
 
 
 def check_alone(what: str) -> None:

@@ -180,7 +180,7 @@ def train_preferences(
     if not rows:
         raise ValueError(f"There is no pair of at most {checkpoint.context} ids to train on, of {len(pairs)} given.")
     same = {name: value for name, value in asdict(settings).items() if name not in ("epochs", "save_every")}
-    begin(out, checkpoint.source, same | {"base": checkpoint.name, "pairs": len(rows)})
+    begin(out, checkpoint.source, same | {"pairs": len(rows)})
     dress(model, checkpoint, protocol)
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"

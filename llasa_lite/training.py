@@ -268,7 +268,7 @@ def train_lm(
         if init_data:
             model.carry_over(init_data, learned)
     same = {"utterances": len(utterances), "codec": codec, "hidden_size": hidden_size, "layers": layers}
-    begin(out, init, same | {"init": init and Path(init).name, "seed": settings.seed})
+    begin(out, init, same | {"seed": settings.seed})
     _, begun = last_checkpoint(checkpoints)
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
     beyond = max(0, max(settings.guide_layers) + 1 - layers)  # of few layers the last are guided

@@ -211,8 +211,8 @@ def train_verifier(
         raise ValueError("A speaker verifier needs clips of at least two voices.")
     state, begun, step = out / "state.safetensors", 0.0, 0
     same = {name: value for name, value in asdict(settings).items() if name not in ("minutes", "save_minutes")}
-    same |= {"codec": getattr(codec, "name", None), "init": init and Path(init).name}
-    begin(out, init, same | {"clips": len(clips), "voices": len(crops.clips)}, state)
+    same |= {"codec": getattr(codec, "name", None), "clips": len(clips), "voices": len(crops.clips)}
+    begin(out, init, same, state)
     if init:
         with reaching(str(init)):
             model = WavLMForXVector.from_pretrained(init, dtype=torch.float32)

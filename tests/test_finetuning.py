@@ -236,6 +236,11 @@ def test_a_folder_goes_on_with_its_own_run_only(base, tmp_path):
     ):
         with pytest.raises(ValueError, match=told):
             run(**{"base": base, "out": out, "max_steps": 2} | changed)
+    other = tmp_path / Path(base).name  # another checkpoint that is called as the first one
+    shutil.copytree(base, other)
+    load_base(base)[2].half().save_pretrained(other)
+    with pytest.raises(ValueError, match="begun with weights '"):
+        run(str(other), out, max_steps=2)
     with pytest.raises(ValueError, match="begun with ids .*, rows 24"):
         finetune(base, lambda _: ([utterances(20)], []), out, RECIPE, rows_at_once=2, max_steps=2)
     with pytest.raises(ValueError, match="holds the checkpoint to start from"):

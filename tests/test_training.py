@@ -950,7 +950,7 @@ def test_a_codecs_folder_goes_on_with_its_own_run_only(monkeypatch, corpus, tmp_
     out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
     before = (out / "state.pt").read_bytes()
     for changed, told in (
-        ({"init": NANO / "codec", "train_encoder": False}, "begun with init None, train_encoder True"),
+        ({"init": NANO / "codec", "train_encoder": False}, "begun with base None, train_encoder True"),
         ({"disturbed": 0.5}, "begun with disturbed 0.0"),
         ({"init": out}, "holds the checkpoint to start from"),
     ):

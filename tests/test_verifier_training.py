@@ -110,7 +110,7 @@ def test_a_folder_goes_on_with_its_own_run_only(tmp_path):
     for given, told in (
         ((clips(tmp_path, 2, 3), settings), "begun with voices 3"),
         ((clips(tmp_path, 3, 2), replace(settings, margin=0.3)), "begun with margin 0.2"),
-        ((clips(tmp_path, 3, 2), settings, None, (), tmp_path / "start"), "begun with init None"),
+        ((clips(tmp_path, 3, 2), settings, None, (), tmp_path / "start"), "begun with base None"),
         ((clips(tmp_path, 3, 2), settings, None, (), out), "holds the checkpoint to start from"),
     ):
         with pytest.raises(ValueError, match=told):
