@@ -74,11 +74,14 @@ def evaluate_search(
         was timed: ("sample", n) and (method, n, branch) of searches, ("verify", name) of all n takes; own: what the
         Llasa lent its verifiers.
     Raises:
-        ValueError: before anything is sampled: no sentences, one too long for one piece, a verifier that cannot be had,
-            or one that is the judge of words, too.
+        ValueError: before anything is sampled: no sentences, one without words or too long for one piece, a verifier
+            that cannot be had, or one that is the judge of words, too.
     """
     if not sentences:
         raise ValueError("There are no sentences to measure on.")
+    language = getattr(hear, "language", "en")
+    if mute := next((sentence for sentence in sentences if not counted(sentence, "", language)["words"]), None):
+        raise ValueError(f"'{mute}' has no word that counts (English ones like 'hmm' do not); leave it out.")
     takes: list[Take] = []
     seconds: dict[tuple, list[float]] = {}
     # what cannot be measured is refused before anything is sampled
@@ -100,7 +103,7 @@ def evaluate_search(
 
         def judged(candidate: Candidate, method: str, n: int, branch: int, sentence=sentence, voice=voice, k=k) -> Take:
             similarity = like.score([candidate.wav], Target(reference=voice.wav))[0] if like else None
-            found = counted(sentence, hear(candidate.wav), getattr(hear, "language", "en"))
+            found = counted(sentence, hear(candidate.wav), language)
             return Take(k, method, n, branch, candidate, found["edits"], found["words"], similarity)
 
         # 1. n plain takes; how long fewer take is timed on the first sentences
