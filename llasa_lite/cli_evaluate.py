@@ -13,7 +13,7 @@ from . import evaluation
 from .checkpoints import codec_source, fingerprint
 from .evaluation import Ears, run_task, sheet, tables, tasks
 from .evaluation.codecs import CODECS, TransformersCodec
-from .evaluation.listening import BY_CHARACTER, VoiceJudge
+from .evaluation.listening import BY_CHARACTER, NORMALIZERS, VoiceJudge, codec_measures
 from .measure import as_typed
 from .plots import plot_search
 from .records import Records, which
@@ -146,6 +146,10 @@ def run(o) -> None:
         verifier(f"emotion:{o.emotion_model}", own) if o.emotion_model else None,
         verifier("quality", own) if o.mos else None,
     )
+    for judge in filter(None, (ears.speaker, ears.emotion, ears.quality)):
+        judge.load()  # nor what is missing found after hours
+    if o.kind == "codec":
+        codec_measures()
     systems, settings = _tasks(o, items, ears)
     records = Records(out / "rows.jsonl", settings=settings)
     rows = run_task(chain(*systems), records, lambda todo: common.progress(o.kind, o, todo))
@@ -189,8 +193,8 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
     settings["data"] = ["/".join(Path(o.list).absolute().parts[-2:])] if getattr(o, "list", None) else folders
     if ears.judge:
         settings["judge"] = o.judge
-    if o.language == "en" and (ears.judge or o.kind == "asr"):
-        settings["normalizer"] = "whisper"  # of `listening.counted`: rows counted otherwise stand in another table
+    if o.language in NORMALIZERS and (ears.judge or o.kind == "asr"):
+        settings["normalizer"] = NORMALIZERS[o.language]
     if getattr(o, "seconds", None):
         settings["seconds"] = o.seconds
     if o.keep:  # rows that are there would not be made again to keep their waves

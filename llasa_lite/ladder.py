@@ -179,10 +179,12 @@ def _cell(size: str, learned, held_out, levels, folder: Path, ladder: Ladder, pr
 def _hear(folder: Path, judge, sentences: Sequence[str], ladder: Ladder) -> None:
     """Let a judge hear every sentence spoken by a cell, where it has not yet."""
     from .evaluation import Ears, run_task
+    from .evaluation.listening import NORMALIZERS
     from .evaluation.tasks import tts
     from .pipeline import Llasa
 
     settings = {"judge": getattr(judge, "name", "judge"), "sentences": which(sentences), "voice": ladder.voice}
+    settings |= {"normalizer": NORMALIZERS.get(getattr(judge, "language", "en"))}
     heard = Records(folder / "heard.jsonl", settings=settings)
     if len(heard.rows) < len(sentences):
         llasa = Llasa.from_pretrained(folder, device="cpu")

@@ -467,10 +467,14 @@ def corpus(folder, text="oh.", seconds=1.0):
     (folder / "manifest.jsonl").write_text(json.dumps(facts))
 
 
-def test_a_measure_that_is_not_installed_gives_its_sentence(command, codec, tmp_path, monkeypatch):
-    corpus(tmp_path / "corpus")
+def test_a_measure_that_is_not_there_is_found_before_the_work(command, tmp_path, monkeypatch):
+    corpus(tmp_path / "corpus"), (tmp_path / "sentences.txt").write_text("Oh.\n")
     monkeypatch.setitem(sys.modules, "pesq", None)
     assert "Codecs are measured with 'pesq'" in command("codec", "--data", "corpus", "--no-judge", code=2)
+    for asked in (["--speaker-model", "no/such"], ["--emotion-model", "no/such"]):
+        refused = command("tts", "--sentences", "sentences.txt", "--no-judge", *asked, code=2)
+        assert "Cannot load 'no/such'" in refused
+    assert not (tmp_path / "run").exists()  # nothing was made before: originals are heard for hours, too
 
 
 def test_rows_of_one_codec_are_not_taken_for_anothers(command, codec, tmp_path):
@@ -579,6 +583,15 @@ def test_a_search_is_judged_in_the_language_asked_for(command, tmp_path, monkeyp
     (tmp_path / "sentences.txt").write_text("Oh.\n")
     given = ("search", "--sentences", "sentences.txt", "--voices", "emma")
     assert "hears en" in command(*given, code=2) and "hears zh" in command(*given, "--language", "zh", code=2)
+
+
+def test_a_sentence_without_words_that_count_is_not_searched_for(command, tmp_path, monkeypatch):
+    """Of no words there is no error rate: after an hour the table would have ended in a division by nothing."""
+    monkeypatch.setattr("llasa_lite.evaluation.Judge", lambda source, device, language: lambda wav: "")
+    monkeypatch.setattr(VoiceJudge, "load", lambda self: None)
+    (tmp_path / "sentences.txt").write_text("Oh yes.\nHmm.\n")
+    refused = command("search", "--sentences", "sentences.txt", "--voices", "emma", code=2)
+    assert "'Hmm.' has no word that counts" in refused and not (tmp_path / "run").exists()
 
 
 def test_the_listening_command_makes_clips_and_sheet(command, tmp_path, monkeypatch):

@@ -174,6 +174,10 @@ def test_a_judge_hears_what_no_cell_learned(whole, nano):
     assert len(heard) == 2 and row["wer_n"] == 2 and row["wer_low"] <= row["wer"] <= row["wer_high"]
     run_ladder(CORPUS, [4] * 6, out, TINY, ["1M-0.5"], judge, spoken)
     assert len(heard) == 2  # nothing was heard twice
+    judge.language = "de"  # whose words are compared as they are written
+    with pytest.raises(ValueError, match="begun with normalizer 'whisper'"):
+        run_ladder(CORPUS, [4] * 6, out, TINY, ["1M-0.5"], judge, spoken)
+    judge.language = "en"
     with pytest.raises(ValueError, match="begun with sentences '2, "):
         run_ladder(CORPUS, [4] * 6, out, TINY, ["1M-0.5"], judge, spoken[::-1])
     with open(out / "ladder.csv", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..verifiers import Cosine, Target, Verifier
 from ..verifiers.asr import Recogniser
 
 BY_CHARACTER = "zh", "ja"  # languages that put no spaces between words
+NORMALIZERS = {"en": "whisper"}  # of `counted`: rows counted otherwise stand in another table
 
 
 class Judge(Recogniser):
@@ -106,24 +108,19 @@ class Ears:
 
     def faithful(self, wav: np.ndarray, original: np.ndarray) -> dict:
         """A resynthesis against its original, sample by sample: STOI, PESQ wide and narrow band, speaker. Raises
-        ValueError where their packages are missing."""
-        try:
-            from pesq import BufferTooShortError, NoUtterancesError, pesq
-            from pystoi import stoi
-        except ModuleNotFoundError as error:
-            raise ValueError(f"Codecs are measured with '{error.name}': pip install \"llasa-lite[eval]\".") from error
-
+        ValueError as `codec_measures`."""
+        pesq, stoi = codec_measures()
         row = {}
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             try:
-                row["stoi"] = float(stoi(original, wav, audio.SAMPLE_RATE))
+                row["stoi"] = float(stoi.stoi(original, wav, audio.SAMPLE_RATE))
             except RuntimeWarning:
                 pass  # less than 0.4 s of speech, for which STOI would give 0.00001
         try:
-            row["pesq_wb"] = float(pesq(audio.SAMPLE_RATE, original, wav, "wb"))
-            row["pesq_nb"] = float(pesq(audio.SAMPLE_RATE, original, wav, "nb"))
-        except (BufferTooShortError, NoUtterancesError):
+            row["pesq_wb"] = float(pesq.pesq(audio.SAMPLE_RATE, original, wav, "wb"))
+            row["pesq_nb"] = float(pesq.pesq(audio.SAMPLE_RATE, original, wav, "nb"))
+        except (pesq.BufferTooShortError, pesq.NoUtterancesError):
             pass  # PESQ found no speech, or less than 0.25 s; the column's n says so
         if self.speaker:
             row["spk_sim"] = _score(self.speaker, wav, original)
@@ -132,6 +129,14 @@ class Ears:
     def pleasant(self, wav: np.ndarray) -> dict:
         """A predicted mean opinion score. The paper's UTMOS has no package that is kept; DNSMOS is another scale."""
         return {"dnsmos": _score(self.quality, wav)} if self.quality else {}
+
+
+def codec_measures() -> list:
+    """The packages that measure codecs, `pesq` and `pystoi`. Raises ValueError where one is missing."""
+    try:
+        return [import_module(name) for name in ("pesq", "pystoi")]
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Codecs are measured with '{error.name}': pip install \"llasa-lite[eval]\".") from error
 
 
 def counted(truth: str, heard: str, language: str = "en") -> dict:
@@ -148,7 +153,7 @@ def counted(truth: str, heard: str, language: str = "en") -> dict:
     if language == "zh":
         truth, heard = simplified(truth), simplified(heard)
     by_word = language not in BY_CHARACTER
-    plain = _whisper_english() if language == "en" else str
+    plain = _whisper_english() if NORMALIZERS.get(language) == "whisper" else str
     wrong, words = edits(plain(truth), plain(heard), by_word)
     rate = seed_tts_error_rate(truth, heard, by_word)
     return {"truth": truth, "heard": heard, "edits": wrong, "words": words, "error_rate": rate}
