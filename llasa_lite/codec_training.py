@@ -32,7 +32,7 @@ from .alignment import LEARNING_RATE, Aligner, can_be_read, letters, reading_los
 from .audio import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
 from .checkpoints import PLAIN_GIT, reaching
 from .codec import Codec, semantic_features
-from .data import Clip, Repitched, disturbed
+from .data import Clip, Kept, Repitched, disturbed
 from .files import whole
 from .finetuning import begin, check_alone
 from .text import spell_out
@@ -51,7 +51,6 @@ FILLED = 0.6  # of a crop, at least, by its clip: the rest is padding
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
 MAKES_CODES = "semantic_encoder", "semantic_adapter", "fc_encoder", "quantizer.project_in"
 READER_FIRST = 500  # steps until what the recogniser says of the codes has its whole weight
-MOST_KEPT = 4 * 2**30  # bytes of clips in memory: 37 hours
 
 
 @dataclass(frozen=True)
@@ -287,7 +286,7 @@ class Crops:
     """
 
     def __init__(self, clips: list[Clip | Repitched], seed: int, crop_seconds: Iterable[float] = (), read=False):
-        self.random, self.cache, self.kept = np.random.default_rng(seed), {}, 0  # bytes
+        self.random, self.cache = np.random.default_rng(seed), Kept()
         self.told: list[tuple[Clip | Repitched, list[int]]] = []  # clips by length, and the letters of each
         if read:
             tokenizer = character_tokenizer(1)
@@ -305,13 +304,7 @@ class Crops:
 
     def wav(self, clip: Clip | Repitched) -> np.ndarray:
         """(samples,) int16"""
-        if clip in self.cache:
-            return self.cache[clip]
-        wav = (clip.load() * 32767).astype(np.int16)
-        if self.kept + wav.nbytes <= MOST_KEPT:
-            self.cache[clip] = wav
-            self.kept += wav.nbytes
-        return wav
+        return self.cache.wav(clip, clip.load)
 
     def leave_out(self, clip: Clip | Repitched, error: ValueError) -> None:
         """A clip that cannot be read is drawn no more, as a crop or whole."""
@@ -445,7 +438,8 @@ def train_codec(
         half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         model.save_pretrained(out, state_dict=half, max_shard_size=PLAIN_GIT)
 
-    crops = Crops(clips, settings.seed + step, settings.crop_seconds, settings.reading > 0)
+    reading = settings.reading > 0  # crops are then of whole clips, however short
+    crops = Crops(clips, settings.seed + step, () if reading else settings.crop_seconds, reading)
     model.train()
     saved = spent
     losses: list[float] = []

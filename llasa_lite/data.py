@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = "train", "test", "test_speaker", "heard"
 SAVE_SECONDS = 180  # of encoding: what a stop costs at most; a large codec on a CPU takes seconds a clip
+MOST_KEPT = 4 * 2**30  # bytes of clips in memory while something is trained on them: 37 hours
 MAX_ROWS_BYTES = 99_000_000  # of texts, speakers and splits in one file: safetensors' header has 100 MB
 
 
@@ -83,6 +84,21 @@ class Heard:
     def load(self) -> np.ndarray:
         """(samples,) float32, mono, 16 kHz."""
         return disturbed(self.clip.load(), np.random.default_rng(list(str(self.id).encode())))
+
+
+class Kept(dict[object, np.ndarray]):
+    """Waves by what they are of, (samples,) int16, made when they are first asked for, kept as far as there is room."""
+
+    bytes = 0
+
+    def wav(self, key, make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key in self:
+            return self[key]
+        wav = (make() * 32767).astype(np.int16)
+        if self.bytes + wav.nbytes <= MOST_KEPT:
+            self[key] = wav
+            self.bytes += wav.nbytes
+        return wav
 
 
 def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:

@@ -25,7 +25,7 @@ from torch import nn
 from .audio import SAMPLE_RATE
 from .checkpoints import reaching
 from .codec import MAX_ENCODE_SECONDS
-from .data import Clip, Repitched, disturbed
+from .data import Clip, Kept, Repitched, disturbed
 from .files import whole
 from .finetuning import begin, check_alone
 from .training import cosine_rate
@@ -48,7 +48,7 @@ class VerifierTraining:
     margin: float = 0.2  # of the softmax; grows from 0 over the first fifth
     through_codec: float = 0.3  # share of crops taken from the clip's resynthesis
     disturbed: float = 0.3  # share of crops with noise, a room or a narrow band
-    clips_per_voice: int = 60  # at most; bounds memory and decoding time
+    clips_per_voice: int = 60  # at most; bounds decoding time
     save_minutes: float = 3.0  # of training between two states: what a stop costs at most
     seed: int = 0
 
@@ -133,17 +133,15 @@ class VoiceCrops:
             [known[i] for i in self.random.permutation(len(known))[: settings.clips_per_voice]]
             for _, known in sorted(by_voice.items())
         ]
-        self.cache: dict[Clip | Repitched, dict[bool, np.ndarray]] = {}
+        self.cache = Kept()
 
     def wav(self, clip: Clip | Repitched, through_codec: bool) -> np.ndarray:
-        kept = self.cache.setdefault(clip, {})
-        if False not in kept:
-            kept[False] = (clip.load() * 32767).astype(np.int16)
-        if through_codec and True not in kept:
+        def resynthesis() -> np.ndarray:
             most = int(MAX_ENCODE_SECONDS * SAMPLE_RATE)  # at once; of a longer clip it is crops of the beginning
-            plain = kept[False][:most].astype(np.float32) / 32767
-            kept[True] = (self.codec.decode(self.codec.encode(plain)).clip(-1, 1) * 32767).astype(np.int16)
-        return kept[through_codec].astype(np.float32) / 32767
+            return self.codec.decode(self.codec.encode(self.wav(clip, False)[:most])).clip(-1, 1)
+
+        wav = self.cache.wav((clip, through_codec), resynthesis if through_codec else clip.load)
+        return wav.astype(np.float32) / 32767
 
     def any_wav(self, clips: list[Clip | Repitched], through_codec: bool) -> np.ndarray:
         """Of one of a voice's clips. Those that cannot be read are left out from then on; raises ValueError where none

@@ -99,7 +99,20 @@ def test_a_clip_longer_than_the_codec_takes_is_heard_through_it_too(tmp_path, co
     settings = VerifierTraining(batch=2, crop_seconds=(0.8, 1.0), through_codec=1)
     crops = VoiceCrops(clips(tmp_path, 2, 1), codec, settings)
     assert crops.batch()[0].isfinite().all()
-    assert [len(kept[True]) for kept in crops.cache.values()] == [51 * 320] * 2  # of clips of 1.3 s
+    kept = {through: [len(wav) for (_, one), wav in crops.cache.items() if one == through] for through in (True, False)}
+    assert kept == {True: [51 * 320] * 2, False: [int(1.3 * 16_000)] * 2}
+
+
+def test_voices_are_kept_as_far_as_there_is_room(tmp_path, codec, monkeypatch):
+    """Or thousands of them, of which each is bounded, would fill the memory."""
+    settings = VerifierTraining(batch=2, crop_seconds=(0.8, 1.0), through_codec=0.5)
+    made = []
+    for room in (0, 2**30):
+        monkeypatch.setattr("llasa_lite.data.MOST_KEPT", room)
+        crops = VoiceCrops(clips(tmp_path, 2, 1), codec, settings)
+        made.append([crops.batch()[0] for _ in range(4)])
+        assert bool(crops.cache) == bool(room)
+    assert all(map(torch.equal, *made))
 
 
 def test_a_folder_goes_on_with_its_own_run_only(tmp_path):
