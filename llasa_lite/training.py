@@ -35,6 +35,7 @@ from .tokens import IGNORE, Protocol, character_tokenizer
 
 log = logging.getLogger(__name__)
 
+WATCHED = 32  # held-out clips, at most, whose loss is taken on the way
 TEMPERATURE, TOP_P, GUIDANCE = 0.6, 0.9, 2.0  # what a checkpoint asks for; tried on sentences of the corpus' test split
 
 
@@ -273,7 +274,8 @@ def train_lm(
     seconds_before = max((row.get("seconds", 0.0) for row in read_log(out) if row["step"] <= begun), default=0.0)
     beyond = max(0, max(settings.guide_layers) + 1 - layers)  # of few layers the last are guided
     guided_layers = tuple(layer - beyond for layer in settings.guide_layers)
-    watched = with_rows([u for u in utterances if u.split == "test"], protocol)[:32]
+    watched = with_rows([u for u in utterances if u.split == "test"], protocol)
+    watched = watched[:: -(-len(watched) // WATCHED) or 1]  # of all voices: they may stand one after the other
 
     class Rows(torch.utils.data.IterableDataset):
         def __iter__(self):

@@ -788,6 +788,20 @@ def test_a_held_out_clip_without_text_or_codes_is_not_watched(tmp_path):
         assert sum("held_out" in row for row in read_log(tmp_path / str(k))) == k
 
 
+def test_clips_of_all_voices_are_watched(tmp_path, monkeypatch):
+    """A corpus has them one after the other: the first would have been of one voice."""
+    pytest.importorskip("accelerate", reason="pip install accelerate")
+    one = next(u for u in utterances() if u.split == "test")
+    held_out, seen = [replace(one, speaker=str(k // 3)) for k in range(9)], []
+    monkeypatch.setattr("llasa_lite.training.WATCHED", 3)
+    monkeypatch.setattr(
+        "llasa_lite.training.reading_gap", lambda model, protocol, some: seen.extend(some) or (1.0, 1.0)
+    )
+    known = [u for u in utterances() if u.split == "train"]
+    train_lm([*known, *held_out], [4] * 6, tmp_path / "lm", Training(steps=2, **SMALL), 128, 2)
+    assert [clip.speaker for clip in seen] == ["0", "1", "2"]
+
+
 def test_files_of_a_trained_checkpoint_stay_below_10_megabytes(run):
     out, _ = run
     assert all(file.stat().st_size < 10e6 for file in out.iterdir() if file.is_file())
@@ -882,7 +896,8 @@ def codec_run(monkeypatch, corpus, out, steps, init=None, **settings):
     """`steps` steps, by a clock that counts one second a step."""
     ticks = itertools.count()
     monkeypatch.setattr(codec_training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
-    settings = CodecTraining(minutes=(steps - 0.5) / 60, batch=2, crop_seconds=(0.8,), warmup_steps=1, **settings)
+    settings = {"crop_seconds": (0.8,)} | settings
+    settings = CodecTraining(minutes=(steps - 0.5) / 60, batch=2, warmup_steps=1, **settings)
     return train_codec(read_corpus(corpus, "train"), out, settings, init)
 
 
@@ -915,11 +930,12 @@ def test_codes_that_learn_to_be_read(monkeypatch, corpus, tmp_path):
     reached = [p.grad is not None and p.grad.abs().sum() > 0 for p in model.semantic_encoder.parameters()]
     assert np.mean(reached) > 0.9
     monkeypatch.setattr(codec_training, "READER_FIRST", 1)
-    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 50, reading=1.0, reading_seconds=1.0)
+    long = {"crop_seconds": (9.0,)}  # of whole clips, as far as they are that long
+    out = codec_run(monkeypatch, corpus, tmp_path / "codec", 50, reading=1.0, reading_seconds=1.0, **long)
     (row,) = map(json.loads, (out / "log.jsonl").read_text().splitlines())
     assert 0 < row["reading"] < 30
     reader = torch.load(out / "state.pt", weights_only=True)["reader"]
-    codec_run(monkeypatch, corpus, out, 51, reading=1.0, reading_seconds=1.0)
+    codec_run(monkeypatch, corpus, out, 51, reading=1.0, reading_seconds=1.0, **long)
     again = torch.load(out / "state.pt", weights_only=True)
     assert again["step"] == 51 and any((again["reader"][name] != weights).any() for name, weights in reader.items())
     silent = [replace(clip, text="") for clip in read_corpus(corpus, "train")]
@@ -1060,11 +1076,11 @@ def test_crops_keep_as_many_clips_as_there_is_room_for(corpus, monkeypatch):
     """Or a large corpus would fill the memory, and end the run."""
     clips = read_corpus(corpus)
     size = 2 * len(clips[0].load())
-    monkeypatch.setattr(codec_training, "MOST_KEPT", 2 * size)
+    monkeypatch.setattr("llasa_lite.data.MOST_KEPT", 2 * size)
     some, all_kept = codec_training.Crops(clips, 0, (0.8,)), codec_training.Crops(clips, 0, (0.8,))
     made = [some.batch(4, 0.8) for _ in range(8)]
     assert len(some.cache) == 2 and sum(wav.nbytes for wav in some.cache.values()) == 2 * size
-    monkeypatch.setattr(codec_training, "MOST_KEPT", 9 * size)
+    monkeypatch.setattr("llasa_lite.data.MOST_KEPT", 9 * size)
     assert all(torch.equal(one, all_kept.batch(4, 0.8)) for one in made) and len(all_kept.cache) == 4
 
 
