@@ -112,7 +112,7 @@ def add(verbs, verb, many, model, output) -> None:
     sub.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default: 200)")
     sub.add_argument("--recognition", type=float, default=0.0, help="share of rows from speech to text (default: 0)")
     sub.add_argument("--seed", type=int, default=0, help="default: 0")
-    more = "any field of Transformers' TrainingArguments, the value as JSON or text; may come several times"
+    more = "any other field of Transformers' TrainingArguments, the value as JSON or text; may come several times"
     sub.add_argument("--trainer", action="append", default=[], metavar="NAME=VALUE", help=more)
     sub = kind("pairs", "a search's best and worst takes, to learn from", model, output)
     sub.set_defaults(handler=pairs)

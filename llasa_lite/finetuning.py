@@ -64,6 +64,20 @@ RECIPES = {
 }
 
 
+# Fields of TrainingArguments -> what `finetune` makes them of. Given past it, a step would have other rows than the
+# recipe's, a run would not find its checkpoints, and the card would not be true.
+ELSEWHERE = {
+    "output_dir": "--out",
+    "num_train_epochs": "--epochs",
+    "learning_rate": "--learning-rate",
+    "per_device_train_batch_size": "--rows-at-once",
+    "gradient_accumulation_steps": "--rows-per-step",
+    "max_steps": "--max-steps",
+    "save_steps": "--save-every",
+    "seed": "--seed",
+}
+
+
 class Rows(torch.utils.data.Dataset):
     """Training rows made as they are asked for; row k is speech or recognition by a draw of its own, the same in every
     process and after every restart.
@@ -154,15 +168,19 @@ def finetune(
         recognition: share of rows that go from speech to text; the checkpoint can then transcribe.
         rows_at_once: rows of one forward pass in one process; the recipe's `rows_per_step` is reached by accumulation.
         max_steps: stop there; -1: as many epochs as the recipe says.
-        trainer_arguments: fields of `transformers.TrainingArguments` that take the place of ours.
+        trainer_arguments: fields of `transformers.TrainingArguments` that take the place of ours, but for those that
+            have an argument of their own here.
         progress: called after every step with the steps done and all of them.
     Raises:
-        ValueError: no rows that fit, a base that is no Llama, rows a step that the processes cannot share evenly, or
-            an `out` that is the base or was begun with other settings or rows.
+        ValueError: no rows that fit, a base that is no Llama, rows a step that the processes cannot share evenly, a
+            field that is given elsewhere, an `out` that is the base or was begun with other settings or rows, or no
+            weights that Trainer gathered.
     """
     import transformers
 
     out = Path(out)
+    if twice := sorted(ELSEWHERE.keys() & (trainer_arguments or {})):
+        raise ValueError(f"'{twice[0]}' is not given to Trainer: give {ELSEWHERE[twice[0]]}.")
     torch.manual_seed(seed)
     checkpoint, protocol, model = load_base(base, may_grow=recipe.lora is None)
     sources, watched = read(protocol)
@@ -235,11 +253,17 @@ def finetune(
     )
     go_on(trainer)
     model.config.use_cache = True
-    trainer.save_model(str(out / "adapter" if recipe.lora else out))  # gathers what DeepSpeed and FSDP have spread
+    saved = out / "adapter" if recipe.lora else out
+    trainer.save_model(str(saved))  # gathers what DeepSpeed and FSDP have spread
     if trainer.is_world_process_zero():
+        if not any(saved.glob("*.safetensors")):
+            raise ValueError(
+                f"Trainer gathered no weights for '{saved}'. Tell it to (in DeepSpeed's configuration by "
+                '"stage3_gather_16bit_weights_on_model_save": true) and give the command again: no step is lost.'
+            )
         if recipe.lora:
             _merge_adapter(base, out, model.config, model.generation_config)
-        if (kept := kept_dtype(checkpoint)) != torch.float32 and any(out.glob("*.safetensors")):
+        if (kept := kept_dtype(checkpoint)) != torch.float32:
             # as the base was kept: what it learned in float32 takes twice the room
             transformers.LlamaForCausalLM.from_pretrained(out, dtype=kept).save_pretrained(out)
         for file in (out / "training_args.bin", out / "adapter" / "training_args.bin"):
@@ -251,6 +275,8 @@ def finetune(
             "Steps": f"{trainer.state.global_step:,} of {recipe.rows_per_step} rows, seed {seed}",
             "Learning rate": f"{recipe.learning_rate:g}, cosine to {recipe.final_share:.0%}",
         }
+        if trainer_arguments:
+            told["But for"] = ", ".join(f"{name} {value}" for name, value in trainer_arguments.items())
         finish(out, checkpoint, protocol, told)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # a process group left open can hang the interpreter's exit

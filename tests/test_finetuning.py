@@ -171,6 +171,7 @@ def test_a_finetuned_folder_speaks_and_says_what_it_is(whole):
     assert llasa.sampling == Sampling(0.6, 0.8, guidance=1.5)
     assert llasa.tts("Oh.", seed=1).seconds > 0
     card = (whole / "README.md").read_text()
+    assert "| But for | logging_steps 1 |" in card
     assert "license: apache-2.0" in card and "24 (" in card and "50% of the rows" in card and "4 of 4 rows" in card
     assert not list(whole.glob("*.bin"))
     assert [row for row in map(json.loads, open(whole / "log.jsonl")) if "eval_loss" in row]
@@ -264,6 +265,18 @@ def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     arguments = training_arguments(output_dir=str(tmp_path), per_device_train_batch_size=3)
     assert arguments.n_gpu == 1 and arguments.train_batch_size == 3
+
+
+def test_weights_that_were_not_gathered_are_not_told_to_be_there(base, tmp_path, monkeypatch):
+    """As by DeepSpeed's ZeRO 3, which leaves them spread unless it is told: its run would end with a card alone."""
+    import transformers
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="gathered no weights .* no step is lost"):
+        patch.setattr(
+            transformers.Trainer, "save_model", lambda self, folder=None, **_: Path(folder).mkdir(exist_ok=True)
+        )
+        run(base, tmp_path / "lm", max_steps=2, save_every=9)
+    assert not (tmp_path / "lm" / "README.md").exists()
 
 
 def test_training_without_accelerate_is_a_sentence(tmp_path, monkeypatch):
@@ -402,6 +415,7 @@ def test_a_codec_that_nobody_else_has_is_not_left_behind(whole, tmp_path):
         (["--data", "long.safetensors"], "There is no row of at most"),
         (["--data", "short.safetensors", "--rows-at-once", "3"], "32 rows a step are not shared evenly by 1 processes"),
         (["--data", "short.safetensors", "--trainer", "sing=true"], "TrainingArguments refuses this"),
+        (["--data", "short.safetensors", "--trainer", "per_device_train_batch_size=1"], "give --rows-at-once."),
         (["--data", "short.safetensors", "--base", "lasa"], "Unknown model 'lasa'."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
