@@ -1,7 +1,7 @@
 """Corpora of others as ours: folders of audio to clips, files of codes to utterances. Knows file formats, no model.
 
     audio:  manifest.jsonl (ours), LibriSpeech (*.trans.txt), LJ Speech (metadata.csv beside wavs/, which may be of any
-            format), hub datasets; for a codec any folder of recordings
+            format), audiofolders, hub datasets; for a codec any folder of recordings
     codes:  safetensors (ours), the authors' memmap rows, metadata.csv beside <id>.wav.npy
 
 What cannot be used is dropped and counted, never cut: a row without its END would teach not to stop.
@@ -9,6 +9,7 @@ What cannot be used is dropped and counted, never cut: a row without its END wou
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -175,19 +176,27 @@ def _sound(folder: Path, name: str) -> Path:
 
 
 def _metadata(path: Path, column: int = 1) -> Iterator[tuple[str, str]]:
-    """id and text of `id|text|…`. LJ Speech has the text with its numbers written out in a third column."""
+    """id and text of `id|text|…`, or of the columns of an audiofolder, `file_name,text` (`WORDS`). LJ Speech has the
+    text with its numbers written out in a third column."""
     try:
         lines = lines_of(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is not UTF-8. Convert it first: iconv -t UTF-8.") from error
     if not any(line.strip() for line in lines):
         raise ValueError(f"'{path}' is empty: it needs lines of the form id|text.")
-    for number, line in enumerate(lines, 1):
-        parts = [part.strip() for part in line.split("|")]
-        if not line.strip():
+    columns = next(csv.reader(lines[:1]))
+    words = next((word for word in WORDS if word in columns), "")
+    if words and "file_name" in columns:
+        rows = csv.reader(f"{line}\n" for line in lines[1:])  # texts with commas or line feeds stand in quotes
+        at, wanted = (columns.index("file_name"), columns.index(words)), f"file_name,{words}"
+        table = ([row[k].strip() for k in at if k < len(row)] for row in rows)
+    else:
+        table, wanted = ([part.strip() for part in line.split("|")] for line in lines), "id|text"
+    for number, parts in enumerate(table, 1 + (wanted != "id|text")):
+        if not any(parts):
             continue
         if len(parts) < 2 or not parts[1]:
-            raise ValueError(f"{path}, line {number}, is not of the form id|text.")
+            raise ValueError(f"{path}, line {number}, is not of the form {wanted}.")
         yield parts[0], parts[column] if len(parts) > column and parts[column] else parts[1]
 
 

@@ -139,6 +139,11 @@ def test_lj_speech_and_librispeech_are_corpora(tmp_path, monkeypatch):
         (b"a,oh yes.\n", "line 1, is not of the form id|text"),
         (b"a.wav|oh yes.\nwavs/b.wav|it is.\n", ["oh yes.", "it is."]),
         (b"c|oh yes.\n", "wavs/c.wav' to read the clip c from."),
+        (
+            b'file_name,who,transcription\na.wav,me,"oh, ""yes"".\nOh."\n\nb.wav,me,it is.\n',
+            ['oh, "yes".\nOh.', "it is."],
+        ),
+        (b"transcription,file_name\noh yes.,a.wav\n,b.wav\n", "line 3, is not of the form file_name,transcription"),
         ("a|oh yes.\n".encode("utf-16"), "is not UTF-8"),
         (b"a|caf\xe9.\n", "is not UTF-8"),
         (b"\n", "is empty: it needs lines of the form id|text"),
