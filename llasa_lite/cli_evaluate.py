@@ -14,6 +14,7 @@ from .checkpoints import codec_source, fingerprint
 from .evaluation import Ears, run_task, sheet, tables, tasks
 from .evaluation.codecs import CODECS, TransformersCodec
 from .evaluation.listening import BY_CHARACTER, NORMALIZERS, VoiceJudge, codec_measures
+from .files import lines_of
 from .measure import as_typed
 from .plots import plot_search
 from .records import Records, which
@@ -356,7 +357,7 @@ def search(o) -> None:
 
 def sentences(o) -> list[str]:
     try:
-        rows = Path(o.sentences).read_text(encoding="utf-8-sig").splitlines()
+        rows = lines_of(o.sentences)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read sentences from '{o.sentences}': {error}.") from error
     if not any(map(str.strip, rows)):

@@ -650,8 +650,10 @@ def test_a_byte_order_mark_is_no_part_of_what_is_said(listed, tmp_path):
     marked = tmp_path / "marked"
     marked.write_text(listed.read_text(), encoding="utf-8-sig")
     assert tasks.read_meta_list(marked)[0].name == "a"
-    marked.write_text("Oh.\n", encoding="utf-8-sig")
-    assert sentences(SimpleNamespace(sentences=marked)) == ["Oh."]
+    marked.write_text("Oh,\u2028yes.\nNo.", encoding="utf-8-sig")  # nor is a break inside a text its end
+    assert sentences(SimpleNamespace(sentences=marked)) == ["Oh,\u2028yes.", "No."]
+    marked.write_text("a|it\u2028is.|prompt.wav|oh.\r\n", encoding="utf-8")
+    assert [line.prompt_text for line in tasks.read_meta_list(marked)] == ["it\u2028is."]
 
 
 def test_waves_that_were_not_kept_are_not_promised(command, tmp_path):

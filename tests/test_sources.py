@@ -193,6 +193,8 @@ def test_sound_without_codes_is_told_how_to_get_them(tmp_path, capsys):
     (tmp_path / "metadata.csv").write_text("a|oh yes.\n")
     assert main(["train", "finetune", "--data", str(tmp_path), "--out", str(tmp_path / "lm")]) == 2
     assert f"make them first: train tokens --data '{tmp_path}'" in capsys.readouterr().err
+    assert main(["train", "tokens", "--data", str(tmp_path), "--out", "codes"]) == 2  # which nobody would know as codes
+    assert "call it 'codes.safetensors'" in capsys.readouterr().err
 
 
 def test_a_codec_learns_from_any_folder_of_recordings(tmp_path, caplog):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import audio
+from ..files import lines_of
 from ..records import Records
 from ..search import END, ChunkSearch, SearchSettings, Task
 from ..verifiers import Cosine, Criterion, Target
@@ -83,7 +84,7 @@ def read_meta_list(path: str | Path) -> list[Prompted]:
     """Lines of a meta.lst; its wave paths are relative to its folder. Raises ValueError where a line is none."""
     path, lines = Path(path), []
     try:
-        rows = path.read_text(encoding="utf-8-sig").splitlines()
+        rows = lines_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read '{path}': {error}.") from error
     for number, row in enumerate(rows, 1):
