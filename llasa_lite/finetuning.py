@@ -276,7 +276,8 @@ def finetune(
             "Learning rate": f"{recipe.learning_rate:g}, cosine to {recipe.final_share:.0%}",
         }
         if trainer_arguments:
-            told["But for"] = ", ".join(f"{name} {value}" for name, value in trainer_arguments.items())
+            shown = {k: Path(v).name if isinstance(v, str) else v for k, v in trainer_arguments.items()}  # no folders
+            told["But for"] = ", ".join(f"{name} {value}" for name, value in shown.items())
         finish(out, checkpoint, protocol, told)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # a process group left open can hang the interpreter's exit

@@ -79,21 +79,22 @@ def read_recordings(folder: str | Path) -> list[Clip]:
     """
     if str(folder).startswith("hub:"):
         raise ValueError(f"A codec learns from folders, and '{folder}' is a dataset of the hub: download it first.")
+    given = folder
     try:
-        return [clip for clip in read_clips(folder) if clip.split == "train"]
+        clips = [clip for clip in read_clips(folder) if clip.split == "train"]
     except NoCorpus:
-        pass
-    given, folder = folder, Path(os.path.abspath(folder))
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in RECORDINGS)
-    if not paths:
-        raise ValueError(f"'{given}' holds neither a corpus nor recordings ({', '.join(RECORDINGS)}).")
-    clips = [_clip(str(path.relative_to(folder)), "", path.parent.name, "train", path) for path in paths]
-    clips = [clip for clip in clips if clip.seconds]
-    if not clips:
-        raise ValueError(f"'{given}': none of {len(paths)} recordings can be read.")
-    if broken := len(paths) - len(clips):
-        log.warning("%d of %d recordings cannot be read", broken, len(paths))
-    return clips
+        folder = Path(os.path.abspath(folder))
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in RECORDINGS)
+        if not paths:
+            known = ", ".join(RECORDINGS)
+            raise ValueError(f"'{given}' holds neither a corpus nor recordings ({known}).") from None
+        clips = [_clip(str(path.relative_to(folder)), "", path.parent.name, "train", path) for path in paths]
+    found = [clip for clip in clips if clip.seconds]
+    if broken := len(clips) - len(found):
+        if not found:
+            raise ValueError(f"'{given}': none of {broken} recordings can be read.")
+        log.warning("%d of %d recordings cannot be read", broken, len(clips))
+    return found
 
 
 def read_hub_clips(

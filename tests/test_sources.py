@@ -179,6 +179,7 @@ def test_ones_own_clips_may_be_of_any_format_and_a_few_of_them_broken(codec, tmp
         "D.",
     ]
     assert "Clip broken is left out" in caplog.text and "Clip missing is left out" in caplog.text
+    assert read_recordings(tmp_path) == clips[:4] and "2 of 6 recordings cannot be read" in caplog.text
     folder = tmp_path / "test-clean" / "1"
     folder.mkdir(parents=True)
     (folder / "1.trans.txt").write_text("1-1 OH YES\n1-2 IT IS\n")
