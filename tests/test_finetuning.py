@@ -147,8 +147,9 @@ def test_codes_of_another_codec_are_not_learned(base, tmp_path, capsys, caplog):
     assert len(read_utterances(file, protocol, codec="nano")) == 4 and "whose weights were others" in caplog.text
     write_tokens(utterances(4), file, large)
     for verb in (["tokens"], ["finetune", "--base", base], ["rows"], ["lm"], ["pairs"], ["ladder"]):
-        assert main(["train", *verb, "--data", str(file), "--out", str(tmp_path / "out")]) == 2
-        assert "holds codes of the codec" in capsys.readouterr().err and not (tmp_path / "out" / "checkpoints").exists()
+        out = tmp_path / "out.safetensors"
+        assert main(["train", *verb, "--data", str(file), "--out", str(out)]) == 2
+        assert "holds codes of the codec" in capsys.readouterr().err and not (out / "checkpoints").exists()
 
 
 def test_a_checkpoint_of_the_hub_is_trained_as_its_config_says(base, monkeypatch):
