@@ -240,10 +240,10 @@ def train_tokens(o) -> None:
         told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
         told["dropped"] = sum(part["dropped"] for part in made)
         return common.tell(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))
-    if not o.out.endswith(".safetensors"):
-        raise ValueError(f"--out is a file that others know by its ending: call it '{o.out}.safetensors'.")
     Path(o.out).parent.mkdir(parents=True, exist_ok=True)
     common.check_out(o.out)  # before ten minutes of aligning
+    if not o.out.endswith(".safetensors"):
+        raise ValueError(f"--out is a file that others know by its ending: call it '{o.out}.safetensors'.")
     if files:  # encoded already: only aligned anew
         if o.align_steps:
             check_codecs(o, codec)
