@@ -22,6 +22,7 @@ FRAME_RATE = SAMPLE_RATE // HOP_LENGTH  # 50 codes a second
 
 MAX_FILE_BYTES = 100 * 2**20  # larger files are refused before they are decoded
 MAX_FILE_SECONDS = 3600.0  # longer ones, by their header or by their samples, are refused
+LENGTH_UNKNOWN = 2**63 - 1  # frames, as libsndfile has it of a flac that was written into a pipe
 MAX_FILE_CHANNELS = 8
 RATES = (1_000, 768_000)  # of what is read, Hz
 SILENCE_PEAK = 1e-3  # a wave whose peak is below this (-60 dBFS) holds no speech
@@ -99,8 +100,9 @@ def _read(source, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
             if file.channels > MAX_FILE_CHANNELS:
                 raise ValueError(f"The {name} has {file.channels} channels; at most {MAX_FILE_CHANNELS} are read.")
             parts, left = [], int(max_seconds * file.samplerate)
-            if file.frames > left:
+            if left < file.frames < LENGTH_UNKNOWN:
                 raise ValueError(too_long)
+            file.seekable = lambda: False  # soundfile would seek after every block, at whose last one such a flac fails
             # block by block, so that many channels never lie in memory together, and no header is believed; nor by
             # `file.blocks`, which has no end where libsndfile cannot seek (GSM, as telephones record)
             while len(block := file.read(2**16, dtype="float32", always_2d=True)):
