@@ -71,7 +71,8 @@ class Codec:
         """
         from transformers import Xcodec2Model
 
-        return cls(Xcodec2Model.from_pretrained(source, dtype=dtype, **hub).to(device), name=str(source))
+        model = Xcodec2Model.from_pretrained(source, dtype=dtype, use_safetensors=True, **hub)
+        return cls(model.to(device), name=str(source))
 
     @property
     def codebook_size(self) -> int:

@@ -137,7 +137,7 @@ def warm_start(path: str | Path, codes_stay: bool = False):
     model = new_codec()
     own = model.state_dict()
     with reaching(str(path)):
-        found = Xcodec2Model.from_pretrained(path, dtype=torch.float32).state_dict()
+        found = Xcodec2Model.from_pretrained(path, dtype=torch.float32, use_safetensors=True).state_dict()
     taken = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     if codes_stay and any(k not in taken for k in own if k.startswith(MAKES_CODES)):
         raise ValueError(f"The codec in '{path}' has another shape than the one to be trained: its codes cannot stay.")

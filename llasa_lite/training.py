@@ -136,7 +136,7 @@ class SpeechLM(nn.Module):
         from transformers import LlamaForCausalLM
 
         with reaching(str(folder)):
-            trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         shape = "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_key_value_heads"
         if any(getattr(trained.config, name) != getattr(self.config, name) for name in shape):
             raise ValueError(f"The checkpoint in '{folder}' has another shape than the one to be trained.")

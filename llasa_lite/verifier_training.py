@@ -213,7 +213,7 @@ def train_verifier(
     begin(out, init, same, state)
     if init:
         with reaching(str(init)):
-            model = WavLMForXVector.from_pretrained(init, dtype=torch.float32)
+            model = WavLMForXVector.from_pretrained(init, dtype=torch.float32, use_safetensors=True)
     else:
         model = new_verifier(speech=crops.batch()[0])
     # the bank stays: its gradient would take a third of a step

@@ -1,6 +1,7 @@
 """Laws of `Llasa`: text in, speech out, the same for the same seed, and a sentence for what cannot be done."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 
@@ -735,6 +736,19 @@ def test_a_codec_in_a_folder_is_used(nano):
     other = Llasa.from_pretrained(codec=str(NANO / "codec"), device="cpu", dtype="float32")
     wav = buzz(1)
     assert (other.codec.encode(wav) == nano.codec.encode(wav)).all()
+
+
+@pytest.mark.parametrize("part", ["lm", "codec"])
+def test_weights_that_are_no_safetensors_are_refused(part, tmp_path):
+    """A pickle may hold code."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(NANO / part, tmp_path / "pickled", ignore=shutil.ignore_patterns("*.safetensors*"))
+    shards = (NANO / part).glob("*.safetensors")
+    torch.save({name: t for shard in shards for name, t in load_file(shard).items()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="Cannot load .*pickled"):
+        Llasa.from_pretrained(str(folder)) if part == "lm" else Llasa.from_pretrained(codec=str(folder))
 
 
 # -- the trained nano ------------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ class TransformersCodec:
             if self.config.model_type not in ("dac", "encodec", "mimi", "xcodec"):
                 raise ValueError(f"'{source}' is a {self.config.model_type}, not a dac, encodec, mimi or xcodec.")
             self.rate = getattr(self.config, "sampling_rate", None) or self.config.sample_rate
-            self.model = AutoModel.from_pretrained(source, dtype=torch.float32).to(device).eval()
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        self.model = model.to(device).eval()
 
     @property
     def tokens_per_second(self) -> float:
