@@ -100,9 +100,8 @@ class Bounded:
 
     async def __call__(self, scope, receive, send):
         told = int(dict(scope.get("headers", ())).get(b"content-length") or 0)
-        left = (
-            MAX_BODY if told <= MAX_BODY else -1
-        )  # nothing is read: a client that asks first gets to see the sentence
+        # of a body that is too long nothing is read: a client that asks first gets to see the sentence
+        left = MAX_BODY if told <= MAX_BODY else -1
 
         async def bounded():
             nonlocal left
