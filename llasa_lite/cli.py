@@ -14,7 +14,7 @@ import wave
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__, audio, cli_evaluate, cli_train, receipts
+from . import __version__, _wait_less, audio, cli_evaluate, cli_train, receipts
 from . import cli_common as common
 from .checkpoints import CHECKPOINTS, out_of_memory
 from .files import read_json, unwritten, whole_numbers, why, write_text
@@ -166,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger(__package__).setLevel(logging.INFO)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Transformers is imported, in this process alone
+    _wait_less()
     try:
         options.handler(options)
         sys.stdout.flush()

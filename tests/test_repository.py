@@ -50,6 +50,18 @@ assert before == (dict(os.environ), list(logging.root.handlers), list(warnings.f
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("told, turns", [("", "1000"), ("OMP_WAIT_POLICY=ACTIVE", "None"), ("GOMP_SPINCOUNT=7", "7")])
+@pytest.mark.parametrize("loads", ["from llasa_lite import Llasa", "from llasa_lite.cli import main; main(['voices'])"])
+def test_threads_are_told_to_wait_less_before_torch_is_loaded(loads, told, turns, monkeypatch):
+    """Those of two cores, one of them busy, otherwise keep each other from speaking."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    if told:
+        monkeypatch.setenv(*told.split("="))
+    done = python(f"import os, sys; {loads}; print(os.environ.get('GOMP_SPINCOUNT'))")
+    assert done.stdout.split()[-1] == turns, done.stderr
+
+
 def test_modules_know_nothing_of_those_above_them():
     """Imports point down; what a layer needs of the layer above is passed to it. Only imports at the top count."""
     layers = "audio text tokens checkpoints codec decoder sampling beams graphs engine voices pipeline".split()
