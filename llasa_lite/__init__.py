@@ -77,9 +77,9 @@ def __getattr__(name: str):
 
 def _wait_less() -> None:
     """Before torch is loaded: its threads (on Linux GNU's OpenMP) wait for each other awake, some 300,000 turns, and
-    may keep the one that they wait for from its core. nano on two cores beside one busy program spoke at 0.11 of real
-    time; so it speaks at 1.6, and where both cores are free at 2.6 instead of 3.3. Whoever has told OpenMP how to wait
-    is left alone."""
+    may keep the one that they wait for from its core. On two cores beside one busy program nano made 0.11 s of speech
+    in a second; so it makes 1.6 s, and where both cores are free 2.6 instead of 3.3 s. Whoever has told OpenMP how to
+    wait is left alone."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
