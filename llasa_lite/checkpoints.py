@@ -268,7 +268,7 @@ def load_lm(checkpoint: Checkpoint, device: str, dtype):
         if config.model_type != "llama":
             raise ValueError(f"'{checkpoint.source}' is a {config.model_type} model; Llasa checkpoints are Llamas.")
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **hub)
-        given = {"config": config, "dtype": dtype, "use_safetensors": True}  # a pickle may hold code
+        given = {"config": config, "dtype": dtype, "use_safetensors": True}  # other files may hold code
         model = LlamaForCausalLM.from_pretrained(checkpoint.source, **given, **hub)
     model = placed(model, device, checkpoint.name)
     facts = getattr(config, "llasa", None)

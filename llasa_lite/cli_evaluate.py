@@ -149,9 +149,9 @@ def run(o) -> None:
     )
     for judge in filter(None, (ears.speaker, ears.emotion, ears.quality)):
         judge.load()  # nor what is missing found after hours
+    systems, settings = _tasks(o, items, ears)
     if o.kind == "codec":
         codec_measures()
-    systems, settings = _tasks(o, items, ears)
     records = Records(out / "rows.jsonl", settings=settings)
     rows = run_task(chain(*systems), records, lambda todo: common.progress(o.kind, o, todo))
     if o.kind == "understanding":

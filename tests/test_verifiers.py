@@ -165,7 +165,7 @@ def test_a_verifier_tells_model_unit_and_range(any_verifier):
 
 @pytest.mark.parametrize("name", ["speaker", "emotion"])
 def test_a_wave_is_most_like_itself_at_any_loudness(name, request, monkeypatch):
-    monkeypatch.setattr("llasa_lite.verifiers.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("llasa_lite.verifiers.SECONDS_AT_ONCE", 3)
     like = verifier(f"{name}:{request.getfixturevalue(name + '_folder')}")
     one, other = buzz(1.5), np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
     scores = like.score([one, 0.2 * one, other], Target(reference=one))
