@@ -148,12 +148,14 @@ class HubClip(Clip):
 
 
 def _clip(name: str, text: str, speaker: str, split: str, path: Path) -> Clip:
-    """As long as its header says; 0 s where none can be read."""
+    """As long as its header says, or, where that does not know, its samples; 0 s where none can be read."""
     import soundfile
 
     try:
-        seconds = soundfile.info(path).duration
-    except (OSError, soundfile.LibsndfileError):
+        told = soundfile.info(path)
+        known = told.frames < audio.LENGTH_UNKNOWN
+        seconds = told.duration if known else len(audio.load(path)) / audio.SAMPLE_RATE
+    except (OSError, soundfile.LibsndfileError, ValueError):
         seconds = 0.0
     return Clip(name, text, speaker, seconds, split, path)
 

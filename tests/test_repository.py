@@ -58,7 +58,7 @@ def test_threads_are_told_to_wait_less_before_torch_is_loaded(loads, told, turns
         monkeypatch.delenv(name, raising=False)
     if told:
         monkeypatch.setenv(*told.split("="))
-    done = python(f"import os, sys; {loads}; print(os.environ.get('GOMP_SPINCOUNT'))")
+    done = python(f"import os; {loads}; print(os.environ.get('GOMP_SPINCOUNT'))")
     assert done.stdout.split()[-1] == turns, done.stderr
 
 

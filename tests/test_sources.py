@@ -167,6 +167,10 @@ def test_ones_own_clips_may_be_of_any_format_and_a_few_of_them_broken(codec, tmp
     names = ("a.wav", "wavs/b, é.mp3", "wavs/c.flac", "wavs/d.OGG", "broken.wav")
     for name, rate in zip(names, (8000, 44_100, 48_000, 24_000, 16_000)):
         soundfile.write(tmp_path / name, np.stack([buzz(1, rate)] * 2, 1), rate, format=name.split(".")[-1].upper())
+    piped = bytearray((tmp_path / "wavs/c.flac").read_bytes())  # whose header does not know how long it is
+    piped[21] &= 0xF0
+    piped[22:26] = bytes(4)
+    (tmp_path / "wavs/c.flac").write_bytes(piped)
     (tmp_path / "broken.wav").write_text("not audio")
     (tmp_path / "metadata.csv").write_text("a|A.\nb, é|B.\nc|C.\nd|D.\nbroken|E.\nmissing|F.\n", encoding="utf-8")
     clips = read_clips(tmp_path)

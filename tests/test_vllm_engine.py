@@ -84,7 +84,7 @@ def web():
 def served(nano, web):
     """(stand-in, engine over it)"""
     stand_in = StandIn(nano.engine)
-    server = Server(web(lambda asked, body: stand_in(asked, body)) + "/v1")
+    server = Server(web(stand_in) + "/v1")
     answers = {"speech": nano.protocol.speech_ids(), "text": nano.protocol.text_ids()}
     return stand_in, VllmEngine(server, answers, nano.checkpoint.context, nano.engine.patience)
 
