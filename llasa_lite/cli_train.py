@@ -49,6 +49,8 @@ def add(verbs, verb, many, model, output) -> None:
     pitches(sub)
     sub.add_argument("--freeze-codes", action="store_true", help="train the decoder only: codes keep their meaning")
     sub.add_argument("--learning-rate", type=float, help="at the start (default: 5e-4)")
+    told = "train the half that hears the wave itself, too: a step takes three times as long on a CPU"
+    sub.add_argument("--acoustic", action="store_true", help=told)
     told = "share of crops heard through a room, a narrow band or noise, and drawn clean (default: 0.2)"
     sub.add_argument("--disturbed", type=float, default=0.2, help=told)
     told = "weight of a recogniser that reads the transcripts off the codes, such as 0.3 (default: 0, none)"
@@ -214,7 +216,7 @@ def train_codec(o) -> None:
     told = "minutes", "reading", "disturbed", "adversarial_after", "kept", "learning_rate"
     given = {k: getattr(o, k) for k in told}
     given = {k: value for k, value in given.items() if value is not None}
-    settings = CodecTraining(train_encoder=not o.freeze_codes, **given)
+    settings = CodecTraining(train_encoder=not o.freeze_codes, train_acoustic=o.acoustic, **given)
     out = train_codec(clips, o.out, settings, o.init and codec_source(o.init))
     note_silent_codes(out)
     common.tell({"codec": str(out), "clips": len(clips)}, o, f"codec in {out}")

@@ -58,8 +58,7 @@ class Codec:
         self.name = name
         self.restores_timbre = bool(getattr(model.config, "restore_timbre", False))
         # A small codec may have been trained on its semantic half alone; then the costly other half is not run.
-        semantic = model.config.semantic_model_config.hidden_size
-        self._acoustic_is_silent = not model.fc_encoder.weight[:, semantic:].any().item()
+        self._acoustic_is_silent = not acoustic_columns(model).any().item()
 
     @classmethod
     def from_pretrained(
@@ -203,6 +202,11 @@ class Codec:
             wav[: len(tail)] = fade * wav[: len(tail)] + (1 - fade) * tail
         cut = (end - begin) * HOP_LENGTH
         return wav[:cut], wav[cut : cut + FADE_SAMPLES]
+
+
+def acoustic_columns(model) -> torch.Tensor:
+    """Where an `Xcodec2Model`'s `fc_encoder` reads the acoustic encoder: (out, acoustic), a view of its weight."""
+    return model.fc_encoder.weight[:, model.config.semantic_model_config.hidden_size :]
 
 
 def digits(codes: torch.Tensor, levels: list[int]) -> torch.Tensor:

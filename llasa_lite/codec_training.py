@@ -3,9 +3,8 @@
     python -m llasa_lite train codec --data CORPUS --out DIR --minutes 45
 
 Recipe: crops of whole clips; multi-resolution mel and STFT losses; bf16 autocast. The semantic encoder (log-mel in)
-carries everything: the acoustic encoder, which reads the raw wave, stays silent (its columns of `fc_encoder` are zero),
-since its anti-aliased activations would take five times the rest of a step on a CPU. Whoever has a GPU trains it too:
-`train_acoustic=True`.
+carries everything unless `train_acoustic`: then the acoustic encoder, which reads the raw wave, learns as well (its
+columns of `fc_encoder` begin at zero). On a CPU its anti-aliased activations make a step three times as long.
 
 Speech alone is enough. Where there are transcripts, codes can learn to be read (`reading`): a small recogniser writes
 the words down from the codes alone, and its loss reaches the encoder (as CosyVoice supervises its tokens, arXiv
@@ -31,7 +30,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from .alignment import LEARNING_RATE, Aligner, can_be_read, letters, reading_loss
 from .audio import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
 from .checkpoints import PLAIN_GIT, reaching
-from .codec import Codec, semantic_features
+from .codec import Codec, acoustic_columns, semantic_features
 from .data import Clip, Kept, Repitched, disturbed
 from .files import whole
 from .finetuning import begin, check_alone
@@ -49,7 +48,7 @@ FLOOR, MEL_FLOOR = 1e-2, 1e-3
 SLOPE = 0.1  # of the discriminators' leaky rectifiers
 FILLED = 0.6  # of a crop, at least, by its clip: the rest is padding
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
-MAKES_CODES = "semantic_encoder", "semantic_adapter", "fc_encoder", "quantizer.project_in"
+MAKES_CODES = "semantic_encoder", "semantic_adapter", "acoustic_encoder", "fc_encoder", "quantizer.project_in"
 READER_FIRST = 500  # steps until what the recogniser says of the codes has its whole weight
 
 
@@ -63,7 +62,7 @@ class CodecTraining:
     learning_rate: float = 5e-4
     warmup_steps: int = 200
     weight_decay: float = 0.01
-    train_acoustic: bool = False
+    train_acoustic: bool = False  # the half that hears the wave itself, too
     adversarial_after: float = math.inf  # minutes after which discriminators join; inf: never
     judged_seconds: float = 0.5  # of every crop that discriminators hear: they take most of a step
     judge_learning_rate: float = 5e-4
@@ -149,7 +148,7 @@ def warm_start(path: str | Path, codes_stay: bool = False):
 def silence_acoustic(model) -> None:
     """Zero the columns of `fc_encoder` that read the acoustic encoder: (out, semantic + acoustic)."""
     with torch.no_grad():
-        model.fc_encoder.weight[:, model.config.semantic_model_config.hidden_size :] = 0.0
+        acoustic_columns(model).zero_()
 
 
 def encode_values(model, wav: torch.Tensor, acoustic: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -394,6 +393,8 @@ def train_codec(
         raise ValueError("Codes that stay are those of a codec to start from: give it with --init.")
     if settings.reading and not settings.train_encoder:
         raise ValueError("Codes that stay as they are cannot learn to be read. Leave one of both out.")
+    if settings.train_acoustic and not settings.train_encoder:
+        raise ValueError("Codes that stay as they are cannot hear more. Leave --acoustic or --freeze-codes out.")
     if settings.kept and not init:
         raise ValueError("What is kept are the weights of a codec to start from: give it with --init.")
     out = Path(out)
@@ -403,10 +404,13 @@ def train_codec(
     begin(out, init, same | {"clips": len(clips)}, state_file)
     torch.manual_seed(settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = (warm_start(init, not settings.train_encoder) if init else new_codec()).to(device)
+    if init:
+        model = warm_start(init, not settings.train_encoder).to(device)
+    else:
+        model = new_codec().to(device)
+        silence_acoustic(model)  # it begins as the half that speaks alone
+    acoustic = settings.train_acoustic or bool(acoustic_columns(model).any())
     first = {k: v.clone() for k, v in model.state_dict().items()} if settings.kept else {}
-    if not settings.train_acoustic:
-        silence_acoustic(model)
     if not settings.train_encoder:
         for part in MAKES_CODES:
             model.get_submodule(part).requires_grad_(False)
@@ -463,7 +467,7 @@ def train_codec(
             else:
                 real = crops.batch(count, seconds).to(device)
             heard = crops.disturb(real, settings.disturbed)
-            values, codes = encode_values(model, heard, settings.train_acoustic)
+            values, codes = encode_values(model, heard, acoustic)
             if settings.reading:
                 with torch.autocast(device.type, torch.bfloat16):
                     scores = reader.read(soft_digits(values, model.config.quantization_levels))

@@ -4,7 +4,11 @@ All but the last test run without a GPU, on the function that is captured.
 """
 
 import gc
+import json
+import os
 import re
+import subprocess
+import sys
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -336,6 +340,18 @@ def test_a_step_asks_nothing_of_the_host(tiny_llama, name, monkeypatch):
     assert all(buffer.is_meta for buffer in [*buffers, *sum(slots.cache, ())])
     with pytest.raises(Exception, match="meta"):
         slots.state.sum().item()
+
+
+def test_all_of_it_runs_on_another_device_than_the_host():
+    """Speech, search with its verifiers and codec on a device pretended on the CPU: no tensor of one is mixed with one
+    of the other, the same codes come, and the host waits for the device a few times a sentence, not at every step."""
+    script = ROOT / "tests" / "standin" / "accelerator.py"
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=ROOT, env=one_thread)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["device"] == "pretended:0" and told["same"] == {"tts": True, "search": True, "encode": True}
+    assert told["waits"] < 50
 
 
 def test_a_step_is_one_graph_for_the_compiler(llama, plain, monkeypatch):

@@ -910,6 +910,19 @@ def test_two_codec_steps_give_a_codec_that_loads(monkeypatch, corpus, tmp_path):
     assert len(wav) == 320 * 51 and np.isfinite(wav).all()
 
 
+def test_both_halves_of_a_codec_learn_and_stay(monkeypatch, corpus, tmp_path):
+    """The half that hears the wave learns where it is asked to; a run that starts from it keeps it, with its codes."""
+    out = codec_run(monkeypatch, corpus, tmp_path / "both", 3, train_acoustic=True)
+    both = Codec.from_pretrained(str(out))
+    assert not both._acoustic_is_silent
+    kept = codec_run(monkeypatch, corpus, tmp_path / "kept", 2, init=out, train_encoder=False)
+    after = Codec.from_pretrained(str(kept))
+    assert np.array_equal(after.encode(buzz(1)), both.encode(buzz(1)))
+    assert (after.decode(range(9)) != both.decode(range(9))).any()
+    with pytest.raises(ValueError, match="cannot hear more"):
+        codec_run(monkeypatch, corpus, tmp_path / "none", 1, init=out, train_encoder=False, train_acoustic=True)
+
+
 def test_a_codec_run_goes_on_and_discriminators_join(monkeypatch, corpus, tmp_path):
     out = codec_run(monkeypatch, corpus, tmp_path / "codec", 1)
     judges = torch.load(out / "state.pt", weights_only=True)["judges"]
