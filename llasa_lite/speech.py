@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from . import audio, receipts
-from .beams import END
+from .search import END
 
 GAP_SECONDS = 0.15  # of silence between two pieces of long text
 

@@ -41,7 +41,7 @@ def test_importing_takes_no_torch_and_changes_nothing():
 import os, sys, logging, warnings, numpy
 before = dict(os.environ), list(logging.root.handlers), list(warnings.filters)
 import llasa_lite, llasa_lite.cli, llasa_lite.checkpoints, llasa_lite.voices, llasa_lite.text
-llasa_lite.cli.parser(), llasa_lite.CHECKPOINTS, llasa_lite.Voice
+llasa_lite.cli.parser(), llasa_lite.CHECKPOINTS, llasa_lite.Voice, llasa_lite.Speech
 heavy = {"torch", "transformers", "librosa", "gradio", "scipy"} & set(sys.modules)
 assert not heavy, heavy
 assert before == (dict(os.environ), list(logging.root.handlers), list(warnings.filters))
