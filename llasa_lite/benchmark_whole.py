@@ -102,8 +102,7 @@ class Whole:
 
         def decode(batch, whole):
             context = self.voice if whole else self.voice[-SearchSettings.context_codes :]
-            waves = self.codec.decode_batch([[*context, *codes] for codes in batch])
-            return [wav[len(context) * self.codec.hop_length :] for wav in waves]
+            return self.codec.decode_after(context, batch)
 
         task = Task(self.start, self.to_codes, decode, Target("", self.codec.decode(self.voice)))
         settings = SearchSettings("partial_prm", BEAMS, BEAMS, score_batch=BEAMS)
@@ -121,7 +120,6 @@ class Listener:
     model: object
     features: object
     device: str
-    verifiers = ()
 
     def hear(self, waves) -> np.ndarray:
         """(n,) numbers that depend on the waves."""
