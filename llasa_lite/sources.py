@@ -22,7 +22,7 @@ from . import audio
 from .checkpoints import NotReachable
 from .data import Clip, Utterance, check_codec, id_counts, read_corpus, read_tokens
 from .distributed import parts_missing
-from .files import lines_of
+from .files import lines_of, whole
 from .tokens import SPEECH_GENERATION_START, TEXT_UNDERSTANDING_END, TEXT_UNDERSTANDING_START, Protocol
 
 log = logging.getLogger(__name__)
@@ -281,14 +281,14 @@ class Memmap(Sequence):
         self.speech_start = ids(SPEECH_GENERATION_START)
         # nothing cannot be mapped
         self.ids = np.memmap(path, np.int32, "r", shape=shape) if np.prod(shape) else np.zeros(shape, np.int32)
-        whole, at = [np.zeros(0, bool)], [np.zeros(0, int)]
+        closed, at = [np.zeros(0, bool)], [np.zeros(0, int)]
         for first in range(0, len(self.ids), 4096):
             some = self.ids[first : first + 4096]
             ends = some == protocol.speech_end
             at.append(ends.argmax(1))
             silent = some[np.arange(len(some)), at[-1] - 1] == self.speech_start
-            whole.append(ends.any(1) & (some[:, 1] != self.text_end) & ~silent)  # a row begins with its text's START
-        self.kept = np.flatnonzero(np.concatenate(whole))
+            closed.append(ends.any(1) & (some[:, 1] != self.text_end) & ~silent)  # a row begins with its text's START
+        self.kept = np.flatnonzero(np.concatenate(closed))
         self.id_counts = np.concatenate(at)[self.kept] - 3  # of text and codes: three markers stand before the last END
         self.dropped = len(self.ids) - len(self.kept)
 
@@ -314,16 +314,15 @@ def write_memmap(
     start, end, speech = protocol.tokenizer.convert_tokens_to_ids(
         [TEXT_UNDERSTANDING_START, TEXT_UNDERSTANDING_END, SPEECH_GENERATION_START]
     )
-    partial = folder / f"{split}_input_ids.memmap.part"
-    with open(partial, "wb") as file:
-        for said in utterances:
-            row = [start, *protocol.text_to_ids(said.text.strip()), end, speech]
-            row += [*protocol.codes_to_ids(said.codes), protocol.speech_end]
-            if len(row) > width or not id_counts([said], protocol)[0]:
-                dropped += 1
-                continue
-            file.write(np.array(row + [protocol.pad] * (width - len(row)), np.int32).tobytes())
-            written += 1
-    np.save(folder / f"{split}_input_ids_shape.npy", np.array([written, width]))
-    partial.replace(folder / f"{split}_input_ids.memmap")
+    with whole(folder / f"{split}_input_ids.memmap") as partial:
+        with open(partial, "wb") as file:
+            for said in utterances:
+                row = [start, *protocol.text_to_ids(said.text.strip()), end, speech]
+                row += [*protocol.codes_to_ids(said.codes), protocol.speech_end]
+                if len(row) > width or not id_counts([said], protocol)[0]:
+                    dropped += 1
+                    continue
+                file.write(np.array(row + [protocol.pad] * (width - len(row)), np.int32).tobytes())
+                written += 1
+        np.save(folder / f"{split}_input_ids_shape.npy", np.array([written, width]))
     return written, dropped

@@ -75,6 +75,16 @@ def test_an_empty_split_has_no_rows_and_a_row_without_text_is_dropped(protocol, 
     assert (len(back), back.dropped) == (0, 1)
 
 
+def test_rows_that_cannot_be_read_to_their_end_leave_no_file(protocol, tmp_path):
+    def torn():
+        yield said("oh yes.", 9)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_memmap(torn(), tmp_path, "train", protocol, width=64)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_text_with_a_token_of_the_protocol_makes_no_row(protocol, tmp_path):
     """It would come back cut off there, with all of its codes."""
     made = [said(f"oh {TEXT_UNDERSTANDING_END} yes.", 9), said("oh yes.", 9)]
