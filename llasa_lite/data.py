@@ -193,8 +193,7 @@ def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda don
     _rows_of(clips)  # said before hours of encoding
     out.parent.mkdir(parents=True, exist_ok=True)
     done, dropped = [], []
-    name = getattr(codec, "name", None)
-    facts = {"codec": name, "fingerprint": fingerprint(codec_source(name)) if name else None, "dropped": dropped}
+    facts = codec_facts(codec.name) | {"dropped": dropped}
     if out.exists():
         known, done = token_facts(out), read_tokens(out)
         dropped += known.get("dropped", [])
@@ -203,8 +202,8 @@ def encode_corpus(clips: list[Clip], codec, out: str | Path, progress=lambda don
         if begun != [(u.text, u.speaker, u.split) for u in done]:
             raise ValueError(f"'{out}' holds other clips than these begin with. Choose another file, or delete it.")
         by = "fingerprint" if facts["fingerprint"] and known.get("fingerprint") else "codec"
-        if known.get(by) and facts[by] and known[by] != facts[by]:  # a file or a codec may not say
-            was = f"'{known['codec']}' ({known['fingerprint']}), not of '{name}' ({facts['fingerprint']})"
+        if known.get(by) and known[by] != facts[by]:  # a file may not say
+            was = f"'{known['codec']}' ({known['fingerprint']}), not of '{codec.name}' ({facts['fingerprint']})"
             raise ValueError(f"'{out}' holds codes of the codec {was}. Choose another file, or delete it.")
     saved = time.monotonic()
     for place in range(len(done) + len(dropped), len(clips)):

@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .checkpoints import codec_source, fingerprint, load_codec, pick_device, pick_dtype
-from .data import encode_corpus, token_facts
+from .checkpoints import load_codec, pick_device, pick_dtype
+from .data import codec_facts, encode_corpus, token_facts
 from .files import write_text
 from .records import which
 
@@ -39,7 +39,7 @@ def encode_parts(
     """
     out = Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    plan = {"codec": codec, "fingerprint": fingerprint(codec_source(codec)), "clips_per_part": clips_per_part}
+    plan = codec_facts(codec) | {"clips_per_part": clips_per_part}
     plan |= {"clips": which([str(clip.id), clip.text] for clip in clips)}
     known = out / "plan.json"
     if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != plan:

@@ -168,7 +168,7 @@ def test_a_missing_alignment_stays_missing(tmp_path):
 def test_encoding_a_corpus_goes_on_where_it_stopped(corpus, codec, tmp_path):
     clips = read_corpus(corpus)
     heard = []
-    counting = SimpleNamespace(encode=lambda wav: heard.append(len(wav)) or codec.encode(wav))
+    counting = SimpleNamespace(name="nano", encode=lambda wav: heard.append(len(wav)) or codec.encode(wav))
     out = encode_corpus(clips[:2], counting, tmp_path / "tokens.safetensors")
     encode_corpus(clips, counting, out)
     assert len(heard) == 4  # the first two were not encoded again
@@ -189,7 +189,7 @@ def test_encoding_that_is_stopped_loses_minutes_and_not_hours(corpus, codec, tmp
 
     heard = []
     with pytest.raises(KeyboardInterrupt):
-        encode_corpus(clips, SimpleNamespace(encode=stopped), out)
+        encode_corpus(clips, SimpleNamespace(name="nano", encode=stopped), out)
     assert [u.text for u in read_tokens(out)] == ["clip number 0.", "clip number 1."]
 
 
