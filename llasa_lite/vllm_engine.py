@@ -31,14 +31,12 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from .checkpoints import CHECKPOINTS, described, find, load_codec, pick_device, pick_dtype, reaching
-from .engine import RUNNING, AnyEngine, Beams, Hypothesis, Patience, Sampling
+from .engine import DEFAULT_PATIENCE, RUNNING, AnyEngine, Beams, Hypothesis, Patience, Sampling
 
 HTTP_SECONDS = 600.0  # for one request, waiting in vLLM's queue included
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # environment variable of vLLM: 0 for the first runner, see above
 AT_ONCE = 64  # requests of one call that are under way together
 BESIDE_BYTES = 2.5e9  # of GPU memory that vLLM in this process leaves to CUDA itself and to the codec at work
-DEFAULT_SAMPLING = Sampling()
-DEFAULT_PATIENCE = Patience()
 
 
 class Unanswered(ValueError):
