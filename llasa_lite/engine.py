@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from .beams import END, LENGTH, REPETITION, RUNNING, SILENCE, Beams, Patience, left_range
 from .checkpoints import cpu_has_bf16
@@ -287,11 +288,9 @@ class Engine(AnyEngine):
             llama([prompts[0][:begun]], known)
         for start in range(0, len(answers), WEIGHED_AT_ONCE):
             said = answers[start : start + WEIGHED_AT_ONCE]
-            rows = [[*p[begun:], *a] for p, a in zip(prompts[start:], said)]
+            rows = [torch.tensor([*p[begun:], *a]) for p, a in zip(prompts[start:], said)]
             # The padding comes last, where causal attention hides it: no mask, and the same score in any company.
-            ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.int64)
-            for k, row in enumerate(rows):
-                ids[k, : len(row)] = torch.tensor(row)
+            ids = pad_sequence(rows, batch_first=True)
             cache = copy.deepcopy(known)  # the pass adds to it
             if cache is not None:
                 cache.batch_repeat_interleave(len(rows))

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from .audio import FRAME_RATE
 from .checkpoints import PLAIN_GIT, pick_dtype
@@ -279,11 +280,10 @@ def _row(protocol: Protocol, pair: Pair, max_ids: int) -> dict | None:
 
 def _collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
     """ids and columns (2 x pairs, t), padded on the right: chosen, rejected, chosen ..."""
-    takes = [take for row in rows for take in row["takes"]]
-    width = max(len(ids) for ids, _ in takes)
+    ids, columns = zip(*(map(torch.tensor, take) for row in rows for take in row["takes"]))
     batch = {
-        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in takes]),
-        "columns": torch.tensor([columns + [IGNORE] * (width - len(columns)) for _, columns in takes]),
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
+        "columns": pad_sequence(columns, batch_first=True, padding_value=IGNORE),
     }
     return batch | ({"before": torch.tensor([row["before"] for row in rows])} if "before" in rows[0] else {})
 
