@@ -29,7 +29,7 @@ from torch import nn
 
 from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts, reaching
 from .codec import code_digits
-from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, pad_rows, with_rows
+from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, with_rows
 from .finetuning import begin, check_alone, go_on, last_checkpoint, training_arguments
 from .tokens import IGNORE, Protocol, character_tokenizer
 
@@ -60,7 +60,7 @@ class Training:
     mixture: Mixture = field(default_factory=Mixture)
 
 
-def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8, max_ids: int = 1024):
+def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8):
     """nano's shape: 7.9M parameters at the defaults, heads of 64, tied head, Llama in every other respect."""
     from transformers import LlamaConfig
 
@@ -72,7 +72,7 @@ def nano_config(protocol: Protocol, hidden_size: int = 256, layers: int = 8, max
         num_hidden_layers=layers,
         num_attention_heads=hidden_size // 64,
         num_key_value_heads=hidden_size // 64,
-        max_position_embeddings=max_ids,
+        max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -211,9 +211,8 @@ def reading_gap(model: SpeechLM, protocol: Protocol, utterances: list[Utterance]
         total = []
         for clip, other in zip(utterances, utterances[shift:] + utterances[:shift]):
             row = make_row(protocol, [Utterance(other.text, clip.speaker, clip.split, clip.codes)])
-            batch = pad_rows([row], len(row.input_ids), protocol.pad)
+            ids, labels = (torch.tensor([one], device=device) for one in (row.input_ids, row.labels))
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-                ids, labels = (torch.from_numpy(batch[k]).to(device) for k in ("input_ids", "labels"))
                 total.append(model(ids, labels)[0].item())
         losses.append(float(np.mean(total)))
     return losses[0], losses[1]
@@ -321,10 +320,6 @@ def train_lm(
         output_dir=str(checkpoints),
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # a batch of the sampler is a whole batch already
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
         bf16=True,
         logging_steps=50,
         save_steps=settings.save_every,
