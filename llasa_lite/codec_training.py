@@ -489,7 +489,7 @@ def train_codec(
                 judge_optimizer.step()
                 deceit, matching = adversarial_losses(judges, made[:, part], real[:, part])
                 share = settings.judges_share
-                gradient = (1 - share) * gradient + share * _unit(deceit + matching, made)
+                gradient = (1 - share) * gradient + share * _pull(deceit + matching, made)[0]
                 judged.append((judge_loss.item() / len(judges), matching.item()))
             optimizer.zero_grad()
             if settings.reading:  # the recogniser has to read a little before it can tell the encoder anything
@@ -548,13 +548,8 @@ def adversarial_losses(judges: nn.ModuleList, made: torch.Tensor, real: torch.Te
 
 
 def _pull(loss: torch.Tensor, made: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss' gradient at the wave that was made, brought to length 1, and the length it had."""
+    """The loss' gradient at the wave that was made, brought to length 1 so that losses of any size can be given shares
+    (EnCodec's balancer, arXiv 2210.13438), and the length it had."""
     gradient = torch.autograd.grad(loss, made, retain_graph=True)[0]
     size = gradient.norm() + 1e-12
     return gradient / size, size
-
-
-def _unit(loss: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-    """The loss' gradient at the wave that was made, of length 1: so that losses of any size can be given shares
-    (EnCodec's balancer, arXiv 2210.13438)."""
-    return _pull(loss, made)[0]
