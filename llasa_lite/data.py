@@ -101,8 +101,8 @@ class Kept(dict[object, np.ndarray]):
         return wav
 
 
-def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
-    """All clips of a corpus (or of one split), in the order of the manifest.
+def read_corpus(folder: str | Path) -> list[Clip]:
+    """All clips of a corpus, in the order of the manifest.
 
     Raises:
         ValueError: no manifest there, or a line of it is not a clip.
@@ -127,8 +127,6 @@ def read_corpus(folder: str | Path, split: str | None = None) -> list[Clip]:
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{manifest.name}, line {number}, is not a clip: {error!r}.") from error
             clips.append(clip)
-    if split is not None:
-        return [clip for clip in clips if clip.split == split]
     if unknown := sorted({str(clip.split) for clip in clips} - {*SPLITS}):
         left = sum(clip.split not in SPLITS for clip in clips)
         told = "%d of %d clips in '%s' are of a split that nothing uses (%s): name it train, test or test_speaker."
