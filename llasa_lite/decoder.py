@@ -136,11 +136,10 @@ class Decoder:
     def __init__(self, model, max_ids: int, linear: type = Linear):
         config = model.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.eps = config.rms_norm_eps
+        self.dim, self.eps = config.head_dim, config.rms_norm_eps
         self.embedding = model.model.embed_tokens.weight
         self.norm = model.model.norm.weight
-        if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+        if config.attention_bias or config.mlp_bias:
             raise ValueError("Llamas with biases are not supported by this engine.")
         self.layers = []
         for layer in model.model.layers:
