@@ -573,8 +573,7 @@ class Llasa:
         return text.spell_out(text_) if self.checkpoint.spell_out else text_
 
     def _spoken(self, text_: str) -> str:
-        words = self._in_words(text_)
-        return text.plain_marks(words) if self.checkpoint.spell_out else words
+        return text.plain_marks(text.spell_out(text_)) if self.checkpoint.spell_out else text_
 
     def _spoken_before(self, voice: Voice, pieces: list[str], index: int = 0) -> str:
         """What is said in the voice's clip, as the model reads it before a piece. A clip may stop inside a sentence,
