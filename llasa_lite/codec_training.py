@@ -275,7 +275,7 @@ def _judged(judge, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 class Crops:
-    """Random crops of clips, kept in memory as int16 after their first use, as far as there is room.
+    """Random crops of clips, kept in memory after their first use (`data.Kept`).
 
     Args:
         crop_seconds: lengths that crops are asked of; each has the clips that fill most of it.
@@ -301,10 +301,6 @@ class Crops:
                 raise ValueError(f"Crops of {seconds:g} s need clips that are {least}; none of {len(clips)} is.")
             log.info("crops of %g s: %d of %d clips are too short", seconds, len(clips) - len(long), len(clips))
 
-    def wav(self, clip: Clip | Repitched) -> np.ndarray:
-        """(samples,) int16"""
-        return self.cache.wav(clip, clip.load)
-
     def leave_out(self, clip: Clip | Repitched, error: ValueError) -> None:
         """A clip that cannot be read is drawn no more, as a crop or whole."""
         log.warning("Clip %s is left out: %s", clip.id, error)
@@ -319,7 +315,7 @@ class Crops:
         while len(rows) < count:
             clip = clips[self.random.integers(len(clips))]
             try:
-                wav = self.wav(clip).astype(np.float32) / 32767
+                wav = self.cache.wav(clip, clip.load)
             except ValueError as error:  # silent, broken or too long, which a header does not tell
                 self.leave_out(clip, error)
                 if not clips:
@@ -336,20 +332,20 @@ class Crops:
         at = int(self.random.integers(len(self.told)))
         some = self.told[at : at + max(1, int(seconds / self.told[at][0].seconds))]
         wavs, texts = [], []
-        for pair in some:
+        for clip, text in some:
             try:
-                wavs.append(self.wav(pair[0]))
+                wavs.append(self.cache.wav(clip, clip.load))
             except ValueError as error:
-                self.leave_out(pair[0], error)
+                self.leave_out(clip, error)
                 if not self.told:
                     raise
                 continue
-            texts.append(pair[1])
+            texts.append(text)
         if not wavs:
             return self.told_batch(seconds)
         lengths = [len(wav) // HOP_LENGTH for wav in wavs]
         samples = (max(lengths) + 1) * HOP_LENGTH
-        rows = np.stack([np.pad(wav, (0, samples - len(wav))) for wav in wavs]).astype(np.float32) / 32767
+        rows = np.stack([np.pad(wav, (0, samples - len(wav))) for wav in wavs])
         return torch.from_numpy(rows), lengths, texts
 
     def pieces(self, values: torch.Tensor, real: torch.Tensor, count: int, seconds: float):

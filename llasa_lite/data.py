@@ -87,18 +87,18 @@ class Heard:
 
 
 class Kept(dict[object, np.ndarray]):
-    """Waves by what they are of, (samples,) int16, made when they are first asked for, kept as far as there is room."""
+    """Waves by what they are of, made when they are first asked for, kept in 16 bits as far as there is room."""
 
     bytes = 0
 
     def wav(self, key, make: Callable[[], np.ndarray]) -> np.ndarray:
-        if key in self:
-            return self[key]
-        wav = (make() * 32767).astype(np.int16)
-        if self.bytes + wav.nbytes <= MOST_KEPT:
-            self[key] = wav
-            self.bytes += wav.nbytes
-        return wav
+        """(samples,) float32, rounded to 16 bits."""
+        if (wav := self.get(key)) is None:
+            wav = (make() * 32767).astype(np.int16)
+            if self.bytes + wav.nbytes <= MOST_KEPT:
+                self[key] = wav
+                self.bytes += wav.nbytes
+        return wav.astype(np.float32) / 32767
 
 
 def read_corpus(folder: str | Path) -> list[Clip]:

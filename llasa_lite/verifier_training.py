@@ -140,8 +140,7 @@ class VoiceCrops:
             most = int(MAX_ENCODE_SECONDS * SAMPLE_RATE)  # at once; of a longer clip it is crops of the beginning
             return self.codec.decode(self.codec.encode(self.wav(clip, False)[:most])).clip(-1, 1)
 
-        wav = self.cache.wav((clip, through_codec), resynthesis if through_codec else clip.load)
-        return wav.astype(np.float32) / 32767
+        return self.cache.wav((clip, through_codec), resynthesis if through_codec else clip.load)
 
     def any_wav(self, clips: list[Clip | Repitched], through_codec: bool) -> np.ndarray:
         """Of one of a voice's clips. Those that cannot be read are left out from then on; raises ValueError where none
