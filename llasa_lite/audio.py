@@ -9,6 +9,7 @@ import io
 import math
 import os
 import struct
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -307,6 +308,18 @@ def join(waves: list[np.ndarray], gap_seconds: float = 0.0) -> np.ndarray:
     gap = np.zeros(int(gap_seconds * SAMPLE_RATE), np.float32)
     parts = [part for wav in waves for part in (wav, gap)][:-1]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def equal_lengths(sequences: Sequence[Sized], most: int) -> Iterator[list[int]]:
+    """Places of those that may share a pass of a model without a mask, since padding would change what it makes of
+    them: of one length, and no more of them than `most` samples or codes together. Empty ones are left out."""
+    places: dict[int, list[int]] = {}
+    for place, one in enumerate(sequences):
+        places.setdefault(len(one), []).append(place)
+    places.pop(0, None)
+    for length, group in places.items():
+        at_once = max(1, most // length)
+        yield from (group[k : k + at_once] for k in range(0, len(group), at_once))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .audio import HOP_LENGTH, SAMPLE_RATE
+from .audio import HOP_LENGTH, SAMPLE_RATE, equal_lengths
 from .timbre import Timbre
 from .tokens import within_codebook
 
@@ -137,22 +137,14 @@ class Codec:
 
     @torch.inference_mode()
     def decode_batch(self, batch: list[np.ndarray | list[int]]) -> list[np.ndarray]:
-        """Several code sequences -> several waves. Equal lengths share passes: padding would change the sound,
-        since the decoder normalises over time and has no mask."""
+        """Several code sequences -> several waves. Equal lengths share passes: the decoder normalises over time."""
         batch = [within_codebook(codes, self.codebook_size) for codes in batch]
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(batch)
-        by_length: dict[int, list[int]] = {}
-        for row, codes in enumerate(batch):
-            by_length.setdefault(len(codes), []).append(row)
-        for length, rows in by_length.items():
-            if length == 0:
-                continue
-            at_once = max(1, DECODED_AT_ONCE // length)
-            for some in (rows[k : k + at_once] for k in range(0, len(rows), at_once)):
-                codes = torch.from_numpy(np.stack([batch[row] for row in some])).to(self.device)  # (rows, length)
-                decoded = self.model.decode(audio_codes=codes[:, None]).audio_values[:, 0].float().cpu().numpy()
-                for row, wav in zip(some, decoded):
-                    waves[row] = np.clip(wav, -1.0, 1.0)
+        for rows in equal_lengths(batch, DECODED_AT_ONCE):
+            codes = torch.from_numpy(np.stack([batch[row] for row in rows])).to(self.device)  # (rows, length)
+            decoded = self.model.decode(audio_codes=codes[:, None]).audio_values[:, 0].float().cpu().numpy()
+            for row, wav in zip(rows, decoded):
+                waves[row] = np.clip(wav, -1.0, 1.0)
         return waves
 
     def decode_after(

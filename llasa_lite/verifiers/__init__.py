@@ -13,7 +13,7 @@ from importlib import import_module
 
 import numpy as np
 
-from ..audio import SAMPLE_RATE, SILENCE_PEAK
+from ..audio import SAMPLE_RATE, SILENCE_PEAK, equal_lengths
 
 SECONDS_AT_ONCE = 64  # of sound in one pass, of several waves together: WavLM-base takes 16 MB of memory for each
 
@@ -144,7 +144,7 @@ class Cosine(Verifier):
         self.load()
         waves = [wav if len(wav) >= self.min_samples else np.resize(wav, self.min_samples) for wav in waves]
         vectors = [np.empty(0)] * len(waves)
-        for rows in _by_length(waves):
+        for rows in equal_lengths(waves, SECONDS_AT_ONCE * SAMPLE_RATE):
             inputs = self.features([waves[row] for row in rows], sampling_rate=SAMPLE_RATE, return_tensors="pt")
             with torch.inference_mode():
                 out = torch.nn.functional.normalize(self._vectors(inputs.to(self.device)).float(), dim=-1)
@@ -159,18 +159,6 @@ class Cosine(Verifier):
 
     @abstractmethod
     def _vectors(self, inputs): ...
-
-
-def _by_length(waves: Sequence[np.ndarray]) -> list[list[int]]:
-    """Rows that may share a pass: equal lengths, since padding would change what a model without a mask hears."""
-    rows: dict[int, list[int]] = {}
-    for row, wav in enumerate(waves):
-        rows.setdefault(len(wav), []).append(row)
-    groups = []
-    for length, group in rows.items():
-        at_once = max(1, SECONDS_AT_ONCE * SAMPLE_RATE // length)
-        groups += [group[k : k + at_once] for k in range(0, len(group), at_once)]
-    return groups
 
 
 @dataclass(frozen=True)
