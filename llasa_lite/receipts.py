@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from . import audio
-from .files import parse_json, read_json, whole, whole_numbers
+from .files import parse_json, read_json, whole_numbers
 from .timbre import is_timbre
 from .voices import builtin_voices
 
@@ -22,15 +20,6 @@ _LARGE = ("text", "voice_text", "voice_codes", "voice_timbre", "pieces", "codes"
 def beside(path: str | os.PathLike) -> Path:
     """Where the receipt of the wave at `path` lies."""
     return Path(path).with_suffix(SUFFIX)
-
-
-@contextmanager
-def beside_wave(path: str | os.PathLike, receipt: dict) -> Iterator[None]:
-    """The receipt beside a wave; it appears when the block, which writes that wave, ends well. Raises ValueError as
-    `files.whole`."""
-    with whole(beside(path)) as partial:
-        partial.write_text(json.dumps(receipt, indent=1, ensure_ascii=False), encoding="utf-8")
-        yield
 
 
 def to_comment(receipt: dict, kind: str = "wav") -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from . import audio, receipts
+from .files import whole
 from .search import END
 
 GAP_SECONDS = 0.15  # of silence between two pieces of long text
@@ -56,7 +57,10 @@ class Speech:
         """
         audio.check_suffix(path)
         comment = receipts.to_comment(self.receipt, Path(path).suffix.lower().lstrip("."))
-        with receipts.beside_wave(path, self.receipt) if beside else nullcontext():
+        if not beside:
+            return audio.save(self.wav, path, comment)
+        with whole(receipts.beside(path)) as partial:
+            partial.write_text(json.dumps(self.receipt, indent=1, ensure_ascii=False), encoding="utf-8")
             return audio.save(self.wav, path, comment)
 
 
