@@ -7,13 +7,18 @@ import re
 import unicodedata
 from functools import cache, lru_cache
 
+_CLOSING = "”’」』）》〉】"  # marks that stay with what stands before them
+# Chinese characters and kana: no spaces part their words.
+_HAN = "\u3005\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 # Where a cut is heard least, best first: sentence, clause, word.
 _BOUNDARIES = (
-    r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])(?![”’」』）])|(?<=[。！？][”’」』）])",
-    r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=[-–—(])",
+    rf"(?<=[.!?…])[\"'”’»)\]]*\s+|[。！？][。！？…{_CLOSING}]*|(?<=\D[.!?])(?=[{_HAN}“「『（《【])",
+    rf"(?<=[,;:])\s+|[，；：、][，；：、…{_CLOSING}]*|(?:(?<=[^\d,;:][,;:])|…[{_CLOSING}]*)(?=[{_HAN}“「『（《【])"
+    r"|\s+(?=[-–—(])",
     # not within a number in words
     r"(?<! and)(?<! point)(?<! minus)(?<!hundred)(?<!thousand)(?<!illion)\s+(?!(?:hundred|thousand|\w?illion|point)\b)",
     r"\s+",
+    rf"(?<=[{_HAN}])(?=\w)|(?<=[^\W\d])(?=[{_HAN}])",  # beside one of them: not within a word or a number in figures
 )
 
 

@@ -58,6 +58,30 @@ def test_split_cuts_chinese_at_its_own_stops():
     ]
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["真的吗？！", "我不信。"],
+        ["他说：“你好，”", "然后走了出去。"],
+        ["他说“（你好。）”", "然后走了出去。"],
+        ["《你好。》", "他读完了。"],
+        ["他走了……", "然后又回来。"],
+        ["你要走吗?", "我不信!"],  # as typed on an English keyboard
+        ["你骗我,", "别走了好不好"],
+    ],
+)
+def test_no_piece_of_chinese_begins_with_a_mark_that_closes(pieces):
+    assert text.split("".join(pieces), max(map(len, pieces))) == pieces
+
+
+def test_chinese_without_marks_is_not_cut_within_an_english_word_or_a_figure():
+    mixed = "我们使用OpenAI的模型生成语音并且希望它读出英文单词PyTorch和1234567以及其他所有框架的名字"
+    for most in range(10, 40):
+        pieces = text.split(mixed, most)
+        for whole in ("OpenAI", "PyTorch", "1234567"):
+            assert any(whole in piece for piece in pieces), (most, pieces)
+
+
 @pytest.mark.parametrize("max_chars", range(50, 80))
 def test_split_does_not_cut_through_a_number_in_words(max_chars):
     said = "The flight of two thousand four hundred and ninety miles leaves from gate twenty at six o'clock"
