@@ -445,8 +445,9 @@ def _is_cjk(character: str) -> bool:
 
 
 def has_words(text: str) -> bool:
-    """Whether errors are counted by word; scripts without spaces between words are counted by character."""
-    return not any(map(_is_cjk, text))
+    """Whether errors are counted by word; scripts without spaces between words are counted by character. Marks do not
+    tell: "Hello，how are you？" is English that was typed on a Chinese keyboard."""
+    return not re.search(f"[{_HAN}]", text)
 
 
 def simplified(text: str) -> str:

@@ -193,6 +193,7 @@ def test_error_rate_is_of_words_or_characters():
     assert text.error_rate("the cat", "") == 1 == text.error_rate("", "the")
     assert text.error_rate("你好世界。", "你好 世", by_word=False) == 0.25
     assert text.has_words("Hello 5.") and not text.has_words("Hello 你好")
+    assert text.has_words("Hello，how are you？") and not text.has_words("二〇") and not text.has_words("ｶﾅ")
 
 
 @pytest.mark.parametrize(

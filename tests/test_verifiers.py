@@ -327,6 +327,7 @@ def test_the_language_of_the_text_is_told_where_there_are_two(own):
     for languages, text, told in (
         (("zh", "en"), "你好。", "zh"),
         (("zh", "en"), "Oh, yes.", "en"),
+        (("zh", "en"), "Oh，yes！", "en"),  # as typed on a Chinese keyboard
         (("zh", "en", "ja"), "你好。", None),
     ):
         asr = verifier("asr:some/whisper", Own(languages=languages))
