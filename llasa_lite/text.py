@@ -478,7 +478,8 @@ def seed_tts_error_rate(truth: str, heard: str, by_word: bool = True) -> float:
     ones."""
 
     def bare(text: str) -> str:
-        return "".join(c for c in text.lower() if c == "'" or unicodedata.category(c)[0] not in "PS")
+        text = text.lower() if by_word else text  # nor does the script put the letters in Chinese into lower case
+        return "".join(c for c in text if c == "'" or unicodedata.category(c)[0] not in "PS")
 
     wrong, length = _edits(bare(truth), bare(heard), by_word)
     return wrong / max(length, 1)

@@ -140,6 +140,11 @@ def test_seed_tts_eval_leaves_punctuation_out(truth, heard, rate):
     assert text.seed_tts_error_rate(truth, heard) == pytest.approx(rate)
 
 
+def test_seed_tts_eval_tells_cases_apart_among_characters_alone():
+    assert text.seed_tts_error_rate("我用AI。", "我用ai", by_word=False) == 2 / 4
+    assert text.seed_tts_error_rate("I use AI.", "i use ai") == 0
+
+
 def test_no_splinter_is_left_where_there_is_no_boundary():
     assert [len(piece) for piece in text.split("字" * 201, 100)] == [67, 67, 67]
     assert text.split("他说：“你好。”" + "字" * 5 + "。", 8) == ["他说：“你好。”", "字字字字字。"]
