@@ -340,6 +340,28 @@ def load_codec(name: str, device: str, dtype):
     return codec
 
 
+def converted(source: str) -> dict:
+    """What `from_pretrained` must be given to find safetensors that were fetched before for a repository whose main
+    branch holds pickles alone (superb/wav2vec2-base-superb-er, facebook/hubert-large-ls960-ft): Transformers takes
+    those that the hub's own converter proposed, and asks the hub each time where they are."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE, REPO_ID_SEPARATOR
+    from transformers import AutoConfig
+
+    files = ("model.safetensors", "model.safetensors.index.json")
+
+    def is_here(revision: str) -> bool:
+        return any(isinstance(try_to_load_from_cache(source, file, revision=revision), str) for file in files)
+
+    if source.count("/") != 1 or Path(source).is_dir() or is_here("main"):
+        return {}
+    folder = REPO_ID_SEPARATOR.join(["models", *source.split("/")])
+    for proposal in sorted(Path(HF_HUB_CACHE, folder, "refs", "refs", "pr").glob("*")):
+        if is_here(revision := f"refs/pr/{proposal.name}"):
+            return {"config": AutoConfig.from_pretrained(source), "revision": revision}
+    return {}
+
+
 class reaching:
     """Turns what goes wrong while weights are fetched into one sentence that says how to go on."""
 

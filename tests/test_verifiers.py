@@ -379,6 +379,28 @@ def test_weights_that_are_no_safetensors_are_refused(asked, kind, request, tmp_p
         verifier(f"{asked}:{folder}").load()
 
 
+@pytest.mark.parametrize("asked, kind", [("emotion", "emotion"), ("asr", "ctc")])
+def test_safetensors_that_the_hub_proposed_are_found_again_offline(asked, kind, request, tmp_path, monkeypatch):
+    """superb/wav2vec2-base-superb-er and facebook/hubert-large-ls960-ft hold pickles; their safetensors are an open
+    pull request of the hub's converter, which leaves the cache as it is here."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--some--classifier"
+    main, proposed = (folder / "snapshots" / (letter * 40) for letter in "ab")
+    shutil.copytree(request.getfixturevalue(f"{kind}_folder"), main)
+    proposed.mkdir()
+    (main / "model.safetensors").rename(proposed / "model.safetensors")
+    (folder / "refs/refs/pr").mkdir(parents=True)
+    (folder / "refs/main").write_text(main.name)
+    one = verifier(f"{asked}:some/classifier")
+    with pytest.raises(ValueError, match="Cannot load 'some/classifier'"):
+        one.load()
+    (folder / "refs/refs/pr/2").write_text(proposed.name)
+    one.load()
+    assert one.score([buzz(1.0)], Target("A b", buzz(1.0)))[0] >= -0.5
+
+
 # -- names and combinations ------------------------------------------------------------------------------------------
 
 

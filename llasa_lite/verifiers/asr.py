@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import placed, reaching
+from ..checkpoints import converted, placed, reaching
 from ..text import error_rate, has_words, normalize_transcript, simplified, spell_out
 from . import NO_LLASA, Own, Target, Verifier
 
@@ -34,7 +34,7 @@ class Recogniser:
             kind = AutoModelForCTC if self.is_ctc else AutoModelForSpeechSeq2Seq
             self.processor = AutoProcessor.from_pretrained(source)
             given = dict(dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-            model, loaded = kind.from_pretrained(source, **given)
+            model, loaded = kind.from_pretrained(source, **given, **converted(self.name))
         if any(name.startswith("lm_head") for name in loaded["missing_keys"]):
             raise ValueError(f"'{source}' was not trained to transcribe: it lacks the head that does.")
         self.model = placed(model, device, self.name).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import placed, reaching
+from ..checkpoints import converted, placed, reaching
 from . import NO_LLASA, Cosine, Own
 
 
@@ -28,7 +28,8 @@ class Emotion(Cosine):
 
         with reaching(self.source):
             self.features = AutoFeatureExtractor.from_pretrained(self.source)
-            model = Classifier.from_pretrained(self.source, dtype=torch.float32, use_safetensors=True)
+            given = dict(dtype=torch.float32, use_safetensors=True)
+            model = Classifier.from_pretrained(self.source, **given, **converted(self.source))
         if model.base_model is model:  # Whisper: its encoder reads spectrograms of 30 s
             raise ValueError(
                 f"'{self.source}' is no emotion classifier on raw waves (wav2vec 2.0, HuBERT, WavLM). Take one that "
