@@ -31,7 +31,7 @@ class Checkpoint:
     parameters: str
     gigabytes: float  # of GPU memory in 16 bit, codec included
     tasks: tuple[str, ...] = ("tts",)  # "asr" too where it was trained to read speech back
-    chunk_chars: int = 100  # longer text is cut (the paper's rule)
+    chunk_chars: int = 100  # longer text is cut (the paper's rule; `text.HAN_CHARS` of them are one Chinese character)
     chunk_seconds: float = 25.0  # what a chunk may take before it is stopped
     context: int = 2048  # ids of prompt and answer together, as trained; the configs promise Llama's 131,072
     spell_out: bool = False  # numbers and abbreviations are put into words before it reads them (`text.spell_out`)

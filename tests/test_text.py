@@ -6,6 +6,8 @@ import string
 import pytest
 
 from llasa_lite import text
+from llasa_lite.checkpoints import CHECKPOINTS
+from llasa_lite.voices import MAX_SECONDS
 
 STORY = (
     'The sun had set when Anna, who never hurried, reached the old bridge; it was closed. "Of course," she said. '
@@ -52,7 +54,7 @@ def test_split_prefers_clauses_to_words():
 
 
 def test_split_cuts_chinese_at_its_own_stops():
-    assert text.split("突然身边一阵笑声。我看着他们意气风发地挺直了胸膛。", 16) == [
+    assert text.split("突然身边一阵笑声。我看着他们意气风发地挺直了胸膛。", 32) == [
         "突然身边一阵笑声。",
         "我看着他们意气风发地挺直了胸膛。",
     ]
@@ -71,12 +73,12 @@ def test_split_cuts_chinese_at_its_own_stops():
     ],
 )
 def test_no_piece_of_chinese_begins_with_a_mark_that_closes(pieces):
-    assert text.split("".join(pieces), max(map(len, pieces))) == pieces
+    assert text.split("".join(pieces), 2 * max(map(len, pieces))) == pieces
 
 
 def test_chinese_without_marks_is_not_cut_within_an_english_word_or_a_figure():
     mixed = "我们使用OpenAI的模型生成语音并且希望它读出英文单词PyTorch和1234567以及其他所有框架的名字"
-    for most in range(10, 40):
+    for most in range(20, 60):
         pieces = text.split(mixed, most)
         for whole in ("OpenAI", "PyTorch", "1234567"):
             assert any(whole in piece for piece in pieces), (most, pieces)
@@ -100,6 +102,19 @@ def test_number_of_pieces_follows_the_papers_rule():
     for length in (101, 199, 205, 460, 1000):
         passage = ("word " * 250)[:length].strip()
         assert 0 <= len(text.split(passage, 100)) - -(-len(passage) // 100) <= 1
+
+
+def test_two_pieces_of_chinese_read_slowly_have_room_in_one_context(llama_3):
+    """The second is said in the voice of the first: three letters a character, of 0.12 s each. So has a piece after the
+    longest clip there is."""
+    released = CHECKPOINTS["llasa-1b"]
+    story = "突然身边一阵笑声，我看着他们意气风发地挺直了胸膛" * 20
+    pieces = text.split(story, released.chunk_chars)
+    longest = max(pieces, key=len)
+    slow = int(0.36 * len(longest) * 50)
+    assert len(llama_3.tts_prompt(2 * longest, [0] * slow)) + slow <= released.context
+    assert len(llama_3.tts_prompt(2 * longest, [0] * int(MAX_SECONDS * 50))) + slow <= released.context
+    assert slow <= 50 * released.chunk_seconds
 
 
 def test_text_without_spaces_is_cut():
@@ -146,8 +161,9 @@ def test_seed_tts_eval_tells_cases_apart_among_characters_alone():
 
 
 def test_no_splinter_is_left_where_there_is_no_boundary():
-    assert [len(piece) for piece in text.split("字" * 201, 100)] == [67, 67, 67]
-    assert text.split("他说：“你好。”" + "字" * 5 + "。", 8) == ["他说：“你好。”", "字字字字字。"]
+    assert [len(piece) for piece in text.split("x" * 201, 100)] == [67, 67, 67]
+    assert [len(piece) for piece in text.split("字" * 101, 100)] == [34, 33, 34]
+    assert text.split("他说：“你好。”" + "字" * 5 + "。", 14) == ["他说：“你好。”", "字字字字字。"]
 
 
 def test_five_thousand_characters_are_cut_quickly():
