@@ -14,6 +14,8 @@ NANO = Path(__file__).parent / "nano"  # ships with the package: lm/, codec/, vo
 MAX_FINGERPRINTED = 100e6  # bytes: some 50 ms of reading
 PLAIN_GIT = "9MB"  # of a file of weights: the hub takes up to 10 without LFS
 
+BUILT_IN = "The built-in model works offline: leave the model out, or say 'nano'."
+NONE_BUILT_IN = "Fetch it once where the hub can be reached, or give a folder that holds it."
 CC_BY_NC = "CC BY-NC 4.0"
 RELEASED_CODEC = "HKUSTAudio/xcodec2-hf"
 RELEASED_CODEC_REVISION = "64bd034d12d441299cdd535b15c33efd6ccdf252"  # as preloaded in spaces/zerogpu
@@ -363,10 +365,10 @@ def converted(source: str) -> dict:
 
 
 class reaching:
-    """Turns what goes wrong while weights are fetched into one sentence that says how to go on."""
+    """Turns what goes wrong while weights are fetched into a sentence, and one that says how to go on (`instead`)."""
 
-    def __init__(self, source: str, revision: str | None = None):
-        self.source, self.revision = source, revision
+    def __init__(self, source: str, revision: str | None = None, instead: str = BUILT_IN):
+        self.source, self.revision, self.instead = source, revision, instead
 
     def __enter__(self):
         """Ask the hub once, briefly, for what is not in the cache: its client itself tries for half a minute."""
@@ -411,6 +413,4 @@ class reaching:
         raise self._sentence(why) from error
 
     def _sentence(self, why: str) -> NotReachable:
-        return NotReachable(
-            f"Cannot load '{self.source}': {why}. The built-in model works offline: leave the model out, or say 'nano'."
-        )
+        return NotReachable(f"Cannot load '{self.source}': {why}. {self.instead}")

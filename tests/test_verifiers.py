@@ -425,8 +425,10 @@ def test_what_cannot_be_had_is_said_in_a_sentence(asked, sentence):
 
 def test_a_model_that_is_not_here_is_said_in_a_sentence():
     for name in ("asr", "speaker", "emotion", "likelihood"):
-        with pytest.raises(ValueError, match="Cannot load 'somebody/nothing'"):
+        with pytest.raises(ValueError, match="Cannot load 'somebody/nothing'") as refused:
             verifier(f"{name}:somebody/nothing").load()
+        # there is a built-in one of speakers alone
+        assert ("or say 'nano'" in str(refused.value)) == (name == "speaker"), name
 
 
 def test_nanos_own_speaker_verifier_knows_the_built_in_voices_through_the_codec(nano):

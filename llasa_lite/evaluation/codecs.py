@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import audio
-from ..checkpoints import reaching
+from ..checkpoints import NONE_BUILT_IN, reaching
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TransformersCodec:
         from transformers import AutoConfig, AutoModel
 
         self.torch, self.codebooks = torch, codebooks
-        with reaching(str(source)):
+        with reaching(str(source), instead=NONE_BUILT_IN):
             self.config = AutoConfig.from_pretrained(source)
             if self.config.model_type not in ("dac", "encodec", "mimi", "xcodec"):
                 raise ValueError(f"'{source}' is a {self.config.model_type}, not a dac, encodec, mimi or xcodec.")

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import converted, placed, reaching
+from ..checkpoints import NONE_BUILT_IN, converted, placed, reaching
 from ..text import error_rate, has_words, normalize_transcript, simplified, spell_out
 from . import NO_LLASA, Own, Target, Verifier
 
@@ -28,7 +28,7 @@ class Recogniser:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING
 
         self.torch, self.name = torch, str(source)
-        with reaching(self.name):
+        with reaching(self.name, instead=NONE_BUILT_IN):
             config = AutoConfig.from_pretrained(source)
             self.is_ctc, self.is_whisper = type(config) in MODEL_FOR_CTC_MAPPING, config.model_type == "whisper"
             kind = AutoModelForCTC if self.is_ctc else AutoModelForSpeechSeq2Seq

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import converted, placed, reaching
+from ..checkpoints import NONE_BUILT_IN, converted, placed, reaching
 from . import NO_LLASA, Cosine, Own
 
 
@@ -26,7 +26,7 @@ class Emotion(Cosine):
         from transformers import AutoFeatureExtractor
         from transformers import AutoModelForAudioClassification as Classifier
 
-        with reaching(self.source):
+        with reaching(self.source, instead=NONE_BUILT_IN):
             self.features = AutoFeatureExtractor.from_pretrained(self.source)
             given = dict(dtype=torch.float32, use_safetensors=True)
             model = Classifier.from_pretrained(self.source, **given, **converted(self.source))
