@@ -22,7 +22,7 @@ from llasa_lite.cli import main
 from llasa_lite.cli_evaluate import sentences
 from llasa_lite.data import Clip
 from llasa_lite.evaluation import Ears, codecs, sheet, summarise, tables, tasks
-from llasa_lite.evaluation.listening import Crowd, VoiceJudge, counted
+from llasa_lite.evaluation.listening import Crowd, Judge, VoiceJudge, counted
 from llasa_lite.records import Records
 from llasa_lite.search import SearchSettings
 from llasa_lite.verifiers import Criterion, Target, Verifier, verifier
@@ -104,6 +104,8 @@ def test_chinese_without_its_package_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "opencc", None)
     with pytest.raises(ValueError, match=r"pip install \"llasa-lite\[eval\]\""):
         counted("一个人", "一個人", "zh")
+    with pytest.raises(ValueError, match=r"pip install \"llasa-lite\[eval\]\""):
+        Judge("somebody/whisper", language="zh")  # before any weights are fetched
 
 
 def test_a_short_utterance_weighs_as_much_as_a_long_one_in_seed_tts_eval():

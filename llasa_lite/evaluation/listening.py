@@ -24,9 +24,11 @@ NORMALIZERS = {"en": "whisper"}  # of `counted`: rows counted otherwise stand in
 
 class Judge(Recogniser):
     """A recogniser that listens with patience, one wave at a time: Whisper (`openai/whisper-large-v3`) or CTC
-    (`facebook/hubert-large-ls960-ft`, the paper's WER-H)."""
+    (`facebook/hubert-large-ls960-ft`, the paper's WER-H). Raises ValueError as `counted`."""
 
     def __init__(self, source: str, device: str = "cpu", language: str = "en"):
+        if language == "zh":
+            simplified("")  # what is missing is not found when the first clip is heard
         super().__init__(source, device)
         self.language = language
 
