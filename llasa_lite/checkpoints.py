@@ -154,7 +154,8 @@ def find(name: str | None) -> Checkpoint:
     if name.lower() in CHECKPOINTS:
         return CHECKPOINTS[name.lower()]
     for checkpoint in CHECKPOINTS.values():
-        if checkpoint.source.lower() == name.lower():
+        # "HKUST-Audio", too, under which the authors first published, and as their training repository has it
+        if checkpoint.source.lower() == name.lower().replace("hkust-audio/", "hkustaudio/"):
             return checkpoint
     path = Path(name)
     if os.path.isdir(name):  # false, too, for what can be no name of a file

@@ -699,6 +699,7 @@ def test_every_name_is_found_by_name_and_by_hub_id():
         assert find(name) is find(name.upper()) is find(checkpoint.source) is checkpoint
         assert name == "nano" or checkpoint.licence == "CC BY-NC 4.0" and not checkpoint.can_transcribe
     assert find(None).name == "nano"
+    assert find("HKUST-Audio/Llasa-8B") is CHECKPOINTS["llasa-8b"]  # as the authors' first links have it
 
 
 def test_a_community_finetune_is_taken_for_the_released_kind():
