@@ -449,7 +449,9 @@ _CAPITALS = _rules(
 def join(first: str, second: str) -> str:
     """Transcript of a voice prompt + text to speak: one space between, none where either side writes without spaces."""
     first, second = first.strip(), second.strip()
-    spaced = first and second and not (_is_cjk(first[-1]) or _is_cjk(second[0]))
+    # quotes and dashes are the same in Chinese as in English: what they enclose tells
+    last, next_ = first.rstrip("”’…—")[-1:], second.lstrip("“‘…—")[:1]
+    spaced = first and second and not (_is_cjk(last) or _is_cjk(next_))
     return f"{first} {second}" if spaced else first + second
 
 
