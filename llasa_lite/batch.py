@@ -39,6 +39,8 @@ def read_list(path: str | Path) -> list[Line]:
     """
     try:
         rows = lines_of(path)
+    except FileNotFoundError:
+        raise ValueError(f"There is no file '{path}' to read a list from.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read a list from '{path}': {error}.") from error
     lines = []

@@ -266,7 +266,8 @@ def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise ValueError(f"Cannot serve at {host}:{port}: {getattr(error, 'strerror', None) or error}.") from error
+        told = str(getattr(error, "strerror", None) or error).split(" (while")[0]  # attempting what is said already
+        raise ValueError(f"Cannot serve at {host}:{port}: {told.rstrip('.')}.") from error
 
 
 def serve(app, listening: socket.socket) -> None:
