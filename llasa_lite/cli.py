@@ -22,6 +22,14 @@ from .search import SEARCH_METHODS, Finished, SearchSettings
 from .verifiers import VERIFIERS
 from .voices import Voice, builtin_voices, check_suffix
 
+# options of the guided methods, and which methods heed them
+GUIDED = {
+    "branch": ("beam_search", "partial_prm"),
+    "step_tokens": ("beam_search", "partial_prm"),
+    "process_seconds": ("partial_prm",),
+    "continuations": ("partial_prm",),
+}
+
 
 def parser() -> argparse.ArgumentParser:
     known = ", ".join(VERIFIERS)
@@ -58,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
     def many(sub):
         sub.add_argument("--workers", type=int, help="processes to share the work, by Ray Data ([ray])")
-        sub.add_argument("--gpus", type=float, default=0, help="GPUs of each worker, may be a fraction (default: 0)")
+        sub.add_argument("--gpus", type=float, help="GPUs of each worker, may be a fraction (default: 0)")
 
     def verb(name, handler, help, *parents):
         sub = verbs.add_parser(name, help=help, description=help, parents=parents)
@@ -111,8 +119,8 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("voices", voices, "List the built-in voices, or make one from a clip.", model, output)
     sub.add_argument("--from-audio", metavar="CLIP", help="make a voice from this clip of 0.5 to 15 s")
     sub.add_argument("--text", help="what is said in the clip (recognised where the model can)")
-    sub.add_argument("--name", default="my voice", help="name of the voice made (default: %(default)s)")
-    sub.add_argument("-o", "--out", default="voice.json", help="file for the voice made (default: voice.json)")
+    sub.add_argument("--name", help="name of the voice made (default: my voice)")
+    sub.add_argument("-o", "--out", help="file for the voice made (default: voice.json)")
     verb("models", models, "List the checkpoints that have a short name.", output)
     sub = verb("inspect", inspect, "Show how a wave was made: the receipt in it.", output)
     sub.add_argument("file", metavar="FILE", help="wav, flac, ogg or mp3 file, or a .receipt.json")
@@ -201,8 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def speak(o) -> None:
     if o.list is not None:
         return speak_list(o)
-    if o.workers is not None or o.shard != "1/1":
-        raise ValueError("--workers and --shard are for a --list.")
+    if o.workers is not None or o.gpus is not None or o.shard != "1/1":
+        raise ValueError("--workers, --gpus and --shard are for a --list.")
     common.check_sound_out(o.out, o.voice)
     llasa, words = common.load(o), common.given_text(o.text)
     with common.counting("speaking", o):
@@ -217,8 +225,11 @@ def speak_list(o) -> None:
         raise ValueError("--speaker is for one text; name voices in the list instead.")
     if o.workers is not None and o.shard != "1/1":
         raise ValueError("--workers speak the whole list: give either them or a --shard.")
+    common.check_gpus(o)
     lines = read_list(o.list)
     folder = Path("out" if o.out == "out.wav" else o.out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"A list is spoken into a folder, and '{folder}' is a file. Give -o another name.")
     told = {"folder": str(folder), "made": 0, "there_already": 0, "incomplete": 0, "seconds": 0.0}
 
     def load():
@@ -231,13 +242,13 @@ def speak_list(o) -> None:
         if o.workers is not None:
             from .distributed import speak_parts
 
-            parts = speak_parts(load, lines, folder, o.workers, o.gpus, **how)
+            parts = speak_parts(load, lines, folder, o.workers, o.gpus or 0, **how)
         else:
             parts = map(tally, speak_list(load(), lines, folder, **how, shard=o.shard))
         for part in parts:
             bar.update(part["made"] + part["there_already"])
             told |= {k: round(told[k] + v, 2) for k, v in part.items() if k in told}
-    line = "{made} made in {folder} ({seconds} s), {there_already} there already, {incomplete} incomplete"
+    line = "{made} made in {folder} ({seconds} s, {incomplete} incomplete), {there_already} there already, left alone"
     common.tell(told, o, line.format(**told))
 
 
@@ -269,9 +280,12 @@ def stream(o) -> None:
 
 def search(o) -> None:
     common.check_sound_out(o.out, o.voice)
+    for name, methods in GUIDED.items():
+        if o.method in SEARCH_METHODS and o.method not in methods and getattr(o, name) is not None:
+            option, allowed = name.replace("_", "-"), " and ".join(methods)
+            raise ValueError(f"--{option} belongs to {allowed}; '{o.method}' would not heed it. Leave it out.")
     llasa, words = common.load(o), common.given_text(o.text)
-    options = ("branch", "step_tokens", "process_seconds", "continuations", "reference")
-    more = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
+    more = {name: getattr(o, name) for name in (*GUIDED, "reference") if getattr(o, name) is not None}
     more |= {"sampling": common.given_sampling(o, llasa), "seed": o.seed, "speaker": o.speaker}
     search = llasa.search_events(words, common.given_voice(o), o.method, o.n, o.process, o.outcome, **more)
     with common.counting("searching", o) as bar:
@@ -363,15 +377,17 @@ def decode(o) -> None:
 
 def voices(o) -> None:
     if o.from_audio:
-        check_suffix(o.out)
-        common.check_out(o.out)
-        common.check_out(str(Path(o.out).with_suffix(".clip.ogg")), o.from_audio)  # which it keeps beside
-        voice = common.load(o).prepare(common.cloned(Voice.from_audio(o.from_audio, o.text, o.name)))
-        voice.save(o.out)
-        common.tell({"name": voice.name, "text": voice.text, "file": o.out}, o, f'"{voice.text}" kept as {o.out}')
+        out, name = o.out or "voice.json", o.name or "my voice"
+        check_suffix(out)
+        common.check_out(out)
+        common.check_out(str(Path(out).with_suffix(".clip.ogg")), o.from_audio)  # which it keeps beside
+        voice = common.load(o).prepare(common.cloned(Voice.from_audio(o.from_audio, o.text, name)))
+        voice.save(out)
+        common.tell({"name": voice.name, "text": voice.text, "file": out}, o, f'"{voice.text}" kept as {out}')
         return
-    if o.text is not None:
-        raise ValueError("--text belongs to a clip: give that with --from-audio.")
+    for option in ("text", "name", "out"):
+        if getattr(o, option) is not None:
+            raise ValueError(f"--{option} belongs to a clip: give that with --from-audio.")
     known = builtin_voices()
     rows = [{"name": k, "description": v.description, "text": v.text} for k, v in known.items()]
     common.tell({"voices": rows}, o, "\n".join(f"{r['name']:10} {r['description']}" for r in rows))
@@ -425,6 +441,8 @@ def serve(o) -> None:
     voices = {file.stem: Voice.load(file) for file in files}
     if o.at_once < 1:
         raise ValueError("--at-once must be at least 1.")
+    if not 0 <= o.port < 2**16:
+        raise ValueError(f"A port is a number from 0 (any free one) to 65535, not {o.port}.")
     with serving.listen(o.host, o.port) as listening:
         app = serving.build(common.load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
         host, port = f"[{o.host}]" if ":" in o.host else o.host, listening.getsockname()[1]  # port 0 is a free one

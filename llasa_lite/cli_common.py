@@ -75,6 +75,12 @@ def check_sound_out(path: str, source: str | None = None) -> None:
     check_out(path, source)
 
 
+def check_gpus(o) -> None:
+    """Raises ValueError for --gpus without --workers, to whom they go: nobody else would heed them."""
+    if o.gpus is not None and o.workers is None:
+        raise ValueError("--gpus are those of --workers: give their number, too. One process takes --device cuda.")
+
+
 def given_text(given: str) -> str:
     """The text given, or what is piped in for "-". Raises ValueError where there is none, or it is no UTF-8."""
     try:

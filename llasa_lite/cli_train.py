@@ -226,6 +226,7 @@ def train_tokens(o) -> None:
     from .alignment import align_corpus
 
     check_pitches(o), check_share(o, "disturbed")
+    common.check_gpus(o)
     if o.align_steps < 0:
         raise ValueError(f"--align-steps is a number from 0, not {o.align_steps}.")
     codec = common.load_codec(o)
@@ -238,7 +239,7 @@ def train_tokens(o) -> None:
         if files or o.align_steps:
             raise ValueError("Many workers encode clips and align nothing: give clips and --align-steps 0.")
         clips = clips_of(o)
-        made = list(encode_parts(clips, str(o.codec or find_described(o.model).codec), o.out, o.workers, o.gpus))
+        made = list(encode_parts(clips, str(o.codec or find_described(o.model).codec), o.out, o.workers, o.gpus or 0))
         told = {"tokens": o.out, "clips": len(clips), "parts_made": len(made)}
         told["dropped"] = sum(part["dropped"] for part in made)
         return common.tell(told, o, "{parts_made} parts made in {tokens}, {dropped} clips left out".format(**told))

@@ -202,6 +202,8 @@ def test_every_verb_has_help():
         (["speak", "Oh.", "--temperature", "9"], "temperature must lie in 0..2, not 9.0."),
         (["speak", "Oh.", "--voice-text", "hm"], "--voice-text belongs to a clip: give that with --voice."),
         (["voices", "--text", "hm", "-o", "me.json"], "--text belongs to a clip: give that with --from-audio."),
+        (["voices", "--name", "me"], "--name belongs to a clip: give that with --from-audio."),
+        (["voices", "-o", "me.json"], "--out belongs to a clip: give that with --from-audio."),
         (["speak", "Oh.", "--voice", "no.wav"], "There is no file 'no.wav' to read the voice clip from."),
         (["speak", "Oh.", "--voice", "no.json"], "There is no voice file 'no.json'."),
         (["speak", "Oh.", "--voice", "notes.json"], "'notes.json' is not a voice: it needs name, text and codes."),
@@ -212,7 +214,14 @@ def test_every_verb_has_help():
         (["encode", "clip.wav", "-o", "clip.wav"], "Cannot write 'clip.wav': it is the clip itself."),
         (["voices", "--from-audio", "clip.wav", "-o", "clip.wav"], "A voice is written as .json, not as 'clip.wav'."),
         (["voices", "--from-audio", "me.clip.ogg", "-o", "me.json"], "Cannot write 'me.clip.ogg': it is the clip"),
-        (["speak", "Oh.", "--shard", "2/3"], "--workers and --shard are for a --list."),
+        (["speak", "Oh.", "--shard", "2/3"], "--workers, --gpus and --shard are for a --list."),
+        (["speak", "Oh.", "--gpus", "2"], "--workers, --gpus and --shard are for a --list."),
+        (["speak", "--list", "notes.wav", "--gpus", "2"], "--gpus are those of --workers: give their number, too."),
+        (["train", "tokens", "--data", "no", "--out", "x.safetensors", "--gpus", "2"], "--gpus are those of --workers"),
+        (["speak", "--list", "no.txt"], "There is no file 'no.txt' to read a list from."),
+        (["speak", "--list", "notes.wav", "-o", "clip.wav"], "A list is spoken into a folder, and 'clip.wav' is a"),
+        (["search", "Oh.", "--branch", "3"], "--branch belongs to beam_search and partial_prm; 'best_of_n' would not"),
+        (["search", "Oh.", "--method", "beam_search", "--continuations", "2"], "--continuations belongs to partial"),
         (["speak", "--list", "notes.wav", "--workers", "2", "--shard", "2/3"], "--workers speak the whole list"),
         (["speak", "--list", "notes.wav", "--workers", "-1"], "There must be at least 1 worker, not -1."),
         (["speak", "--list", "notes.wav", "--workers", "0"], "There must be at least 1 worker, not 0."),
@@ -220,7 +229,7 @@ def test_every_verb_has_help():
         (["speak", "Oh.", "--voice", "notes.json", "--voice-text", "hm"], "the voice 'notes.json' has its own."),
         (["demo", "--port", "99999"], "A port is a number from 1 to 65535, not 99999."),
         (["serve", "--at-once", "0"], "--at-once must be at least 1."),
-        (["serve", "--port", "99999"], "Cannot serve at 127.0.0.1:99999: "),
+        (["serve", "--port", "99999"], "A port is a number from 0 (any free one) to 65535, not 99999."),
         (["stream", "Oh.", "-o", "oh.flac"], "Streams are written as .wav, not '.flac'."),
         (["speak", "Oh.", "--model", "lasa"], "Unknown model 'lasa'."),
         (["speak", "Oh.", "--device", "tpu"], "Unknown device 'tpu'. Choose from: cuda, mps, cpu."),
@@ -295,7 +304,8 @@ def test_an_address_that_is_taken_gives_its_sentence(here, capsys):
     pytest.importorskip("fastapi", reason="pip install llasa-lite[serve]")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert refused(capsys, "serve", "--port", port).startswith(f"Cannot serve at 127.0.0.1:{port}: ")
+        told = refused(capsys, "serve", "--port", port)
+        assert told.startswith(f"Cannot serve at 127.0.0.1:{port}: ") and "attempting" not in told
 
 
 def test_a_folder_that_is_not_there_gives_a_sentence(here, loaded_once, capsys):
