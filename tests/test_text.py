@@ -201,7 +201,8 @@ def test_join_puts_one_space_where_words_need_it():
     assert text.join("Hello there. ", " How are you?") == "Hello there. How are you?"
     assert text.join("你好。", "再见。") == "你好。再见。"
     assert text.join("他说：“你好。”", "“再见。”") == "他说：“你好。”“再见。”"
-    assert text.join("“Hello.”", "“Bye.”") == "“Hello.” “Bye.”" and text.join("他走了……", "——真的。") == "他走了……——真的。"
+    assert text.join("“Hello.”", "“Bye.”") == "“Hello.” “Bye.”"
+    assert text.join("他走了……", "——真的。") == "他走了……——真的。"
     assert text.join("…", "Yes.") == "… Yes." and text.join("”", "“") == "” “"
     assert text.join("", "Alone.") == "Alone." == text.join("Alone.", "")
 
