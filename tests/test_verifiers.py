@@ -379,7 +379,7 @@ def test_weights_that_are_no_safetensors_are_refused(asked, kind, request, tmp_p
         verifier(f"{asked}:{folder}").load()
 
 
-@pytest.mark.parametrize("asked, kind", [("emotion", "emotion"), ("asr", "ctc")])
+@pytest.mark.parametrize("asked, kind", [("speaker", "speaker"), ("emotion", "emotion"), ("asr", "ctc")])
 def test_safetensors_that_the_hub_proposed_are_found_again_offline(asked, kind, request, tmp_path, monkeypatch):
     """superb/wav2vec2-base-superb-er and facebook/hubert-large-ls960-ft hold pickles; their safetensors are an open
     pull request of the hub's converter, which leaves the cache as it is here."""

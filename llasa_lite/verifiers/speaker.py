@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..audio import SAMPLE_RATE
-from ..checkpoints import NANO, placed, reaching
+from ..checkpoints import NANO, converted, placed, reaching
 from . import NO_LLASA, Cosine, Own
 
 NANO_VERIFIER = NANO / "verifier"  # a small WavLMForXVector, trained on the voices of nano's corpus
@@ -31,7 +31,7 @@ class Speaker(Cosine):
         with reaching(source):
             self.features = AutoFeatureExtractor.from_pretrained(source)
             given = dict(dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-            model, loaded = AutoModelForAudioXVector.from_pretrained(source, **given)
+            model, loaded = AutoModelForAudioXVector.from_pretrained(source, **given, **converted(source))
         if any(name.startswith(("projector", "tdnn", "feature_extractor.")) for name in loaded["missing_keys"]):
             raise ValueError(  # Transformers would draw them: scores of noise, and others at every load
                 f"'{self.source}' was not trained to tell speakers apart: it lacks the head that does. Take one that "
