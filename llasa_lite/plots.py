@@ -16,6 +16,7 @@ from functools import wraps
 import numpy as np
 
 from . import audio
+from .power_law import PowerLaw
 from .search_benchmark import ORACLE, RANDOM
 
 BOUNDS = {RANDOM: "silver", ORACLE: "black"}  # choosers between which the others lie, and how they are drawn
@@ -312,7 +313,7 @@ def losses(rows: Sequence[dict], **lines: str):
     return figure
 
 
-def scaling(rows: Sequence[dict], y: str, told: str, laws: Mapping[str, Callable] | None = None):
+def scaling(rows: Sequence[dict], y: str, told: str, laws: Mapping[str, PowerLaw] | None = None):
     """A measure against parameters, hours and compute, each on a logarithmic axis; what else differs has its line.
 
     Args:

@@ -26,12 +26,9 @@ class PowerLaw:
     spare: int
     _draws: np.ndarray = field(repr=False, compare=False)  # (1 + draws, parameters), the estimate first
 
-    def __call__(self, **factors) -> np.ndarray:
-        """Loss at values of the factors, numbers or arrays."""
-        return self.interval(**factors)[0]
-
     def interval(self, **factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Loss and its 95 % interval, supposing that the law holds there: (estimate, low, high)."""
+        """Loss at values of the factors, numbers or arrays, and its 95 % interval, supposing that the law holds there:
+        (estimate, low, high)."""
         logs = np.stack(np.broadcast_arrays(*(np.log(factors[name]) for name in self.exponents)))
         with np.errstate(over="ignore"):
             losses = np.array([_loss(row, logs) for row in self._draws])
