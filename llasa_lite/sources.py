@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 RECORDINGS = ".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"
 WORDS = "text", "transcription", "transcript", "sentence"  # columns of hub datasets, the first that is there
+WHO = "speaker", "speaker_id", "client_id"  # as Common Voice has it
 MEMMAP_IDS = 2048  # width of the authors' rows: the context of the released checkpoints
 
 
@@ -103,8 +104,8 @@ def read_hub_clips(
     """Clips of a dataset of the hub, or of a local folder that `datasets` reads, streamed. Needs `datasets` ([train]).
 
     Args:
-        text, speaker: columns; the audio is looked for in the column `audio`, and by default the text in the first of
-            `WORDS` that is there.
+        text, speaker: columns; by default the first of `WORDS` and of `WHO` that is there. Without the latter all clips
+            are one speaker's. The audio is looked for in the column `audio`.
     Raises:
         ValueError: a column that is not there; NotReachable: neither here nor on the hub.
     """
@@ -118,6 +119,7 @@ def read_hub_clips(
     except (OSError, ConnectionError) as error:
         raise NotReachable(f"Cannot load the dataset '{name}': {str(error).splitlines()[0]}") from error
     text = text or next((word for word in WORDS if word in rows.column_names), WORDS[0])
+    speaker = speaker or next((who for who in WHO if who in rows.column_names), None)
     missing = {"audio", text, *([speaker] if speaker else [])} - set(rows.column_names)
     if missing:
         raise ValueError(f"'{name}' has no column {sorted(missing)}; it has {', '.join(rows.column_names)}.")

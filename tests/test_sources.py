@@ -254,11 +254,12 @@ def test_hub_datasets_are_corpora(tmp_path):
     pytest.importorskip("datasets", reason="pip install datasets")
     audio.save(buzz(1), tmp_path / "a.wav")
     (tmp_path / "hub").mkdir()
-    row = {"audio": str(tmp_path / "a.wav"), "sentence": "oh yes.", "who": 3}
+    row = {"audio": str(tmp_path / "a.wav"), "sentence": "oh yes.", "who": 3, "speaker_id": 19}
     (tmp_path / "hub" / "train.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"sentence": None}))
     clip, untold = read_hub_clips(str(tmp_path / "hub"), text="sentence", speaker="who")
     assert untold.text == ""  # which everything that reads tokens leaves out
     assert (clip.text, clip.speaker, clip.split) == ("oh yes.", "3", "train") and len(clip.load()) == 16_000
+    assert [clip.speaker for clip in read_clips(f"hub:{tmp_path / 'hub'}")] == ["19", "19"]  # found by name
     with pytest.raises(ValueError, match="has no column"):
         next(read_hub_clips(str(tmp_path / "hub"), text="words"))
 
