@@ -38,13 +38,22 @@ def layout(models: Models, model: gr.Radio) -> None:
                 elem_id="transcribe-words",
                 elem_classes="flat",
             )
+            before = t("Upload or record a clip, then press Transcribe.")
             summary = gr.Markdown(
-                t("Upload or record a clip, then press Transcribe."),
+                before,
                 label="Summary",
                 elem_id="transcribe-summary",
                 elem_classes="note",
             )
 
+    clip.change(  # the words of one clip are not shown beside another
+        lambda: ("", "", before),
+        None,
+        [text, words, summary],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     go.click(
         partial(show, models),
         [model, clip],

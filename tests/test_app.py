@@ -665,6 +665,19 @@ def test_no_sound_is_waited_for_where_a_stream_is_refused(browser, server):
     until(page, "document.querySelector('#speak-stream [data-seconds]').dataset.seconds > 0.2")
 
 
+def test_words_are_not_shown_beside_another_clip(browser, server, tmp_path):
+    page, heard = opened(browser, server), "document.querySelector('#transcribe-text textarea').value"
+    go_to(page, "Transcribe")
+    clip = audio.save(builtin_voices()["emma"].wav, tmp_path / "emma.wav")
+    page.find_element("css selector", "#transcribe-clip input[type=file]").send_keys(str(clip))
+    until(page, "document.querySelector('#transcribe-clip [aria-label=Clear]')")
+    press(page, "transcribe-button")
+    until(page, f"{heard} && {text_of('transcribe-summary')}.includes('probability')")
+    page.find_element("css selector", "#transcribe-clip [aria-label=Clear]").click()
+    until(page, f"{heard} === '' && {text_of('transcribe-summary')}.includes('then press Transcribe')")
+    assert not page.find_elements("css selector", "#transcribe-words li")
+
+
 def test_a_voice_is_chosen_and_a_sentence_spoken_with_the_keyboard_alone(browser, server):
     from selenium.webdriver.common.keys import Keys
 
