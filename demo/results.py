@@ -47,3 +47,8 @@ def to_results(codec: Codec, speech: Speech, first_seconds: float | None = None)
     wave, receipt = to_files(speech)
     files = [gr.DownloadButton(value=path, interactive=True) for path in (wave, receipt)]
     return wave, drawn, lasting(to_summary(speech, first_seconds)), *files
+
+
+def nothing() -> tuple:
+    """Values for the components of `Results` while a next speech is made: the one before is not taken for it."""
+    return None, None, "", *[gr.DownloadButton(value=None, interactive=False)] * 2

@@ -175,7 +175,8 @@ def show(models: Models, heard: gr.HTML, session: str | None, model, *asked):
     with plain_errors(), flag_of(session, "search") as flag:
         quiet = [gr.skip()] * 8
         found = start(models, model, *asked, stop=flag.is_set)  # what is refused leaves the page as it was
-        yield lasting(said("Reading the prompt ...")), takes.table([], []), "", *quiet
+        empty = *results.nothing(), gr.DownloadButton(value=None, interactive=False), gr.skip(), gr.skip()
+        yield lasting(said("Reading the prompt ...")), takes.table([], []), "", *empty
         watch = Watch(heard)
         for event in found:
             watch.see(event)

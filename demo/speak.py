@@ -122,9 +122,10 @@ def stream_speech(models: Models, last: gr.HTML, kept, model, text, voice, clip,
             except StopIteration as end:
                 speech = end.value
                 break
+            before = [gr.skip()] * 5 if first else results.nothing()  # what is refused leaves the page as it was
             first = first or time.perf_counter() - began
             live = player.grown(live, wav)
-            yield live, *[gr.skip()] * 9
+            yield live, *before, *[gr.skip()] * 4
         yield live, *results.to_results(models.codec_of(model, speech), speech, first), *remember(last, kept, speech)
 
 

@@ -486,6 +486,25 @@ def test_a_search_stopped_before_anything_was_made_says_so_on_the_page(nano, mon
     assert seen[-1][1:] == (seen[-1][1],) * 10  # the rest of the page stays as it is
 
 
+def test_while_a_search_runs_no_speech_of_the_one_before_is_called_its_best(nano, monkeypatch, tmp_path):
+    wave, drawn, summary, *files = watched(nano, monkeypatch, tmp_path)[0][3:9]
+    assert wave is None and drawn is None and summary == ""
+    assert all(file.interactive is False and file.value is None for file in files) and len(files) == 3
+
+
+def test_while_a_stream_is_heard_no_speech_before_it_is_shown_as_it(nano, monkeypatch, tmp_path):
+    import gradio as gr
+
+    from demo import speak
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    models = SimpleNamespace(get=lambda name: nano, codec_of=lambda name, speech: nano.codec)
+    given = ("emma", None, "", False, 3, 0.7, 0.95, 1.5)
+    opened, first, *_ = speak.stream_speech(models, SimpleNamespace(temp_files=set()), [], "nano", "Oh yes.", *given)
+    assert opened[1:] == (gr.skip(),) * 9  # what is refused leaves the page as it was
+    assert first[1:4] == (None, None, "") and not any(file.interactive for file in first[4:6])
+
+
 def test_every_candidate_that_was_cut_off_says_why(monkeypatch, tmp_path):
     from demo import searching
     from llasa_lite import Candidate, beams
