@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,9 +55,9 @@ def lines_of(path: str | os.PathLike) -> list[str]:
 
 def unwritten(error: Exception) -> OSError | None:
     """The error of the system in an error: itself, or what safetensors and PyTorch tell of in words. None: another."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, shutil.Error):
         return error
-    if found := re.search(r"\b[Oo]s (?:error|{ code:) (\d+)", str(error)):  # safetensors
+    if found := re.search(r"\b(?:[Oo]s (?:error|{ code:) |Errno )(\d+)", str(error)):  # safetensors, a copied folder
         return OSError(int(found[1]), os.strerror(int(found[1])))
     if isinstance(error, RuntimeError) and "inline_container" in str(error):  # PyTorch does not say why: hardly else
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,5 +1,6 @@
 """Laws for bad days: broken files, a full disk, a clock that jumps, Ctrl-C. Nothing half-written, nothing lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from conftest import ROOT, buzz
 
 from llasa_lite import Llasa, Speech, Voice, audio, receipts
 from llasa_lite.data import Utterance, read_tokens, token_facts, write_tokens
-from llasa_lite.files import whole, write_text
+from llasa_lite.files import unwritten, whole, write_text
 from llasa_lite.records import Records
 
 NANO = ROOT / "llasa_lite" / "nano"
@@ -362,3 +363,10 @@ def test_cloning_is_preceded_by_a_word_on_consent(nano, tmp_path, monkeypatch, c
         assert "only voices you may use" in said.err and json.loads(said.out)
     assert main(["speak", "Oh.", "--voice", "emma", "--seed", "1"]) == 0
     assert "only voices" not in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_copied_whole_says_why():
+    """`shutil.copytree` gathers what went wrong, file by file, and is an error of the system without its number."""
+    error = shutil.Error([("a", "b", "[Errno 28] No space left on device"), ("c", "d", "[Errno 28] No space left")])
+    assert unwritten(error).errno == errno.ENOSPC
+    assert unwritten(RuntimeError("no disk is concerned")) is None
