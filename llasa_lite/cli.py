@@ -441,8 +441,6 @@ def serve(o) -> None:
     voices = {file.stem: Voice.load(file) for file in files}
     if o.at_once < 1:
         raise ValueError("--at-once must be at least 1.")
-    if not 0 <= o.port < 2**16:
-        raise ValueError(f"A port is a number from 0 (any free one) to 65535, not {o.port}.")
     with serving.listen(o.host, o.port) as listening:
         app = serving.build(common.load(o), voices, o.at_once, key=os.environ.get("LLASA_API_KEY"))
         host, port = f"[{o.host}]" if ":" in o.host else o.host, listening.getsockname()[1]  # port 0 is a free one

@@ -263,10 +263,12 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
 
 def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     """Take the address before anything is loaded: who comes early waits. Raises ValueError where it cannot be had."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"A port is a number from 0 (any free one) to 65535, not {port}.")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        told = str(getattr(error, "strerror", None) or error).split(" (while")[0]  # attempting what is said already
+    except OSError as error:
+        told = str(error.strerror or error).split(" (while")[0]  # attempting what is said already
         raise ValueError(f"Cannot serve at {host}:{port}: {told.rstrip('.')}.") from error
 
 
