@@ -56,7 +56,13 @@ def quota(standin, monkeypatch, tmp_path):
 
 
 def same(one: Speech, other: Speech):
-    np.testing.assert_array_equal(one.wav, other.wav)
+    assert [codes.tolist() for codes in one.codes] == [codes.tolist() for codes in other.codes]
+    same_wave(one.wav, other.wav)
+
+
+def same_wave(one: np.ndarray, other: np.ndarray):
+    """Over there one thread computes, here as many as there are: sums may be taken in another order."""
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 def test_what_a_lent_gpu_says_is_what_the_library_says(lent, nano, voice):
@@ -65,7 +71,7 @@ def test_what_a_lent_gpu_says_is_what_the_library_says(lent, nano, voice):
     assert lent.transcribe(voice).text == nano.transcribe(voice).text
     codes = lent.codec.encode(voice.wav)
     np.testing.assert_array_equal(codes, nano.codec.encode(voice.wav))
-    np.testing.assert_array_equal(lent.codec.decode(codes), nano.codec.decode(codes))
+    same_wave(lent.codec.decode(codes), nano.codec.decode(codes))
 
 
 def test_a_lent_gpu_streams_and_ends_with_the_whole(lent, nano):
