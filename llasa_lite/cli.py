@@ -45,15 +45,16 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--dtype", help="float32, bfloat16, float16; int8 on CPUs (default: by device)")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    speaking = argparse.ArgumentParser(add_help=False)
-    speaking.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
-    speaking.add_argument("--seed", type=int, help="the same seed gives the same speech (default: drawn, and shown)")
-    speaking.add_argument("--temperature", type=float, help="0 to 2 (default: the checkpoint's)")
-    speaking.add_argument("--top-p", type=float, help="above 0, up to 1 (default: the checkpoint's)")
-    speaking.add_argument("--top-k", type=int, help="at most this many choices (default: no limit)")
-    speaking.add_argument(
+    sampled = argparse.ArgumentParser(add_help=False)
+    sampled.add_argument("--temperature", type=float, help="0 to 2 (default: the checkpoint's)")
+    sampled.add_argument("--top-p", type=float, help="above 0, up to 1 (default: the checkpoint's)")
+    sampled.add_argument("--top-k", type=int, help="at most this many choices (default: no limit)")
+    sampled.add_argument(
         "--guidance", type=float, help="how closely words are followed: 1 (off) to 5 (default: the checkpoint's)"
     )
+    speaking = argparse.ArgumentParser(add_help=False, parents=[sampled])
+    speaking.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
+    speaking.add_argument("--seed", type=int, help="the same seed gives the same speech (default: drawn, and shown)")
     timbre = argparse.ArgumentParser(add_help=False)
     told_timbre = "give speech in a voice the timbre that the codec loses (default: as the codec asks; nano's does)"
     timbre.add_argument("--timbre", action=argparse.BooleanOptionalAction, help=told_timbre)
@@ -131,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", default="out.wav", help="wav, flac or ogg file to write (default: out.wav)")
 
     cli_train.add(verbs, verb, many, model, output)
-    cli_evaluate.add(verbs, model, output, timbre)
+    cli_evaluate.add(verbs, model, output, timbre, sampled)
 
     sub = verb("serve", serve, "Serve speech as OpenAI's API does: POST /v1/audio/speech.", model)
     sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all machines can reach it (default: this one only)")

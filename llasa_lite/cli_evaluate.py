@@ -34,10 +34,11 @@ KINDS = {
     "understanding": "Clips and a listening sheet, or its scores (paper, Tables 6 and 7).",
 }
 SPEAKERS = "nano, resemblyzer (a judge that is no verifier), or an AutoModelForAudioXVector: hub id or folder"
+HARD_CASES = "hardcase.lst"  # as seed-tts-eval names the list of its test-hard
 CLIPS = "corpus folders (manifest.jsonl; test splits are used) or LibriSpeech folders (*.trans.txt)"
 
 
-def add(verbs, model, output, timbre) -> None:
+def add(verbs, model, output, timbre, sampled) -> None:
     """Add the verb and its kinds to the parser."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--limit", type=int, help="at most this many items, drawn with seed 0")
@@ -55,11 +56,6 @@ def add(verbs, model, output, timbre) -> None:
     listening.add_argument("--emotion-model", help="emotion classifier on raw waves: hub id or folder")
     listening.add_argument("--mos", action="store_true", help="predict a mean opinion score by DNSMOS ([quality])")
     listening.add_argument("--keep", action="store_true", help="keep the waves, in waves/ of the folder")
-    speaking = argparse.ArgumentParser(add_help=False, parents=[timbre])
-    speaking.add_argument("--temperature", type=float, help="default: the checkpoint's")
-    speaking.add_argument("--guidance", type=float, help="default: the checkpoint's; 1 is off")
-    speaking.add_argument("--top-p", type=float, help="default: the checkpoint's")
-    speaking.set_defaults(top_k=None)
     searching = argparse.ArgumentParser(add_help=False)
     searching.add_argument("--method", help=f"search instead of one sample: {', '.join(SEARCH_METHODS)}")
     searching.add_argument(
@@ -75,7 +71,7 @@ def add(verbs, model, output, timbre) -> None:
         heard = {"search": [common, judging, timbre], "asr": [shared], "understanding": [shared]}.get(
             kind, [shared, listening]
         )
-        parents = [*heard, model, output] + [speaking, searching] * speaks
+        parents = [*heard, model, output] + [sampled, timbre, searching] * speaks
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=search if kind == "search" else run)
         goes_on = "written after every sentence" if kind == "search" else "a stopped run goes on"
@@ -92,7 +88,7 @@ def add(verbs, model, output, timbre) -> None:
             told = "only clips of these lengths; 4 10 is what VALL-E and those after it take of test-clean"
             sub.add_argument("--seconds", nargs=2, type=float, metavar=("LEAST", "MOST"), help=told)
         if kind == "seed-tts-eval":
-            told = "paper's columns; zh and hard are Chinese (default: by language)"
+            told = "paper's columns; zh and hard are Chinese (default: by language; of hardcase.lst hard)"
             sub.add_argument("--set", choices=("en", "zh", "hard"), help=told)
         if kind == "asr":
             sub.add_argument(
@@ -125,6 +121,8 @@ def add(verbs, model, output, timbre) -> None:
 def run(o) -> None:
     if o.kind == "understanding" and o.scores:
         return scores(o)
+    if o.kind == "seed-tts-eval" and not o.set and Path(o.list or "").name == HARD_CASES:
+        o.set = "hard"
     if o.kind == "seed-tts-eval" and o.set and o.language != _language(o.set):
         raise ValueError(f"The set '{o.set}' is counted in another way: give --language {_language(o.set)} with it.")
     out, device = Path(o.out), common.picked_device(o)
@@ -214,6 +212,8 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         _check_words(llasa, item)
     sampling = common.given_sampling(o, llasa)
     settings |= {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
+    if sampling.top_k:
+        settings["top_k"] = sampling.top_k
     settings["timbre"] = llasa.codec.restores_timbre
 
     how, process, outcome = tasks.ONE_TAKE, None, None

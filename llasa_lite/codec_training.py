@@ -49,6 +49,7 @@ SLOPE = 0.1  # of the discriminators' leaky rectifiers
 FILLED = 0.6  # of a crop, at least, by its clip: the rest is padding
 PERIODS = 2, 5, 11  # samples, of the discriminators (three of HiFi-GAN's)
 MAKES_CODES = "semantic_encoder", "semantic_adapter", "acoustic_encoder", "fc_encoder", "quantizer.project_in"
+WIDTH = 16  # codes: rows that are read are padded to a multiple
 READER_FIRST = 500  # steps until what the recogniser says of the codes has its whole weight
 
 
@@ -274,6 +275,11 @@ def _judged(judge, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         return judge.out(x).float(), features
 
 
+def _padded(codes: int) -> int:
+    """How many codes a row of so many is padded to: every new width has kernels compiled for it, on a CPU."""
+    return -(-(codes + 1) // WIDTH) * WIDTH
+
+
 class Crops:
     """Random crops of clips, kept in memory after their first use (`data.Kept`).
 
@@ -330,7 +336,8 @@ class Crops:
         """Whole clips of about one length, so many seconds together: (count, samples) float32, the codes that are each
         one's own, and the letters that it says. Clips that cannot be read are left out, as by `batch`."""
         at = int(self.random.integers(len(self.told)))
-        some = self.told[at : at + max(1, int(seconds / self.told[at][0].seconds))]
+        count = max(1, int(seconds * FRAME_RATE) // _padded(int(self.told[at][0].seconds * FRAME_RATE)))
+        some = self.told[max(0, at + 1 - count) : at + 1]
         wavs, texts = [], []
         for clip, text in some:
             try:
@@ -344,7 +351,7 @@ class Crops:
         if not wavs:
             return self.told_batch(seconds)
         lengths = [len(wav) // HOP_LENGTH for wav in wavs]
-        samples = (max(lengths) + 1) * HOP_LENGTH
+        samples = _padded(max(lengths)) * HOP_LENGTH
         rows = np.stack([np.pad(wav, (0, samples - len(wav))) for wav in wavs])
         return torch.from_numpy(rows), lengths, texts
 
@@ -405,6 +412,10 @@ def train_codec(
     else:
         model = new_codec().to(device)
         silence_acoustic(model)  # it begins as the half that speaks alone
+    if (
+        device.type == "cpu"
+    ):  # the fused kernel's way back takes a tenth of a step at these lengths, plain products a third
+        model.set_attn_implementation("eager")
     acoustic = settings.train_acoustic or bool(acoustic_columns(model).any())
     first = {k: v.clone() for k, v in model.state_dict().items()} if settings.kept else {}
     if not settings.train_encoder:
@@ -418,9 +429,11 @@ def train_codec(
     reader = Aligner(model.config.quantization_levels).to(device)
     betas, decay = (0.8, 0.99), settings.weight_decay
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, settings.learning_rate, betas, weight_decay=decay)
-    judge_optimizer = torch.optim.AdamW(judges.parameters(), settings.judge_learning_rate, betas, weight_decay=decay)
-    reader_optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, weight_decay=decay)
+    optimizer = torch.optim.AdamW(learned, settings.learning_rate, betas, weight_decay=decay, fused=True)
+    judge_optimizer = torch.optim.AdamW(
+        judges.parameters(), settings.judge_learning_rate, betas, weight_decay=decay, fused=True
+    )
+    reader_optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, weight_decay=decay, fused=True)
     parts = {"model": model, "judges": judges, "optimizer": optimizer, "judge_optimizer": judge_optimizer}
     if settings.reading:
         parts |= {"reader": reader, "reader_optimizer": reader_optimizer}

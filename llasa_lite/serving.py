@@ -23,6 +23,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -133,6 +134,7 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
 
     app = FastAPI(title="llasa_lite", version=__version__, lifespan=running, responses={"default": {"model": Wrong}})
     known = builtin_voices() | (voices or {})
+    began = int(time.time())
     prepared: dict[str, Voice] = {}
     line: list[threading.Event] = []  # who is served or waits, in the order they came; the first are served
     moved = threading.Condition()
@@ -247,7 +249,14 @@ def build(llasa, voices: dict[str, Voice] | None = None, at_once: int = 1, waiti
 
     @app.get("/v1/models", dependencies=guarded)
     def models() -> dict:
-        return {"object": "list", "data": [{"id": llasa.checkpoint.name, "object": "model", "owned_by": "llasa"}]}
+        served = {"id": llasa.checkpoint.name, "object": "model", "created": began, "owned_by": "llasa"}
+        return {"object": "list", "data": [served]}
+
+    @app.get("/v1/models/{name:path}", dependencies=guarded)  # a name may be owner/name
+    def model(name: str) -> dict:
+        if name != llasa.checkpoint.name:
+            raise Refused(404, f"Here is no model '{name[:60]}'. It is '{llasa.checkpoint.name}' that is served.")
+        return models()["data"][0]
 
     @app.get("/v1/audio/voices", dependencies=guarded)
     def voice_list() -> dict:

@@ -456,6 +456,8 @@ def test_commands_write_rows_and_tables(command, listed, tmp_path):
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"rows.jsonl", "table.md", "table.csv", "table.json"}
     refused = command("tts", "--sentences", "sentences.txt", "--no-judge", "--seed", "5", code=2)
     assert "was begun with" in refused and "Traceback" not in refused
+    fewer = "tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge", "--limit", "1", "--top-k", "7"
+    assert "was begun with top_k None" in command(*fewer, code=2)
     (tmp_path / "sentences.txt").write_text("No.\nNever.\n")
     others = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge", "--limit", "1")
     assert "was begun with items '1, " in command(*others, code=2)
@@ -540,6 +542,16 @@ def test_the_papers_rows_are_those_of_the_language(command, listed, tmp_path, la
     command("seed-tts-eval", "--list", "meta.lst", "--no-judge", "--language", language, "--limit", "1")
     rows = [line for line in (tmp_path / "run" / "table.md").read_text().splitlines() if "paper: Human" in line]
     assert [sim in row for row in rows] == [True] * bool(sim)
+
+
+def test_the_hard_cases_stand_beside_their_own_rows(command, listed, tmp_path):
+    (tmp_path / "meta.lst").rename(tmp_path / "hardcase.lst")
+    asked = "seed-tts-eval", "--list", "hardcase.lst", "--no-judge", "--limit", "1"
+    assert "The set 'hard' is counted in another way: give --language zh" in command(*asked, code=2)
+    command(*asked, "--language", "zh")
+    table = (tmp_path / "run" / "table.md").read_text()
+    hard = tables.paper_rows("table2_seed_tts_eval", "model+group", (("seed_wer", "hard_wer"),))
+    assert hard and all(f"| paper: {name} | | {told['seed_wer']} |" in table for name, told in hard)
 
 
 def test_librispeech_stands_beside_english_alone(command, tmp_path):

@@ -306,7 +306,9 @@ def test_openais_client_speaks_with_a_running_server(nano, voice, whole, tmp_pat
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-        assert [model.id for model in client.models.list()] == ["nano"]
+        assert [model.id for model in client.models.list()] == ["nano"] == [client.models.retrieve("nano").id]
+        with pytest.raises(openai.NotFoundError, match="Here is no model 'HKUSTAudio/Llasa-1B'. It is 'nano'"):
+            client.models.retrieve("HKUSTAudio/Llasa-1B")
         asked = {"model": "nano", "voice": "mine", "input": "Oh, yes.", "extra_body": {"seed": 3}}
         client.audio.speech.create(**asked).write_to_file(tmp_path / "oh.mp3")
         assert soundfile.info(tmp_path / "oh.mp3").samplerate == 16_000
