@@ -337,7 +337,8 @@ class Crops:
         one's own, and the letters that it says. Clips that cannot be read are left out, as by `batch`."""
         at = int(self.random.integers(len(self.told)))
         count = max(1, int(seconds * FRAME_RATE) // _padded(int(self.told[at][0].seconds * FRAME_RATE)))
-        some = self.told[max(0, at + 1 - count) : at + 1]
+        first = max(0, at + 1 - count)
+        some = self.told[first : first + count]
         wavs, texts = [], []
         for clip, text in some:
             try:

@@ -1072,6 +1072,18 @@ def test_crops_are_of_clips_that_fill_most_of_them(corpus):
         codec_training.Crops(clips, 0, (0.8, 2.4))
 
 
+def test_rows_that_are_read_have_few_shapes(monkeypatch):
+    """A CPU compiles kernels for each, and there were as many as lengths of clips."""
+    monkeypatch.setattr(Clip, "load", lambda clip: np.full(int(16_000 * clip.seconds), 0.1, np.float32))
+    clips = [Clip(k, "oh yes.", "a", 0.5 + 0.02 * k, "train", None) for k in range(60)]
+    crops = codec_training.Crops(clips, 0, read=True)
+    batches = [crops.told_batch(8.0) for _ in range(60)]
+    assert len({real.shape for real, *_ in batches}) <= 6
+    for real, codes, letters in batches:
+        assert 4 <= len(real) == len(codes) == len(letters) and real.numel() <= 12 * 16_000
+        assert ((real > 0).sum(1) // 320).tolist() == codes and max(codes) * 320 < real.shape[1]
+
+
 def test_a_clip_that_cannot_be_read_is_left_out_and_the_run_goes_on(corpus, caplog):
     """As `train tokens` does. It would end a run, and end it again when it goes on."""
     clips = read_corpus(corpus)
