@@ -413,9 +413,7 @@ def train_codec(
     else:
         model = new_codec().to(device)
         silence_acoustic(model)  # it begins as the half that speaks alone
-    if (
-        device.type == "cpu"
-    ):  # the fused kernel's way back takes a tenth of a step at these lengths, plain products a third
+    if device.type == "cpu":  # at these lengths the fused kernel's way back takes a tenth of a step more
         model.set_attn_implementation("eager")
     acoustic = settings.train_acoustic or bool(acoustic_columns(model).any())
     first = {k: v.clone() for k, v in model.state_dict().items()} if settings.kept else {}
