@@ -1079,8 +1079,8 @@ def test_rows_that_are_read_have_few_shapes(monkeypatch):
     crops = codec_training.Crops(clips, 0, read=True)
     batches = [crops.told_batch(8.0) for _ in range(60)]
     assert len({real.shape for real, *_ in batches}) <= 6
-    for real, codes, letters in batches:
-        assert 4 <= len(real) == len(codes) == len(letters) and real.numel() <= 12 * 16_000
+    for real, codes, texts in batches:
+        assert 4 <= len(real) == len(codes) == len(texts) and real.numel() <= 12 * 16_000
         assert ((real > 0).sum(1) // 320).tolist() == codes and max(codes) * 320 < real.shape[1]
 
 
