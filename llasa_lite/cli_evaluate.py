@@ -88,7 +88,7 @@ def add(verbs, model, output, timbre, sampled) -> None:
             told = "only clips of these lengths; 4 10 is what VALL-E and those after it take of test-clean"
             sub.add_argument("--seconds", nargs=2, type=float, metavar=("LEAST", "MOST"), help=told)
         if kind == "seed-tts-eval":
-            told = "paper's columns; zh and hard are Chinese (default: by language; of hardcase.lst hard)"
+            told = f"paper's columns; zh and hard are Chinese (default: by language; of {HARD_CASES} hard)"
             sub.add_argument("--set", choices=("en", "zh", "hard"), help=told)
         if kind == "asr":
             sub.add_argument(
@@ -121,10 +121,11 @@ def add(verbs, model, output, timbre, sampled) -> None:
 def run(o) -> None:
     if o.kind == "understanding" and o.scores:
         return scores(o)
-    if o.kind == "seed-tts-eval" and not o.set and Path(o.list or "").name == HARD_CASES:
-        o.set = "hard"
-    if o.kind == "seed-tts-eval" and o.set and o.language != _language(o.set):
-        raise ValueError(f"The set '{o.set}' is counted in another way: give --language {_language(o.set)} with it.")
+    if o.kind == "seed-tts-eval":
+        o.set = o.set or ("hard" if Path(o.list or "").name == HARD_CASES else None)
+        if o.set and o.language != _language(o.set):
+            told = f"The set '{o.set}' is counted in another way: give --language {_language(o.set)} with it."
+            raise ValueError(told)
     out, device = Path(o.out), common.picked_device(o)
     # bad input is refused before a model is loaded
     given = {"tts": sentences, "seed-tts-eval": lines, "emotion": lines}
@@ -212,7 +213,7 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         _check_words(llasa, item)
     sampling = common.given_sampling(o, llasa)
     settings |= {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
-    if sampling.top_k:
+    if sampling.top_k:  # folders begun before it could be given do not tell it
         settings["top_k"] = sampling.top_k
     settings["timbre"] = llasa.codec.restores_timbre
 

@@ -426,13 +426,11 @@ def train_codec(
     judges = nn.ModuleList([*spectra, *map(PeriodJudge, PERIODS)]).to(device)
     spectral = SpectralLoss().to(device)
     reader = Aligner(model.config.quantization_levels).to(device)
-    betas, decay = (0.8, 0.99), settings.weight_decay
+    betas, same_for_all = (0.8, 0.99), {"weight_decay": settings.weight_decay, "fused": True}
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, settings.learning_rate, betas, weight_decay=decay, fused=True)
-    judge_optimizer = torch.optim.AdamW(
-        judges.parameters(), settings.judge_learning_rate, betas, weight_decay=decay, fused=True
-    )
-    reader_optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, weight_decay=decay, fused=True)
+    optimizer = torch.optim.AdamW(learned, settings.learning_rate, betas, **same_for_all)
+    judge_optimizer = torch.optim.AdamW(judges.parameters(), settings.judge_learning_rate, betas, **same_for_all)
+    reader_optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, **same_for_all)
     parts = {"model": model, "judges": judges, "optimizer": optimizer, "judge_optimizer": judge_optimizer}
     if settings.reading:
         parts |= {"reader": reader, "reader_optimizer": reader_optimizer}

@@ -42,7 +42,8 @@ CASES = [
     Case("our Space on the CPU", "3.12", "spaces/cpu/requirements.txt"),
     *(Case("requirements.txt", python, "requirements.txt") for python in ("3.11", "3.12", "3.13")),
     *(Case("newest, [all]", python, "all") for python in ("3.10", "3.11", "3.12", "3.13")),
-    Case("lowest of every range", "3.10", "demo,train", lowest=True),
+    Case("lowest of every range", "3.10", "demo", lowest=True),
+    Case("the same, with training", "3.10", "demo,train", lowest=True),
     Case("tests, with requirements.txt", "3.11", "test", tuple(pins_of("requirements.txt"))),
 ]  # fmt: skip
 

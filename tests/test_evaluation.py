@@ -456,11 +456,10 @@ def test_commands_write_rows_and_tables(command, listed, tmp_path):
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"rows.jsonl", "table.md", "table.csv", "table.json"}
     refused = command("tts", "--sentences", "sentences.txt", "--no-judge", "--seed", "5", code=2)
     assert "was begun with" in refused and "Traceback" not in refused
-    fewer = "tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge", "--limit", "1", "--top-k", "7"
-    assert "was begun with top_k None" in command(*fewer, code=2)
+    again = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge", "--limit", "1")
+    assert "was begun with top_k None" in command(*again, "--top-k", "7", code=2)
     (tmp_path / "sentences.txt").write_text("No.\nNever.\n")
-    others = ("tts", "--sentences", "sentences.txt", "--voices", "emma", "--no-judge", "--limit", "1")
-    assert "was begun with items '1, " in command(*others, code=2)
+    assert "was begun with items '1, " in command(*again, code=2)
 
 
 def corpus(folder, text="oh.", seconds=1.0):
