@@ -45,6 +45,11 @@ class Checkpoint:
     def can_transcribe(self) -> bool:
         return "asr" in self.tasks
 
+    @property
+    def hub(self) -> dict:
+        """What `from_pretrained` is given beside the source."""
+        return {"revision": self.revision} if self.revision else {}
+
 
 def _hkust(name, repo, languages, parameters, gigabytes, **more) -> Checkpoint:
     return Checkpoint(name, f"HKUSTAudio/{repo}", RELEASED_CODEC, CC_BY_NC, languages, parameters, gigabytes, **more)
@@ -265,14 +270,13 @@ def load_lm(checkpoint: Checkpoint, device: str, dtype):
     """
     from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
-    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
     with reaching(checkpoint.source, checkpoint.revision):
-        config = AutoConfig.from_pretrained(checkpoint.source, **hub)
+        config = AutoConfig.from_pretrained(checkpoint.source, **checkpoint.hub)
         if config.model_type != "llama":
             raise ValueError(f"'{checkpoint.source}' is a {config.model_type} model; Llasa checkpoints are Llamas.")
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **checkpoint.hub)
         given = {"config": config, "dtype": dtype, "use_safetensors": True}  # other files may hold code
-        model = LlamaForCausalLM.from_pretrained(checkpoint.source, **given, **hub)
+        model = LlamaForCausalLM.from_pretrained(checkpoint.source, **given, **checkpoint.hub)
     model = placed(model, device, checkpoint.name)
     facts = getattr(config, "llasa", None)
     if facts and checkpoint.name not in CHECKPOINTS:

@@ -367,8 +367,7 @@ def kept_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """Of a checkpoint's weights where they are kept, as its config says."""
     from transformers import AutoConfig
 
-    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
-    return AutoConfig.from_pretrained(checkpoint.source, **hub).dtype or torch.float32
+    return AutoConfig.from_pretrained(checkpoint.source, **checkpoint.hub).dtype or torch.float32
 
 
 def dress(model, checkpoint: Checkpoint, protocol: Protocol, learned: Sequence[str] = ()) -> None:

@@ -243,7 +243,7 @@ def connect(model=None, url: str | None = None, codec: str | None = None, device
     from .tokens import Protocol
 
     checkpoint = find(model)
-    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    hub = checkpoint.hub
     with reaching(checkpoint.source, checkpoint.revision):
         protocol = Protocol(AutoTokenizer.from_pretrained(checkpoint.source, **hub))
         config = AutoConfig.from_pretrained(checkpoint.source, **hub)
