@@ -191,14 +191,20 @@ def speaker_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def served(tmp_path_factory):
+    """Where the app keeps the sounds and receipts that it hands out."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, served):
     """`python app.py` in a process of its own; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     pytest.importorskip("gradio", reason="pip install gradio")
-    folder, cache = tmp_path_factory.mktemp("app"), tmp_path_factory.mktemp("cache")
-    environment = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_TEMP_DIR": str(cache)}
+    folder = tmp_path_factory.mktemp("app")
+    environment = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_TEMP_DIR": str(served)}
     with open(folder / "log.txt", "w") as log:
         process = subprocess.Popen(
             [sys.executable, ROOT / "app.py"], cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log
