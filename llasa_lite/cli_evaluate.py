@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
@@ -74,8 +74,7 @@ def add(verbs, model, output, timbre, sampled) -> None:
         parents = [*heard, model, output] + [sampled, timbre, searching] * speaks
         sub = kinds.add_parser(kind, help=told, description=told, parents=parents)
         sub.set_defaults(handler=search if kind == "search" else run)
-        goes_on = "written after every sentence" if kind == "search" else "a stopped run goes on"
-        sub.add_argument("--out", required=True, help=f"folder for rows and tables; {goes_on}")
+        sub.add_argument("--out", required=True, help="folder for rows and tables; a stopped run goes on")
         if heard == [shared]:  # a model that reads, or people
             sub.set_defaults(no_judge=True, speaker_model=None, emotion_model=None, mos=False, keep=False)
         if kind in ("seed-tts-eval", "emotion"):
@@ -204,9 +203,7 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         return made, settings | {"codec": name, "weights": fingerprint(codec_source(name))}
     llasa = common.load(o)
     system = o.name or llasa.checkpoint.name
-    settings |= {"seed": o.seed, "model": str(o.model or "nano"), "codec": llasa.codec.name}
-    # a folder may hold others by now, and int8 is less exact
-    settings |= {"weights": [known for known in llasa._weights.values() if known], "dtype": llasa.engine.dtype}
+    settings |= {"seed": o.seed} | _model_of(llasa, o)
     if o.kind == "asr":
         return [tasks.asr(system, lambda wav: llasa.transcribe(wav).text, items, o.language)], settings
     for item in items:
@@ -243,6 +240,13 @@ def _tasks(o, items, ears) -> tuple[list, dict]:
         given = (sampling, keep, how, process, outcome)
         return [tasks.continuation(system, llasa, items, ears, o.seed, *given)], settings
     return [tasks.seed_tts_eval(system, speak, llasa.codec, items, ears, o.seed, keep)], settings
+
+
+def _model_of(llasa, o) -> dict:
+    """Which model speaks, for `settings`: a folder may hold other weights by now, and int8 is less exact."""
+    weights = [known for known in llasa._weights.values() if known]
+    named = {"model": str(o.model or "nano"), "codec": llasa.codec.name}
+    return named | {"weights": weights, "dtype": llasa.engine.dtype}
 
 
 def _check_words(llasa, item) -> None:
@@ -339,9 +343,12 @@ def search(o) -> None:
     like.load()  # before hours of work
     command = as_typed()
     hear = evaluation.Judge(o.judge, str(llasa.codec.device), o.language)
-    measured = evaluate_search(llasa, texts, o.voices, hear, like, bench)
-    for done, (takes, seconds, own) in enumerate(measured, 1):  # written after every sentence: it may take hours
-        print(f"{done} of {len(texts)} sentences", file=sys.stderr)
+    settings = asdict(bench) | {"items": which(texts), "voices": o.voices, "judge": o.judge, "language": o.language}
+    settings |= {"normalizer": NORMALIZERS.get(o.language), "timbre": llasa.codec.restores_timbre}
+    records = Records(Path(o.out) / "rows.jsonl", settings=settings | _model_of(llasa, o))
+    measured = evaluate_search(llasa, texts, o.voices, hear, like, bench, records)
+    for takes, seconds, own in measured:  # written after every sentence: it may take hours
+        print(f"{takes[-1].sentence + 1} of {len(texts)} sentences", file=sys.stderr)
         summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)
         files = write(o.out, takes, summary, agreed, command)
     plot_search(summary).savefig(Path(o.out) / "search.png", dpi=110)

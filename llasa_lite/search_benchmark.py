@@ -1,6 +1,6 @@
 """What search buys: error rate and similarity against the number of candidates, heard by judges that did not choose.
 
-python -m llasa_lite evaluate search --sentences FILE --judge openai/whisper-base --out llasa_lite/results
+python -m llasa_lite evaluate search --sentences FILE --judge openai/whisper-base --out runs/search
 
 Every sentence is sampled n times once; best-of-N for smaller N is read off the same takes, block by block, so that the
 curves differ in who chooses and in nothing else. Searches under a process verifier are run as they are.
@@ -21,6 +21,7 @@ import numpy as np
 from .evaluation.listening import counted
 from .evaluation.tables import with_interval
 from .files import write_table
+from .records import Records
 from .search import Candidate, SearchSettings
 from .verifiers import Criterion, Own, Target, Verifier, criterion
 
@@ -61,7 +62,13 @@ class Take:
 
 
 def evaluate_search(
-    llasa, sentences: Sequence[str], voices, hear: Callable, like: Verifier | None, bench: SearchBench
+    llasa,
+    sentences: Sequence[str],
+    voices,
+    hear: Callable,
+    like: Verifier | None,
+    bench: SearchBench,
+    records: Records | None = None,
 ) -> Iterator[tuple[list[Take], dict, Own]]:
     """Sample, score, judge.
 
@@ -69,10 +76,11 @@ def evaluate_search(
         voices: sentence k is spoken by voice k modulo their number.
         hear: wave -> transcript, counted in its `language` if it has one, else in English.
         like: who compares a take with the voice's clip, or None.
+        records: keeps what was measured of each sentence; those that are there are read from it, without their waves.
     Yields:
-        after every sentence, all so far: (takes, seconds, own): seconds by what was done, one for each sentence that
-        was timed: ("sample", n) and (method, n, branch) of searches, ("verify", name) of all n takes; own: what the
-        Llasa lent its verifiers.
+        after every sentence that is measured, and after the last, all so far: (takes, seconds, own): seconds by what
+        was done, one for each sentence that was timed: ("sample", n) and (method, n, branch) of searches, ("verify",
+        name) of all n takes; own: what the Llasa lent its verifiers.
     Raises:
         ValueError: before anything is sampled: no sentences, one without words or too long for one piece, a verifier
             that cannot be had, or one that is the judge of words, too.
@@ -97,9 +105,21 @@ def evaluate_search(
         raise ValueError(f"'{judge}' chooses among the takes and cannot judge them too. Give another judge.")
     for one in asked:
         one.load()
+
+    def add(mine: list[Take], spent: dict[tuple, float]) -> None:
+        takes.extend(mine)
+        for what, taken in spent.items():
+            seconds.setdefault(what, []).append(taken)
+
     for k, sentence in enumerate(sentences):
+        if records is not None and k in records:
+            add(*_read(records[k]))
+            if k + 1 == len(sentences):
+                yield takes, seconds, own
+            continue
         voice = llasa.prepare(voices[k % len(voices)])
         given = dict(voice=voice, seed=bench.seed + k)
+        spent: dict[tuple, float] = {}
 
         def judged(candidate: Candidate, method: str, n: int, branch: int, sentence=sentence, voice=voice, k=k) -> Take:
             similarity = like.score([candidate.wav], Target(reference=voice.wav))[0] if like else None
@@ -111,7 +131,7 @@ def evaluate_search(
             search = llasa.search_events(sentence, method="sample", n=n, **given)
             for _ in search:
                 pass
-            seconds.setdefault(("sample", n), []).append(search.result.seconds)
+            spent["sample", n] = search.result.seconds
         target = search.chunks[0][0].task.target
         candidates = sorted(search.result.candidates, key=lambda c: c.index)
         # 2. every verifier scores all of them
@@ -120,11 +140,11 @@ def evaluate_search(
                 if verifier.name not in candidates[0].scores:
                     began = time.perf_counter()
                     scores = verifier.score([c.wav for c in candidates], target, [c.codes for c in candidates])
-                    seconds.setdefault(("verify", verifier.name), []).append(time.perf_counter() - began)
+                    spent["verify", verifier.name] = time.perf_counter() - began
                     candidates = [
                         replace(c, scores=c.scores | {verifier.name: score}) for c, score in zip(candidates, scores)
                     ]
-        takes += [judged(c, "sample", bench.n, 1) for c in candidates]
+        mine = [judged(c, "sample", bench.n, 1) for c in candidates]
         # 3. guided searches
         for n, branch in bench.guided:
             for method in ("beam_search", "partial_prm"):
@@ -132,9 +152,28 @@ def evaluate_search(
                 if method == "partial_prm":
                     more |= {"outcome": bench.outcome, "continuations": bench.continuations}
                 found = llasa.search(sentence, method=method, **more)
-                seconds.setdefault((method, n, branch), []).append(found.seconds)
-                takes += [judged(c, method, n, branch) for c in found.candidates]
+                spent[method, n, branch] = found.seconds
+                mine += [judged(c, method, n, branch) for c in found.candidates]
+        add(mine, spent)
+        if records is not None:
+            records.add({"id": k, "takes": [_row(take) for take in mine], "seconds": [*map(list, spent.items())]})
         yield takes, seconds, own
+
+
+def _row(take: Take) -> dict:
+    """A take as JSON, without its wave."""
+    one = take.candidate
+    told = {"index": one.index, "codes": one.codes.tolist(), "stopped": one.stopped, "scores": one.scores}
+    return vars(take) | {"candidate": told | {"order": one.order}}
+
+
+def _read(row: dict) -> tuple[list[Take], dict[tuple, float]]:
+    takes = []
+    for one in row["takes"]:
+        told = one["candidate"]
+        told |= {"codes": np.array(told["codes"], np.int64), "order": tuple(told["order"])}
+        takes.append(Take(**one | {"candidate": Candidate(wav=np.zeros(0, np.float32), **told)}))
+    return takes, {tuple(what): taken for what, taken in row["seconds"]}
 
 
 def choosers(bench: SearchBench, own: Own) -> list[Criterion]:

@@ -513,18 +513,27 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_sampled(nano, voi
 
 
 def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tmp_path, monkeypatch):
+    from llasa_lite.records import Records
     from llasa_lite.search_benchmark import SearchBench, agreement, evaluate_search, read, summarise, write
 
     monkeypatch.setattr(nano, "_limit", lambda piece: 30)
     choosers = ("likelihood", f"speaker:{speaker_folder}", "speaker")
     bench = SearchBench(2, choosers, choosers[1], "likelihood", ((2, 2),), seed=3)
     judges = (lambda wav: "oh " * (len(wav) % 3), verifier("speaker"))
-    *_, (takes, seconds, own) = evaluate_search(nano, ["Oh.", "Oh yes."], [voice], *judges, bench)
+    asked = nano, ["Oh.", "Oh yes."], [voice], *judges, bench
+    stopped = evaluate_search(*asked, Records(tmp_path / "rows.jsonl"))
+    next(stopped)  # one of two sentences, and the run is stopped
+    stopped.close()
+    *_, (takes, seconds, own) = evaluate_search(*asked, Records(tmp_path / "rows.jsonl"))
     plain = [take.candidate for take in takes if take.method == "sample"]
     alone = nano.tts("Oh yes.", voice, seed=4)  # the first take of the second sentence
     np.testing.assert_array_equal(plain[2].codes, alone.codes[0])
     assert all(take.scores["speaker"] != take.scores[choosers[1]] for take in plain)  # of two models, each its own
     summary = summarise(takes, seconds, bench, own)
+    with monkeypatch.context() as patched:
+        patched.setattr(nano.engine, "start", None)  # what is measured is not sampled again
+        (again,) = evaluate_search(*asked, Records(tmp_path / "rows.jsonl"))
+    assert (summarise(*again[:2], bench, own), agreement(again[0])) == (summary, agreement(takes))
     assert {r["method"] for r in summary} == {"best_of_n", "beam_search", "partial_prm"}
     assert all(row["seconds"] > 0 and row["sentences"] == 2 for row in summary)
     for path in write(tmp_path, takes, summary, agreement(takes) or summary, "the command"):
