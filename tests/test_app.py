@@ -901,7 +901,7 @@ def test_speech_and_streams_survive_stop_and_a_reload_in_the_middle(browser, ser
 
 def test_nobody_waits_for_speech_whose_visitor_has_left(browser, server, served, client):
     def long_ones():
-        return {path for path in served.rglob("*.wav") if soundfile.info(path).duration > 60}
+        return {path for path in served.rglob("speech.wav") if soundfile.info(path).duration > 60}
 
     before = long_ones()
     page = opened(browser, server)
