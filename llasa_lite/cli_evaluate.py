@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -345,8 +346,9 @@ def search(o) -> None:
     hear = evaluation.Judge(o.judge, str(llasa.codec.device), o.language)
     settings = asdict(bench) | {"items": which(texts), "voices": o.voices, "judge": o.judge, "language": o.language}
     settings |= {"normalizer": NORMALIZERS.get(o.language), "timbre": llasa.codec.restores_timbre}
-    records = Records(Path(o.out) / "rows.jsonl", settings=settings | _model_of(llasa, o))
-    measured = evaluate_search(llasa, texts, o.voices, hear, like, bench, records)
+    settings |= _model_of(llasa, o)
+    keep = partial(Records, Path(o.out) / "rows.jsonl", settings=settings)
+    measured = evaluate_search(llasa, texts, o.voices, hear, like, bench, keep)
     for takes, seconds, own in measured:  # written after every sentence: it may take hours
         print(f"{takes[-1].sentence + 1} of {len(texts)} sentences", file=sys.stderr)
         summary, agreed = summarise(takes, seconds, bench, own), agreement(takes)

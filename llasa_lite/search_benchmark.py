@@ -68,7 +68,7 @@ def evaluate_search(
     hear: Callable,
     like: Verifier | None,
     bench: SearchBench,
-    records: Records | None = None,
+    keep: Callable[[], Records] | None = None,
 ) -> Iterator[tuple[list[Take], dict, Own]]:
     """Sample, score, judge.
 
@@ -76,7 +76,8 @@ def evaluate_search(
         voices: sentence k is spoken by voice k modulo their number.
         hear: wave -> transcript, counted in its `language` if it has one, else in English.
         like: who compares a take with the voice's clip, or None.
-        records: keeps what was measured of each sentence; those that are there are read from it, without their waves.
+        keep: opens the rows of what was measured of each sentence, once nothing is left to refuse; sentences that are
+            there are read from them, without their waves.
     Yields:
         after every sentence that is measured, and after the last, all so far: (takes, seconds, own): seconds by what
         was done, one for each sentence that was timed: ("sample", n) and (method, n, branch) of searches, ("verify",
@@ -105,6 +106,8 @@ def evaluate_search(
         raise ValueError(f"'{judge}' chooses among the takes and cannot judge them too. Give another judge.")
     for one in asked:
         one.load()
+
+    records = keep() if keep else None
 
     def add(mine: list[Take], spent: dict[tuple, float]) -> None:
         takes.extend(mine)

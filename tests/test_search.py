@@ -4,6 +4,7 @@ import csv
 import gc
 import json
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -521,10 +522,11 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     bench = SearchBench(2, choosers, choosers[1], "likelihood", ((2, 2),), seed=3)
     judges = (lambda wav: "oh " * (len(wav) % 3), verifier("speaker"))
     asked = nano, ["Oh.", "Oh yes."], [voice], *judges, bench
-    stopped = evaluate_search(*asked, Records(tmp_path / "rows.jsonl"))
+    keep = partial(Records, tmp_path / "rows.jsonl")
+    stopped = evaluate_search(*asked, keep)
     next(stopped)  # one of two sentences, and the run is stopped
     stopped.close()
-    *_, (takes, seconds, own) = evaluate_search(*asked, Records(tmp_path / "rows.jsonl"))
+    *_, (takes, seconds, own) = evaluate_search(*asked, keep)
     plain = [take.candidate for take in takes if take.method == "sample"]
     alone = nano.tts("Oh yes.", voice, seed=4)  # the first take of the second sentence
     np.testing.assert_array_equal(plain[2].codes, alone.codes[0])
@@ -532,7 +534,7 @@ def test_evaluate_search_writes_what_it_measured(nano, voice, speaker_folder, tm
     summary = summarise(takes, seconds, bench, own)
     with monkeypatch.context() as patched:
         patched.setattr(nano.engine, "start", None)  # what is measured is not sampled again
-        (again,) = evaluate_search(*asked, Records(tmp_path / "rows.jsonl"))
+        (again,) = evaluate_search(*asked, keep)
     assert (summarise(*again[:2], bench, own), agreement(again[0])) == (summary, agreement(takes))
     assert {r["method"] for r in summary} == {"best_of_n", "beam_search", "partial_prm"}
     assert all(row["seconds"] > 0 and row["sentences"] == 2 for row in summary)
