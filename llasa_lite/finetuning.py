@@ -252,7 +252,6 @@ def finetune(
         callbacks=[Log()],
     )
     go_on(trainer)
-    model.config.use_cache = True
     saved = out / "adapter" if recipe.lora else out
     trainer.save_model(str(saved))  # gathers what DeepSpeed and FSDP have spread
     if trainer.is_world_process_zero():
@@ -361,6 +360,7 @@ def go_on(trainer) -> None:
 
     trainer.set_initial_training_values = no_more_than_asked
     trainer.train(resume_from_checkpoint=last)
+    trainer.model.config.use_cache = True  # Trainer turns it off, and it is saved: whoever loads the model generates
 
 
 def kept_dtype(checkpoint: Checkpoint) -> torch.dtype:

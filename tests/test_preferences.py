@@ -147,6 +147,7 @@ def test_a_folder_that_learned_speaks_as_its_base_asks(learned, nano):
     assert "direct preference optimisation" in (learned / "README.md").read_text()
     weights = [file.stat().st_size for file in learned.glob("*.safetensors")]
     assert max(weights) < 10e6 < sum(weights) < 20e6  # fp16 in files that plain git takes, as nano is kept
+    assert after.engine.model.config.use_cache  # which Trainer turns off
 
 
 def test_a_finished_run_takes_no_more_steps_and_a_torn_checkpoint_is_passed_over(pairs, tmp_path):

@@ -818,6 +818,7 @@ def test_training_goes_on_from_shipped_weights(run, protocol):
     row = torch.tensor([make_row(protocol, utterances()[:1]).input_ids])
     with torch.no_grad():
         torch.testing.assert_close(model.plain()(row).logits, saved(row).logits)
+    assert saved.config.use_cache  # or `generate` would read all before every token
     for width, layers in ((64, 4), (128, 3), (128, 5)):
         other = SpeechLM(nano_config(protocol, width, layers), protocol.code_offset, [4] * 6)
         with pytest.raises(ValueError, match="has another shape"):
