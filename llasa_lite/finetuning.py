@@ -201,7 +201,6 @@ def finetune(
     begin(out, checkpoint.source, same)
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
     dress(model, checkpoint, protocol, learned)
-    model.config.use_cache = False  # nothing is generated in training
     on_gpu = torch.cuda.is_available()
     bf16 = on_gpu and pick_dtype("cuda") == torch.bfloat16  # a T4 emulates it, slowly
     fields = dict(

@@ -106,7 +106,6 @@ def evaluate_search(
         raise ValueError(f"'{judge}' chooses among the takes and cannot judge them too. Give another judge.")
     for one in asked:
         one.load()
-
     records = keep() if keep else None
 
     def add(mine: list[Take], spent: dict[tuple, float]) -> None:
