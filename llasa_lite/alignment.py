@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .checkpoints import autocast
 from .codec import code_digits
 from .data import Utterance
 from .tokens import CHARACTERS, within_codebook
@@ -96,7 +97,7 @@ def train_aligner(utterances: list[Utterance], levels: list[int], tokenizer, ste
         batch = data[start : start + rows]
         width = -(-max(len(c) for c, _ in batch) // 32) * 32
         codes = torch.from_numpy(np.stack([np.pad(c, (0, width - len(c))) for c, _ in batch]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             scores = model(codes)
         loss = reading_loss(scores, [len(c) for c, _ in batch], [text for _, text in batch])
         for group in optimizer.param_groups:
@@ -121,7 +122,7 @@ def align(model: Aligner, utterance: Utterance, tokenizer) -> np.ndarray | None:
     codes = torch.from_numpy(utterance.codes.astype(np.int64))
     if not can_be_read(len(codes), spoken):
         return None
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         scores = model(codes[None])[0].numpy()  # (time, letters + 1)
     times = best_path(scores, spoken)
     last = len(codes) - 1

@@ -238,10 +238,27 @@ def pick_dtype(device: str, dtype: str | None = None, small: bool = False):
             raise ValueError(f"Unknown dtype '{dtype}'. Choose from: {', '.join(names)}, and int8 on CPUs.")
         return names[name]
     if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+        return torch.bfloat16 if has_bf16(device) else torch.float16
     if device.startswith("mps"):
         return torch.float16
     return torch.bfloat16 if not small and cpu_has_bf16() else torch.float32
+
+
+def has_bf16(device) -> bool:
+    """Whether a device ("cpu", "cuda:0") multiplies bfloat16 by itself. A T4 only emulates it, and a processor without
+    AVX512 is ten to eighty times slower in it than in float32 (products of nano's sizes on one with AVX2)."""
+    import torch
+
+    if (kind := torch.device(device).type) == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return kind == "cpu" and cpu_has_bf16()
+
+
+def autocast(device):
+    """bfloat16 autocast on a device that `has_bf16`, elsewhere nothing."""
+    import torch
+
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=has_bf16(device))
 
 
 def cpu_has_bf16() -> bool:

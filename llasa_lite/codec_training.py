@@ -29,7 +29,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from .alignment import LEARNING_RATE, Aligner, can_be_read, letters, reading_loss
 from .audio import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
-from .checkpoints import PLAIN_GIT, reaching
+from .checkpoints import PLAIN_GIT, autocast, reaching
 from .codec import Codec, acoustic_columns, semantic_features
 from .data import Clip, Kept, Repitched, disturbed
 from .files import whole
@@ -163,7 +163,7 @@ def encode_values(model, wav: torch.Tensor, acoustic: bool) -> tuple[torch.Tenso
     """
     with torch.no_grad():
         features = semantic_features(wav)
-    with torch.autocast(wav.device.type, torch.bfloat16):
+    with autocast(wav.device):
         semantic = model.semantic_adapter(model.semantic_encoder(features).last_hidden_state.transpose(1, 2))
         if acoustic:
             sound = model.acoustic_encoder(wav[:, None])
@@ -186,7 +186,7 @@ def soft_digits(values: torch.Tensor, levels: list[int]) -> torch.Tensor:
 
 
 def decode_latents(model, latents: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(latents.device.type, torch.bfloat16):
+    with autocast(latents.device):
         return model.acoustic_decoder(latents)[:, 0].float()  # (batch, samples)
 
 
@@ -268,7 +268,7 @@ def _normed(layer: nn.Module) -> nn.Module:
 
 def _judged(judge, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     features = []
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with autocast(x.device):
         for layer in judge.layers:
             x = F.leaky_relu(layer(x), SLOPE)
             features.append(x)
@@ -475,7 +475,7 @@ def train_codec(
             heard = crops.disturb(real, settings.disturbed)
             values, codes = encode_values(model, heard, acoustic)
             if settings.reading:
-                with torch.autocast(device.type, torch.bfloat16):
+                with autocast(device):
                     scores = reader.read(soft_digits(values, model.config.quantization_levels))
                 misread = reading_loss(scores, lengths, texts)
                 read.append(misread.item())

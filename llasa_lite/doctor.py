@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from .checkpoints import CHECKPOINTS, NANO, Checkpoint, cpu_has_bf16, pick_device
+from .checkpoints import CHECKPOINTS, NANO, Checkpoint, cpu_has_bf16, has_bf16, pick_device
 
 GB = 1e9
 ON_CPU = 1.3  # memory beside the weights while they are read, times their size
@@ -164,12 +164,10 @@ def _torch_facts() -> dict:
         facts["device_name"] = f"an NVIDIA GPU, which {why}"
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
-        bfloat16 = torch.cuda.get_device_capability()[0] >= 8
         facts |= {"device_name": torch.cuda.get_device_name(), "gpu_memory": free / GB}
-    else:
-        bfloat16 = cpu_has_bf16() if device == "cpu" else False
     packed = can_pack("cpu", torch.bfloat16 if cpu_has_bf16() else torch.float32)
-    return facts | {"bfloat16": bfloat16, "cpu_bfloat16": cpu_has_bf16(), "packed": packed, "int8": can_int8("cpu")}
+    bfloat16 = {"bfloat16": has_bf16(device), "cpu_bfloat16": cpu_has_bf16()}
+    return facts | bfloat16 | {"packed": packed, "int8": can_int8("cpu")}
 
 
 def _import_problem() -> list[str]:

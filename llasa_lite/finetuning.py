@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, fingerprint, load_lm, pick_dtype
+from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, fingerprint, has_bf16, load_lm
 from .data import Utterance, id_counts, ids_that_fit
 from .records import Records
 from .sampling import Sampling
@@ -202,7 +202,7 @@ def finetune(
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
     dress(model, checkpoint, protocol, learned)
     on_gpu = torch.cuda.is_available()
-    bf16 = on_gpu and pick_dtype("cuda") == torch.bfloat16  # a T4 emulates it, slowly
+    bf16 = on_gpu and has_bf16("cuda")
     fields = dict(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=recipe.epochs,

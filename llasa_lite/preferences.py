@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .audio import FRAME_RATE
-from .checkpoints import PLAIN_GIT, pick_dtype
+from .checkpoints import PLAIN_GIT, autocast, has_bf16
 from .data import Utterance, check_alike, codec_facts
 from .finetuning import begin, check_alone, dress, finish, go_on, kept_dtype, load_base, training_arguments
 from .records import Records
@@ -185,10 +185,10 @@ def train_preferences(
     dress(model, checkpoint, protocol)
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
-    bf16 = pick_dtype(device) == torch.bfloat16
+    bf16 = has_bf16(device)
     allowed = torch.as_tensor(protocol.speech_ids(), device=device)  # what the engine lets follow
     model.to(device).eval()
-    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+    with torch.no_grad(), autocast(device):
         for row in rows:
             batch = {name: value.to(device) for name, value in _collate([row], protocol.pad).items()}
             row["before"] = _log_likelihoods(model, allowed, **batch)[0].tolist()

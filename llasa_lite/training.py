@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoints import CHECKPOINTS, PLAIN_GIT, config_facts, reaching
+from .checkpoints import CHECKPOINTS, PLAIN_GIT, autocast, config_facts, has_bf16, reaching
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, with_rows
 from .finetuning import begin, check_alone, go_on, last_checkpoint, training_arguments
@@ -212,7 +212,7 @@ def reading_gap(model: SpeechLM, protocol: Protocol, utterances: list[Utterance]
         for clip, other in zip(utterances, utterances[shift:] + utterances[:shift]):
             row = make_row(protocol, [Utterance(other.text, clip.speaker, clip.split, clip.codes)])
             ids, labels = (torch.tensor([one], device=device) for one in (row.input_ids, row.labels))
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad(), autocast(device):
                 total.append(model(ids, labels)[0].item())
         losses.append(float(np.mean(total)))
     return losses[0], losses[1]
@@ -320,7 +320,7 @@ def train_lm(
         output_dir=str(checkpoints),
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # a batch of the sampler is a whole batch already
-        bf16=True,
+        bf16=has_bf16("cuda" if torch.cuda.is_available() else "cpu"),
         logging_steps=50,
         save_steps=settings.save_every,
         ignore_data_skip=True,  # `Rows` begins where the run goes on

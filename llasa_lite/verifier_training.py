@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .audio import SAMPLE_RATE
-from .checkpoints import reaching
+from .checkpoints import autocast, reaching
 from .codec import MAX_ENCODE_SECONDS
 from .data import Clip, Kept, Repitched, disturbed
 from .files import whole
@@ -265,7 +265,7 @@ def train_verifier(
                 group["lr"] = settings.learning_rate * rate
             model.objective.margin = settings.margin * min(1.0, 5 * done)
             wavs, voices = crops.batch()
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 vectors = model(wavs.to(device)).embeddings
             loss = model.objective(vectors.float(), voices.to(device))
             optimizer.zero_grad()
