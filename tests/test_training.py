@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import buzz
 
 from llasa_lite import Llasa, audio, codec_training
@@ -900,6 +901,30 @@ def codec_run(monkeypatch, corpus, out, steps, init=None, **settings):
     settings = {"crop_seconds": (0.8,)} | settings
     settings = CodecTraining(minutes=(steps - 0.5) / 60, batch=2, warmup_steps=1, **settings)
     return train_codec(read_recordings(corpus), out, settings, init)
+
+
+@pytest.mark.parametrize("what", ["aligner", "lm", "codec", "verifier"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_training_is_in_bfloat16_where_the_processor_has_it(monkeypatch, corpus, tmp_path, protocol, quick, what):
+    """One that only emulates it would be at it for days."""
+    out, seen, linear = tmp_path / "out", set(), F.linear
+
+    def noted(*given, **named):
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return linear(*given, **named)
+
+    monkeypatch.setattr("llasa_lite.checkpoints.cpu_has_bf16", lambda: quick)
+    monkeypatch.setattr(F, "linear", noted)
+    if what == "aligner":
+        train_aligner(utterances(), [4] * 6, protocol.tokenizer, steps=1, rows=2)
+    elif what == "lm":
+        train_lm(utterances(), [4] * 6, out, Training(steps=1, **SMALL), 128, 2)
+    elif what == "codec":
+        codec_run(monkeypatch, corpus, out, 1)
+    else:
+        clips = [replace(clip, speaker=str(k % 2)) for k, clip in enumerate(read_corpus(corpus))]
+        train_verifier(clips, out, VerifierTraining(minutes=1e-4, batch=2, crop_seconds=(0.8,)))
+    assert seen and (True in seen) == quick
 
 
 def test_two_codec_steps_give_a_codec_that_loads(monkeypatch, corpus, tmp_path):
