@@ -262,13 +262,17 @@ def autocast(device):
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 by itself (AVX512-BF16, AMX); elsewhere it is slower than float32."""
+    """Whether this processor multiplies bfloat16 by itself (AVX512-BF16, AMX, ARM's); elsewhere it is slower than
+    float32. oneDNN also counts those whose AVX512 emulates it (slower, pytorch/pytorch#86550) and laptops that
+    have it without gradients (#148861)."""
     import torch
 
     try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        multiplies = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # a torch without oneDNN
         return False
+    told = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {"bf16": True}  # older ones
+    return multiplies and any(told.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def check_repo(repo: str) -> None:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
+from llasa_lite import checkpoints
 from llasa_lite.checkpoints import CHECKPOINTS
 from llasa_lite.doctor import Machine, _free_memory, _torch_facts, examine, judge
 
@@ -116,3 +118,21 @@ def test_the_cache_is_the_one_of_the_hub_client(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     assert examine().cache == "/elsewhere/huggingface/hub"
+
+
+@pytest.mark.parametrize(
+    "onednn, told, has",
+    [
+        (True, {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),  # Ice Lake emulates it
+        (True, {"avx512_f": False, "avx512_bf16": False, "avx_ne_convert": True}, False),  # Lunar Lake: no gradients
+        (True, {"avx512_bf16": True, "amx_bf16": True}, True),
+        (True, {"neon": True, "bf16": True}, True),  # ARM
+        (False, {"avx512_bf16": True}, False),
+    ],
+)
+def test_a_processor_that_only_emulates_bfloat16_does_not_have_it(monkeypatch, onednn, told, has):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert checkpoints.cpu_has_bf16() is has
+    with checkpoints.autocast("cpu"):
+        assert torch.is_autocast_enabled("cpu") is has
