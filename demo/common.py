@@ -195,7 +195,8 @@ def to_summary(speech: Speech, first_seconds: float | None = None) -> str:
     if first_seconds is not None:
         line += said(", the first of it after {0:.1f} s", first_seconds)
     if search := speech.receipt.get("search"):
-        line += said(" · of {0} candidates", search["n"])
+        early = search.get("stopped_early")
+        line += said(" · the best until it was stopped") if early else said(" · of {0} candidates", search["n"])
     line += said(" · seed {0}", speech.seed)
     if speech.complete:
         return line + said(" · complete")

@@ -146,11 +146,12 @@ class Search:
         for chunk, (ranked, _, voice) in enumerate(found):
             for candidate in ranked:
                 candidates.append(replace(candidate, chunk=chunk))
-                speeches.append(self._speech([candidates[-1]], self.pieces[chunk], [self.pieces[chunk]], voice))
+                piece = self.pieces[chunk]
+                speeches.append(self._speech([candidates[-1]], piece, [piece], voice, early))
         spent = {what: round(sum(run.spent[what] for _, run, _ in found), 3) for what in found[0][1].spent}
         facts = {"process": self.process, "outcome": self.outcome}
         return SearchResult(
-            best=self._speech([ranked[0] for ranked, _, _ in found], self.text, self.pieces, self.voice),
+            best=self._speech([ranked[0] for ranked, _, _ in found], self.text, self.pieces, self.voice, early),
             candidates=candidates,
             speeches=speeches,
             method=self.settings.method,
@@ -204,7 +205,9 @@ class Search:
     def _verifiers(self):
         return {v.name: v for c in (self.process, self.outcome) if c for v in c.verifiers}.values()
 
-    def _speech(self, chosen: list[Candidate], words: str, pieces: list[str], voice: Voice | None) -> Speech:
+    def _speech(
+        self, chosen: list[Candidate], words: str, pieces: list[str], voice: Voice | None, early: bool
+    ) -> Speech:
         """The `Speech` of one candidate a piece; pieces that were not reached count as not closed."""
         receipt = self.llasa._receipt("search", words, voice, self.seed, self.sampling, self._seconds)
         receipt |= {
@@ -217,6 +220,7 @@ class Search:
                 "process": self.process and self.process.facts(),
                 "outcome": self.outcome and self.outcome.facts(),
                 "reference": self.reference,
+                "stopped_early": early,
                 "chosen": [{"chunk": c.chunk, "index": c.index, "scores": c.scores} for c in chosen],
             },
         }

@@ -143,6 +143,9 @@ def test_after_an_own_clip_the_likeliest_of_four_takes_is_heard(nano, tmp_path):
     assert best.codes[0].tolist() == found.best.codes[0].tolist() and best.seed == 3
     np.testing.assert_array_equal(Llasa.replay(best.receipt).wav, best.wav)
     assert "of 4 candidates" in common.to_summary(best)
+    chose = best.receipt["search"]
+    stopped = replace(best, receipt=best.receipt | {"search": chose | {"stopped_early": not chose["stopped_early"]}})
+    assert "the best until it was stopped" in common.to_summary(stopped)
     assert "search" not in said(voice="emma").receipt  # one take; nor where a text would take too long
     assert "search" not in said("It is late, and we have been here before. " * 8).receipt
     assert "search" not in said(temperature=0).receipt  # all four would be the same

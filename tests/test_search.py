@@ -391,6 +391,7 @@ def test_long_text_is_searched_piece_by_piece_in_one_voice(nano, voice, with_voi
     next(event for event in search if isinstance(event, Finished))
     cut = search.close()
     assert cut.stopped_early and cut.best.stopped[1] == "running" and not cut.best.complete
+    assert cut.best.receipt["search"]["stopped_early"] and not found.best.receipt["search"]["stopped_early"]
     np.testing.assert_allclose(Llasa.replay(cut.best.receipt).wav, cut.best.wav, atol=1e-5)
 
 
