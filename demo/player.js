@@ -46,7 +46,9 @@ document.addEventListener('click', event => {
         dispatchEvent(new CustomEvent('sound'));
     } else if (props.stoppers.includes(button.id) && run !== null) stop();
 });
-addEventListener('sound', event => { if (event.detail && end > context?.currentTime) stop(); });  // one at a time
+addEventListener('sound', event => {  // one at a time, also where the next chunk is still being made
+    if (event.detail && run !== null && (end > context.currentTime || !props.value?.ended)) stop();
+});
 watch('value', () => {
     const value = props.value;
     if (!value || !value.run) {  // it was refused: no sound will come

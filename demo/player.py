@@ -1,8 +1,8 @@
 """Plays waves in the browser while they are made; knows nothing of speech or models.
 
 Gradio's own streaming player needs ffmpeg on the server and a codec in the browser; this one needs neither. Its value
-is `{"run": name, "chunks": [16-bit samples in base64, ...]}`, where chunks only grow, so that Gradio sends the new one
-alone and a chunk that the page did not draw in time is still played.
+is `{"run": name, "chunks": [16-bit samples in base64, ...], "ended": whether none will come}`, where chunks only
+grow, so that Gradio sends the new one alone and a chunk that the page did not draw in time is still played.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def stream_player(starter: str, stoppers: list[str], **more) -> gr.HTML:
 
 def opened() -> dict:
     """The value of a stream that has yet to sound."""
-    return {"run": secrets.token_hex(8), "chunks": []}
+    return {"run": secrets.token_hex(8), "chunks": [], "ended": False}
 
 
 def grown(live: dict, wav: np.ndarray) -> dict:

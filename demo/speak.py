@@ -126,6 +126,7 @@ def stream_speech(models: Models, last: gr.HTML, kept, model, text, voice, clip,
             first = first or time.perf_counter() - began
             live = player.grown(live, wav)
             yield live, *before, *[gr.skip()] * 4
+        live = live | {"ended": True}
         yield live, *results.to_results(models.codec_of(model, speech), speech, first), *remember(last, kept, speech)
 
 

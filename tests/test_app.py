@@ -767,10 +767,12 @@ def test_one_sound_is_heard_at_a_time(browser, server, clip):
     for pressed, heard in ((take, "false,true,false"), (voice, "false,false,true")):
         page.execute_script(f"document.querySelector('{pressed}').click()")
         until(page, f"{playing} === '{heard}'", 20)
+    # pressed by the page itself: on a busy machine a chunk may sound for less than we need to look
+    streams = f"{playing} === 'false,false,false' && {text_of('speak-stream')}.includes('Playing')"
+    click = f"if ({streams}) {{ clearInterval(looks); document.querySelector('{take}').click() }}"
+    page.execute_script(f"const looks = setInterval(() => {{ try {{ {click} }} catch {{}} }}, 50)")
     press(page, "stream-button")
-    until(page, f"{playing} === 'false,false,false' && {text_of('speak-stream')}.includes('Playing')", 20)
-    page.execute_script(f"document.querySelector('{take}').click()")
-    until(page, f"{playing} === 'false,true,false' && {text_of('speak-stream')}.includes('Stopped')", 20)
+    until(page, f"{playing} === 'false,true,false' && {text_of('speak-stream')}.includes('Stopped')")
     page.execute_script("document.querySelector('#speak-voice input[value=\"my clip\"]').click()")
     until(page, "document.querySelector('#speak-clip input[type=file]')")
     page.find_element("css selector", "#speak-clip input[type=file]").send_keys(clip["path"])
