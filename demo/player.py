@@ -46,3 +46,8 @@ def opened() -> dict:
 def grown(live: dict, wav: np.ndarray) -> dict:
     """The value with one wave more; a copy, since Gradio compares it with the one before."""
     return live | {"chunks": [*live["chunks"], base64.b64encode(audio.to_int16(wav).tobytes()).decode()]}
+
+
+def ended(live: dict) -> dict:
+    """The value when no more will come."""
+    return live | {"ended": True}

@@ -126,8 +126,8 @@ def stream_speech(models: Models, last: gr.HTML, kept, model, text, voice, clip,
             first = first or time.perf_counter() - began
             live = player.grown(live, wav)
             yield live, *before, *[gr.skip()] * 4
-        live = live | {"ended": True}
-        yield live, *results.to_results(models.codec_of(model, speech), speech, first), *remember(last, kept, speech)
+        shown = results.to_results(models.codec_of(model, speech), speech, first)
+        yield player.ended(live), *shown, *remember(last, kept, speech)
 
 
 def remember(last: gr.HTML, kept: list[dict], speech: Speech) -> tuple:

@@ -166,8 +166,8 @@ def _torch_facts() -> dict:
         free, _ = torch.cuda.mem_get_info()
         facts |= {"device_name": torch.cuda.get_device_name(), "gpu_memory": free / GB}
     packed = can_pack("cpu", torch.bfloat16 if cpu_has_bf16() else torch.float32)
-    bfloat16 = {"bfloat16": has_bf16(device), "cpu_bfloat16": cpu_has_bf16()}
-    return facts | bfloat16 | {"packed": packed, "int8": can_int8("cpu")}
+    facts |= {"bfloat16": has_bf16(device), "cpu_bfloat16": cpu_has_bf16()}
+    return facts | {"packed": packed, "int8": can_int8("cpu")}
 
 
 def _import_problem() -> list[str]:

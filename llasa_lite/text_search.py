@@ -144,9 +144,9 @@ class Search:
         early = len(found) < len(self.pieces) or any(run.stopped_early for _, run, _ in found)
         candidates, speeches = [], []
         for chunk, (ranked, _, voice) in enumerate(found):
+            piece = self.pieces[chunk]
             for candidate in ranked:
                 candidates.append(replace(candidate, chunk=chunk))
-                piece = self.pieces[chunk]
                 speeches.append(self._speech([candidates[-1]], piece, [piece], voice, early))
         spent = {what: round(sum(run.spent[what] for _, run, _ in found), 3) for what in found[0][1].spent}
         facts = {"process": self.process, "outcome": self.outcome}
