@@ -1,6 +1,9 @@
 // Runs in gr.HTML's js_on_load: `element`, `props` and `watch` are Gradio's.
 let context = null, run = null, taken = 0, end = 0, ready = 0, playing = [], timer = null, stopped = false;
 
+function more() {  // not after a failure, which takes the value away
+    return props.value && !props.value.ended;
+}
 function paint() {
     const live = element.querySelector('.live');
     if (!live || run === null) return;
@@ -9,7 +12,8 @@ function paint() {
     live.classList.toggle('playing', sounds);
     live.querySelector('.words').textContent = stopped ? said('Stopped.')
         : !ready ? said('Waiting for the first sound …')
-        : sounds ? said('Playing, {0} s ready', ready.toFixed(1)) : said('Played {0} s', ready.toFixed(1));
+        : sounds ? said('Playing, {0} s ready', ready.toFixed(1))
+        : said(more() ? 'Played {0} s, waiting for more …' : 'Played {0} s', ready.toFixed(1));
     if (stopped || (ready && !left)) timer = clearInterval(timer);
     Object.assign(element.dataset, {chunks: taken, seconds: ready.toFixed(2), playing: sounds});
 }
@@ -47,7 +51,7 @@ document.addEventListener('click', event => {
     } else if (props.stoppers.includes(button.id) && run !== null) stop();
 });
 addEventListener('sound', event => {  // one at a time, also where the next chunk is still being made
-    if (event.detail && run !== null && (end > context.currentTime || !props.value?.ended)) stop();
+    if (event.detail && run !== null && (end > context.currentTime || more())) stop();
 });
 watch('value', () => {
     const value = props.value;

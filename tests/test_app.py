@@ -784,6 +784,19 @@ def test_one_sound_is_heard_at_a_time(browser, server, clip):
     assert not errors(page)
 
 
+def test_a_stream_that_is_made_slower_than_it_sounds_says_that_more_comes(browser, server):
+    page, told = opened(browser, server), text_of("speak-stream")
+    type_text(page, "Oh yes, that is what I said to him. " * 3)
+    page.set_network_conditions(offline=False, latency=0, throughput=12 * 1024)  # 0.7 s of sound are 30 KB
+    try:
+        press(page, "stream-button")
+        until(page, f"{told}.includes('waiting for more')")
+    finally:
+        page.delete_network_conditions()
+    until(page, f"/^Played [0-9.]+ s$/.test({told}.trim())")
+    assert not errors(page)
+
+
 def test_a_voice_that_could_not_be_heard_can_be_pressed_again(browser, server):
     page, button = opened(browser, server), "document.querySelector('#speak-voice button[data-name=emma]')"
     away = "window.fetch = (...a) => /component_server/.test(a[0]?.url ?? a[0]) ? ANSWER : answered(...a)"
