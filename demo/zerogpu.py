@@ -79,11 +79,11 @@ class Borrowed:
         self._llasa, self._spare = llasa, spare
         self._whole, self._by_steps = gpu(duration=duration)(self._do), gpu(duration=duration)(self._do_by_steps)
         self.checkpoint, self.sampling, self.codec = llasa.checkpoint, llasa.sampling, BorrowedCodec(self)
-        if not self.checkpoint.can_transcribe:  # a recogniser listens to searches then: loaded with the other weights
+        for name in ("asr", "speaker"):  # models of others that listen to searches: loaded with the other weights
             try:
-                llasa.search_events("One.", n=1, outcome="asr")
+                llasa.verifier(name).load()
             except ValueError as error:
-                log.warning("The verifier 'asr' will be missing: %s", error)
+                log.warning("The verifier '%s' will be missing: %s", name, error)
 
     # -- what the page asks of a Llasa -----------------------------------------------------------------------------
 

@@ -28,10 +28,10 @@ from .codec import CHUNK_CODES, Codec
 from .engine import END, Engine, Patience, Sampling
 from .search import SearchSettings
 from .speech import GAP_SECONDS, Speech, Transcript, piece_seed
-from .text_search import Search, SearchResult
+from .text_search import Search, SearchResult, lent_by
 from .timbre import Timbre
 from .tokens import Protocol
-from .verifiers import Criterion, Verifier
+from .verifiers import Criterion, Verifier, verifier
 from .voices import Voice
 
 MAX_TEXT_CHARS = 20_000
@@ -396,6 +396,11 @@ class Llasa:
         `Finished`); its `result` is the best so far at any moment, and `close()` ends it there."""
         given = (process, outcome, _seed(seed), sampling or self.sampling, speaker, stop)
         return Search(self, text, self._pieces(text), voice, SearchSettings(method, n, **settings), *given)
+
+    def verifier(self, asked: str) -> Verifier:
+        """ "name" or "name:model", as searches of this Llasa have it: to fetch its model early (`load`), or to score
+        waves by (`score`). Raises ValueError on an unknown name."""
+        return verifier(asked, lent_by(self))
 
     # -- receipts --------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from .engine import RUNNING
 from .search import Candidate, ChunkSearch, Event, SearchSettings, Task
 from .speech import GAP_SECONDS, Speech
 from .verifiers import Own, Target
+from .verifiers.speaker import OF_PEOPLE
 from .voices import Voice
 
 
@@ -22,7 +23,9 @@ def lent_by(llasa) -> Own:
     """What verifiers may borrow from a Llasa."""
     read = partial(recognition.read_greedily, llasa.engine, llasa.protocol) if llasa.checkpoint.can_transcribe else None
     engine = llasa.engine if hasattr(llasa.engine, "weigh") else None  # vLLM has the weights elsewhere
-    return Own(str(llasa.codec.device), llasa.checkpoint.languages, engine, llasa.protocol, read)
+    trained_here = getattr(llasa.codec.model.config, "restore_timbre", False)  # a codec of nano's kin
+    speaker = "nano" if trained_here else OF_PEOPLE
+    return Own(str(llasa.codec.device), llasa.checkpoint.languages, engine, llasa.protocol, read, speaker)
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,19 @@ def test_every_tab_works_on_a_lent_gpu_and_its_weights_stay_over_there(lent, sta
     assert jobs == ["tts", "stream", "search_events", "continue_speech", "codec.resynthesize", "transcribe", *two]
 
 
+def test_models_that_listen_are_fetched_before_the_page_opens_or_missed(standin, nano, monkeypatch, caplog):
+    from demo.zerogpu import Borrowed
+    from llasa_lite.verifiers.asr import Asr
+
+    fetched = []
+    monkeypatch.setattr(Asr, "_load", lambda verifier: fetched.append(verifier.source))
+    monkeypatch.setattr(nano, "checkpoint", replace(nano.checkpoint, tasks=("tts",)))  # as the released ones
+    monkeypatch.delattr(nano.codec.model.config, "restore_timbre")
+    Borrowed(nano, standin.GPU, nano)
+    assert fetched == ["openai/whisper-base"]
+    assert "The verifier 'speaker' will be missing: Cannot load 'microsoft/wavlm-base-plus-sv'" in caplog.text
+
+
 def test_a_voice_of_ones_own_needs_no_gpu_before_it_speaks(lent, standin):
     standin.jobs.clear()
     assert lent.prepare(Voice.from_audio((16_000, lent.prepare("emma").wav), "Some words.")).text == "Some words."

@@ -278,6 +278,19 @@ def test_the_default_recogniser_depends_on_what_there_is():
     assert verifier("asr:openai/whisper-tiny", Own("cuda", read=str)).source == "openai/whisper-tiny"
 
 
+def test_the_default_speaker_model_depends_on_whose_voices_they_are(nano, monkeypatch):
+    assert verifier("speaker").source == nano.verifier("speaker").source == "nano"
+    monkeypatch.delattr(nano.codec.model.config, "restore_timbre")  # the released codec has no such thing
+    assert nano.verifier("speaker").source == "microsoft/wavlm-base-plus-sv"
+    assert nano.verifier("speaker:nano").source == "nano"
+
+
+def test_a_speaker_model_is_read_once(speaker_folder):
+    first, second = (verifier(f"speaker:{speaker_folder}") for _ in range(2))
+    first.load(), second.load()
+    assert first.model is second.model
+
+
 def test_whisper_as_verifier():
     """Clips of real speech: the one that says the text scores best."""
     if not WHISPER.is_dir():

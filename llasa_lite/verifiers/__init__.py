@@ -51,6 +51,7 @@ class Own:
         protocol: its prompts and ids.
         read: list of codes -> transcripts by its recognition mode; None where it was never trained for that.
         languages: that it speaks.
+        speaker: the model that compares its voices where none is named.
     """
 
     device: str = "cpu"
@@ -58,6 +59,7 @@ class Own:
     engine: object = None
     protocol: object = None
     read: Callable[[list[np.ndarray]], list[str]] | None = None
+    speaker: str = "nano"
 
     @property
     def ear(self) -> str:
