@@ -2,7 +2,7 @@
 
     python -m llasa_lite train codec --data CORPUS --out DIR --minutes 45
 
-Recipe: crops of whole clips; multi-resolution mel and STFT losses; bf16 autocast. The semantic encoder (log-mel in)
+Recipe: crops of whole clips; multi-resolution mel and STFT losses. The semantic encoder (log-mel in)
 carries everything unless `train_acoustic`: then the acoustic encoder, which reads the raw wave, learns as well (its
 columns of `fc_encoder` begin at zero). On a CPU its anti-aliased activations make a step three times as long.
 
