@@ -226,6 +226,13 @@ def pick_device(device: str | None = None) -> str:
     return str(device)
 
 
+def training_device():
+    """The `torch.device` that our trainers use: CUDA, else the CPU. Not MPS, on which none of them was tried."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def pick_dtype(device: str, dtype: str | None = None, small: bool = False):
     """The dtype asked for; else bfloat16 on GPUs that have it, float16 on those that do not (T4) and on MPS, and on
     the CPU float32 for small models and where bfloat16 is slow. Raises ValueError on another name."""

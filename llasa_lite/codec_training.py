@@ -29,7 +29,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from .alignment import LEARNING_RATE, Aligner, can_be_read, letters, reading_loss
 from .audio import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
-from .checkpoints import PLAIN_GIT, autocast, reaching
+from .checkpoints import PLAIN_GIT, autocast, reaching, training_device
 from .codec import Codec, acoustic_columns, semantic_features
 from .data import Clip, Kept, Repitched, disturbed
 from .files import whole
@@ -407,7 +407,7 @@ def train_codec(
     same = {name: value for name, value in asdict(settings).items() if name not in may_change}
     begin(out, init, same | {"clips": len(clips)}, state_file)
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     if init:
         model = warm_start(init, not settings.train_encoder).to(device)
     else:

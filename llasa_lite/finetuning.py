@@ -21,7 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoints import CC_BY_NC, Checkpoint, check_repo, config_facts, find, fingerprint, has_bf16, load_lm
+from .checkpoints import (
+    CC_BY_NC,
+    Checkpoint,
+    check_repo,
+    config_facts,
+    find,
+    fingerprint,
+    has_bf16,
+    load_lm,
+    training_device,
+)
 from .data import Utterance, id_counts, ids_that_fit
 from .records import Records
 from .sampling import Sampling
@@ -201,8 +211,6 @@ def finetune(
     begin(out, checkpoint.source, same)
     learned = ["asr"] if recognition > 0 and not checkpoint.can_transcribe else []
     dress(model, checkpoint, protocol, learned)
-    on_gpu = torch.cuda.is_available()
-    bf16 = on_gpu and has_bf16("cuda")
     fields = dict(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=recipe.epochs,
@@ -216,15 +224,12 @@ def finetune(
         warmup_steps=recipe.warmup_share,  # below 1: a share of all steps
         weight_decay=recipe.weight_decay,
         adam_beta2=recipe.beta_2,
-        bf16=bf16,
-        fp16=on_gpu and not bf16,
         logging_steps=10,
         save_steps=save_every,
         eval_strategy="steps" if len(held_out) else "no",
         eval_steps=save_every,
         prediction_loss_only=True,
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=on_gpu,
         seed=seed,
     )
     arguments = training_arguments(**fields | (trainer_arguments or {}))
@@ -289,7 +294,9 @@ def training_arguments(**fields):
 
     if not transformers.utils.is_accelerate_available():
         raise ValueError("Training needs 'accelerate': pip install \"llasa-lite[train]\".")
-    shared = dict(use_cpu=not torch.cuda.is_available(), save_total_limit=2, report_to=[], disable_tqdm=True)
+    on_gpu, bf16 = (device := training_device()).type == "cuda", has_bf16(device)
+    shared = dict(use_cpu=not on_gpu, bf16=bf16, fp16=on_gpu and not bf16, dataloader_pin_memory=on_gpu)
+    shared |= dict(save_total_limit=2, report_to=[], disable_tqdm=True)
     try:
         made = transformers.TrainingArguments(**shared | fields)
     except TypeError as error:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .audio import FRAME_RATE
-from .checkpoints import PLAIN_GIT, autocast, has_bf16
+from .checkpoints import PLAIN_GIT, autocast, training_device
 from .data import Utterance, check_alike, codec_facts
 from .finetuning import begin, check_alone, dress, finish, go_on, kept_dtype, load_base, training_arguments
 from .records import Records
@@ -183,16 +183,14 @@ def train_preferences(
     same = {name: value for name, value in asdict(settings).items() if name not in ("epochs", "save_every")}
     begin(out, checkpoint.source, same | {"pairs": len(rows)})
     dress(model, checkpoint, protocol)
-    on_gpu = torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    bf16 = has_bf16(device)
+    device = training_device()
     allowed = torch.as_tensor(protocol.speech_ids(), device=device)  # what the engine lets follow
     model.to(device).eval()
     with torch.no_grad(), autocast(device):
         for row in rows:
             batch = {name: value.to(device) for name, value in _collate([row], protocol.pad).items()}
             row["before"] = _log_likelihoods(model, allowed, **batch)[0].tolist()
-    if on_gpu:
+    if device.type == "cuda":
         torch.cuda.empty_cache()
 
     class PreferenceTrainer(transformers.Trainer):
@@ -232,11 +230,8 @@ def train_preferences(
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_share,  # below 1: a share of all steps
-        bf16=bf16,
-        fp16=on_gpu and not bf16,
         logging_steps=1,
         save_steps=settings.save_every,
-        dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
         seed=settings.seed,
     )

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoints import CHECKPOINTS, PLAIN_GIT, autocast, config_facts, has_bf16, reaching
+from .checkpoints import CHECKPOINTS, PLAIN_GIT, autocast, config_facts, reaching
 from .codec import code_digits
 from .data import NOWHERE, Mixture, RowSampler, Utterance, make_row, with_rows
 from .finetuning import begin, check_alone, go_on, last_checkpoint, training_arguments
@@ -320,7 +320,7 @@ def train_lm(
         output_dir=str(checkpoints),
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # a batch of the sampler is a whole batch already
-        bf16=has_bf16("cuda" if torch.cuda.is_available() else "cpu"),
+        fp16=False,  # a GPU without bfloat16 computes in float32: these losses were never scaled
         logging_steps=50,
         save_steps=settings.save_every,
         ignore_data_skip=True,  # `Rows` begins where the run goes on

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .audio import SAMPLE_RATE
-from .checkpoints import autocast, reaching
+from .checkpoints import autocast, reaching, training_device
 from .codec import MAX_ENCODE_SECONDS
 from .data import Clip, Kept, Repitched, disturbed
 from .files import whole
@@ -218,7 +218,7 @@ def train_verifier(
     # the bank stays: its gradient would take a third of a step
     model.wavlm.feature_extractor.conv_layers[0].conv.requires_grad_(False)
     model.objective = type(model.objective)(model.config.xvector_output_dim, len(crops.clips), margin=0.0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     model.to(device)
     if state.exists():
         model.load_state_dict(load_file(state))

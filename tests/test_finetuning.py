@@ -78,22 +78,27 @@ def whole(base, tmp_path_factory):
     return run(base, tmp_path_factory.mktemp("whole") / "lm", recognition=0.5)
 
 
-@pytest.mark.parametrize("major", [7, 8])
-def test_cards_that_only_emulate_bfloat16_train_in_float16(base, tmp_path, monkeypatch, major):
+@pytest.mark.parametrize(
+    "major, quick, wanted", [(7, True, "fp16"), (8, False, "bf16"), (0, True, "bf16"), (0, False, "")]
+)
+def test_what_only_emulates_bfloat16_does_not_train_in_it(base, tmp_path, monkeypatch, major, quick, wanted):
+    """A card of that major version, or a processor."""
+
     class Asked(Exception):
         pass
 
     def asked(**fields):
-        raise Asked(fields["bf16"], fields["fp16"])
+        raise Asked([name for name in ("bf16", "fp16") if fields[name]])
 
-    monkeypatch.setattr("llasa_lite.finetuning.training_arguments", asked)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("transformers.TrainingArguments", asked)
+    monkeypatch.setattr("llasa_lite.checkpoints.cpu_has_bf16", lambda: quick)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: major > 0)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major, minor=0))
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
     with pytest.raises(Asked) as told:
         run(base, tmp_path)
-    assert told.value.args == (major == 8, major == 7)
+    assert told.value.args == (wanted.split(),)
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------

@@ -285,8 +285,10 @@ def test_the_default_speaker_model_depends_on_whose_voices_they_are(nano, monkey
     assert nano.verifier("speaker:nano").source == "nano"
 
 
-def test_a_speaker_model_is_read_once(speaker_folder):
-    first, second = (verifier(f"speaker:{speaker_folder}") for _ in range(2))
+@pytest.mark.parametrize("name", ["speaker", "emotion"])
+def test_what_compares_voices_is_read_once(name, request):
+    folder = request.getfixturevalue(f"{name}_folder")
+    first, second = (verifier(f"{name}:{folder}") for _ in range(2))
     first.load(), second.load()
     assert first.model is second.model
 
