@@ -120,8 +120,8 @@ def layout(models: Models, page: gr.Blocks, model: gr.Radio, pace: gr.Number) ->
 
 
 def chooser(models: Models) -> str:
-    """What chooses unless a visitor says otherwise: the model itself where it listens too. nano's likelihood
-    chooses better than its transcripts do (results/search.csv)."""
+    """What chooses unless a visitor says otherwise: the model itself where it listens too. Among few
+    takes nano's likelihood chooses no worse than its transcripts, in less time (results/search.csv)."""
     return LIKELIHOOD if models.choices[models.first].can_transcribe else ASR
 
 
